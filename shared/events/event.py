@@ -1,0 +1,263 @@
+"""Verbs: what happened. One envelope (decision 31) around one member of the tagged union `Change`.
+
+The hash of an event covers its header (every envelope field except `change` and `sig`) and, through
+`payload_hash`, its change. `prev` is the hash of the origin's previous event, so each origin's log is a
+chain; a bundle whose changes were redacted still verifies, because headers hold the payload's hash.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from shared.model import codec
+from shared.model.resource import ProtocolClass, Resource, ResourceKey, Sealed
+
+GLOBAL = "global"
+"""Name of the global origin; every other origin is a zone's name."""
+
+SCHEMA = 1
+NO_HASH = ""
+
+
+class _Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel", tag_field="type"):
+    """Base of all changes. The JSON tag `type` is the class name."""
+
+
+class ResourceApplied(_Change, tag="ResourceApplied"):
+    """A resource was created or replaced, whole. Labels are the computed ones (decision 18)."""
+
+    resource: Resource
+
+
+class ResourceDeleted(_Change, tag="ResourceDeleted"):
+    """A resource was deleted."""
+
+    key: ResourceKey
+
+
+class RootCaCreated(_Change, tag="RootCaCreated"):
+    """A builtin root of `mesh` was made. `certificate` is PEM; `key` is readable by global only."""
+
+    mesh: str
+    backend: str
+    certificate: str
+    key: Sealed
+
+
+class IntermediateIssued(_Change, tag="IntermediateIssued"):
+    """Global signed an intermediate for one zone and mesh. `key` is readable by global and that zone."""
+
+    mesh: str
+    backend: str
+    zone: str
+    certificate: str
+    key: Sealed
+
+
+class DataKeyWrapped(_Change, tag="DataKeyWrapped"):
+    """The data key `kid` was wrapped for `recipient` ("global" or a zone). `wrapped` is base64."""
+
+    kid: str
+    recipient: str
+    wrapped: str
+
+
+class LogRestored(_Change, tag="LogRestored"):
+    """The log was restored from a copy: a new incarnation begins, (lost_from, lost_to] may be lost."""
+
+    lost_from: int
+    lost_to: int
+
+
+class ZoneSettingsChanged(_Change, tag="ZoneSettingsChanged"):
+    """The settings of a zone that change what proxies are served. CIDR as text, quarantine in seconds."""
+
+    cidr: str
+    quarantine_seconds: int
+    compiler: str
+    allowed_addresses: tuple[str, ...] = ()
+
+
+class VipLeased(_Change, tag="VipLeased"):
+    """`key` holds `ip` from now on (decision 15)."""
+
+    key: ResourceKey
+    protocol_class: ProtocolClass
+    ip: str
+
+
+class VipQuarantined(_Change, tag="VipQuarantined"):
+    """`ip` serves nothing and is given to nobody else before `until` (RFC 3339, event time)."""
+
+    key: ResourceKey
+    ip: str
+    until: str
+
+
+class VipReleased(_Change, tag="VipReleased"):
+    """`ip` is free again."""
+
+    ip: str
+
+
+class HostnameClaimed(_Change, tag="HostnameClaimed"):
+    """`key` holds `hostname` within `mesh`, produced by `generator` (decision 16)."""
+
+    mesh: str
+    hostname: str
+    key: ResourceKey
+    generator: ResourceKey
+
+
+class HostnameQuarantined(_Change, tag="HostnameQuarantined"):
+    """`hostname` is published for nobody and can be claimed back only by `key` before `until`."""
+
+    mesh: str
+    hostname: str
+    key: ResourceKey
+    until: str
+
+
+class HostnameReleased(_Change, tag="HostnameReleased"):
+    """`hostname` is free again."""
+
+    mesh: str
+    hostname: str
+
+
+class ProxyConnected(_Change, tag="ProxyConnected"):
+    """The proxy of `key` (Dataplane or ZoneEgress) opened its ADS stream: it is online.
+
+    `connection` orders streams of one proxy: the later connection wins. `features` and `system_ca_path` are
+    node metadata that the compiler reads, so they are part of the log (decision 30).
+    """
+
+    proxy: str
+    key: ResourceKey
+    connection: str
+    features: tuple[str, ...] = ()
+    system_ca_path: str = ""
+
+
+class ProxyDisconnected(_Change, tag="ProxyDisconnected"):
+    """The ADS stream `connection` of `proxy` ended: the proxy is offline, unless a later one is open."""
+
+    proxy: str
+    connection: str
+    reason: Literal["closed", "drained", "superseded", "lost"] = "closed"
+
+
+class EventSkipped(_Change, tag="EventSkipped"):
+    """A zone could not read global's event `g` and folded it as nothing (poison never stops a zone)."""
+
+    g: int
+    reason: str
+
+
+Change: TypeAlias = (
+    ResourceApplied
+    | ResourceDeleted
+    | RootCaCreated
+    | IntermediateIssued
+    | DataKeyWrapped
+    | LogRestored
+    | ZoneSettingsChanged
+    | VipLeased
+    | VipQuarantined
+    | VipReleased
+    | HostnameClaimed
+    | HostnameQuarantined
+    | HostnameReleased
+    | ProxyConnected
+    | ProxyDisconnected
+    | EventSkipped
+)
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """One event. Field order is the order of the JSON.
+
+    id: unique, also the message id. v: schema. origin: "global" or a zone. n: the origin's gapless counter
+    from 1, equal to the sequence in its own stream. incarnation: of the origin's log. seen: for zone events,
+    the g after which it is folded (0 on global). time: RFC 3339 UTC with microseconds. actor: a token's
+    subject or `system:<component>`. subject: the NATS subject. cause: id of the event that made the system
+    write this one, "" for a person's write. prev, payload_hash: see the module. kid, sig: signing, empty yet.
+    """
+
+    id: str
+    v: int
+    origin: str
+    n: int
+    incarnation: str
+    seen: int
+    time: str
+    actor: str
+    subject: str
+    change: Change
+    cause: str
+    prev: str
+    payload_hash: str
+    kid: str = ""
+    sig: str = ""
+
+
+class _Header(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    id: str
+    v: int
+    origin: str
+    n: int
+    incarnation: str
+    seen: int
+    time: str
+    actor: str
+    subject: str
+    cause: str
+    prev: str
+    payload_hash: str
+    kid: str
+
+
+class EventRef(msgspec.Struct, frozen=True, order=True):
+    """Enough of an event to cite it: who, when, which."""
+
+    origin: str
+    n: int
+    id: str = ""
+    time: str = ""
+    actor: str = ""
+
+    def __str__(self) -> str:
+        return str(self.n) if self.origin == GLOBAL else f"{self.origin}:{self.n}"
+
+
+_event_decoder = codec.decoder(Event)
+
+
+def payload_hash(change: Change) -> str:
+    """SHA-256, hex, of the change's canonical JSON."""
+    return sha256(codec.encode(change)).hexdigest()
+
+
+def event_hash(event: Event) -> str:
+    """SHA-256, hex, of the header's canonical JSON: what the next event's `prev` holds."""
+    header = _Header(**{name: getattr(event, name) for name in _Header.__struct_fields__})
+    return sha256(codec.encode(header)).hexdigest()
+
+
+def ref(event: Event) -> EventRef:
+    """The citation of an event."""
+    return EventRef(event.origin, event.n, event.id, event.time, event.actor)
+
+
+def encode_event(event: Event) -> bytes:
+    """The bytes that stand in the log: readable JSON."""
+    return codec.encode(event)
+
+
+def decode_event(data: bytes) -> Event:
+    """Read an event back; `msgspec.ValidationError` names the path of a fault."""
+    event: Event = _event_decoder.decode(data)
+    return event

@@ -1,0 +1,126 @@
+"""State: what a log amounts to. One `LogState` per log; a moment of a zone is a pair of them (decision 29).
+
+Everything here is a value: persistent maps, so that a fold shares all that it did not touch and every past
+state can be kept at little cost.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from immutables import Map
+
+from shared.events.event import EventRef, Sealed, ZoneSettingsChanged
+from shared.model.resource import ProtocolClass, Resource, ResourceKey
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A resource with the event that created it and the event that last changed it (its version is `last.n`)."""
+
+    key: ResourceKey
+    resource: Resource
+    created: EventRef
+    last: EventRef
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """A VIP held by `key`; while `until` is set it is quarantined until then."""
+
+    ip: str
+    key: ResourceKey
+    protocol_class: ProtocolClass
+    event: EventRef
+    until: str | None = None
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A hostname held by `key`; while `until` is set it is quarantined until then."""
+
+    mesh: str
+    hostname: str
+    key: ResourceKey
+    generator: ResourceKey
+    event: EventRef
+    until: str | None = None
+
+
+class ProxyStatus(msgspec.Struct, frozen=True):
+    """Last known state of a proxy, as recorded by its zone."""
+
+    proxy: str
+    key: ResourceKey
+    online: bool
+    connection: str
+    features: tuple[str, ...]
+    system_ca_path: str
+    event: EventRef
+
+
+class Authority(msgspec.Struct, frozen=True):
+    """A root or an intermediate: certificate chain in PEM (own first) and its sealed key."""
+
+    mesh: str
+    backend: str
+    zone: str
+    certificate: str
+    key: Sealed
+    event: EventRef
+
+
+class LogState(msgspec.Struct, frozen=True):
+    """The fold of one origin's log up to its event `n`.
+
+    head is the hash of event n. leases is by holder, quarantined ones apart; vips is every address that is
+    not free. claims is every hostname that is not free, by (mesh, hostname); names is the active ones by
+    holder. roots is by mesh, intermediates by (mesh, zone), data_keys by kid then recipient.
+    """
+
+    origin: str
+    n: int = 0
+    head: str = ""
+    incarnation: str = ""
+    time: str = ""
+    resources: Map[ResourceKey, Stored] = Map()
+    leases: Map[ResourceKey, Lease] = Map()
+    vips: Map[str, Lease] = Map()
+    claims: Map[tuple[str, str], Claim] = Map()
+    names: Map[ResourceKey, Map[str, Claim]] = Map()
+    proxies: Map[str, ProxyStatus] = Map()
+    settings: ZoneSettingsChanged | None = None
+    roots: Map[str, Authority] = Map()
+    intermediates: Map[tuple[str, str], Authority] = Map()
+    data_keys: Map[str, Map[str, str]] = Map()
+    skipped: Map[int, str] = Map()
+
+
+class Position(msgspec.Struct, frozen=True, order=True):
+    """A moment of a zone: global's sequence g and the zone's own sequence z."""
+
+    g: int
+    z: int
+
+    def __str__(self) -> str:
+        return f"g{self.g}.z{self.z}"
+
+
+class ZoneState(msgspec.Struct, frozen=True):
+    """All that a zone decides and serves from: the folds of global's log and of its own."""
+
+    zone: str
+    hub: LogState
+    own: LogState
+
+    @property
+    def position(self) -> Position:
+        """The moment."""
+        return Position(self.hub.n, self.own.n)
+
+    def resource(self, key: ResourceKey) -> Stored | None:
+        """Look a resource up in the log that its origin says."""
+        return (self.own if key.zone else self.hub).resources.get(key)
+
+
+class GlobalState(msgspec.Struct, frozen=True):
+    """All that global decides from and shows: the folds of its own log and of every zone's."""
+
+    hub: LogState
+    zones: Map[str, LogState] = Map()

@@ -1,0 +1,61 @@
+"""JSON of the model: one encoder and one decoder, deterministic, strict, through the tagged union only."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, get_args, get_origin
+
+import msgspec
+from immutables import Map
+
+T = TypeVar("T")
+
+
+def _encode_unknown(value: Any) -> Any:
+    if isinstance(value, Map):
+        return dict(sorted(value.items()))
+    raise NotImplementedError(f"no JSON form for {type(value).__name__}")
+
+
+def _freeze(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Map({key: _freeze(item) for key, item in value.items()})
+    if isinstance(value, list):
+        return tuple(_freeze(item) for item in value)
+    return value
+
+
+def _decode_unknown(wanted: Any, value: Any) -> Any:
+    if (get_origin(wanted) or wanted) is Map:
+        arguments = get_args(wanted)
+        if not arguments or arguments[1] is Any:
+            return _freeze(msgspec.convert(value, dict[str, Any]))
+        return Map(msgspec.convert(value, dict[arguments], dec_hook=_decode_unknown))  # type: ignore[valid-type]
+    raise NotImplementedError(f"cannot decode {wanted!r}")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_encode_unknown, order="deterministic")
+
+
+def encode(value: Any) -> bytes:
+    """Canonical JSON: keys of maps sorted, fields in declaration order, defaults omitted, no white space."""
+    return _encoder.encode(value)
+
+
+def decoder(wanted: Any) -> msgspec.json.Decoder[Any]:
+    """A strict JSON decoder of one type; build it once per module."""
+    return msgspec.json.Decoder(wanted, dec_hook=_decode_unknown)
+
+
+def decode(data: bytes | str, wanted: Any) -> Any:
+    """Decode JSON strictly; `msgspec.ValidationError` carries the path of the first fault."""
+    return msgspec.json.decode(data, type=wanted, dec_hook=_decode_unknown)
+
+
+def convert(value: Any, wanted: Any) -> Any:
+    """Turn plain Python data (from YAML) into `wanted`, as strictly as `decode`."""
+    return msgspec.convert(value, wanted, dec_hook=_decode_unknown)
+
+
+def to_plain(value: Any) -> Any:
+    """Plain dicts, lists and scalars: for YAML and tables."""
+    return msgspec.json.decode(encode(value))

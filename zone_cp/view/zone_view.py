@@ -1,0 +1,128 @@
+"""ZoneView: what a zone's proxies must be told, in the mesh's own words, before any Envoy word is used.
+
+A pure value, projected from a ZoneState by `project.py` and compiled to xDS by `zone_cp/xds`. Every part
+names the events it follows from (`sources`), which is what `zonal explain` prints.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+from immutables import Map
+
+from shared.events.event import EventRef
+from shared.events.state import Position
+from shared.model.resource import (
+    Dataplane,
+    Endpoint,
+    Extension,
+    ExternalTls,
+    Labels,
+    Protocol,
+    ProtocolClass,
+    ResourceKey,
+    Sealed,
+    ZoneEgress,
+)
+
+Origination: TypeAlias = Literal["egress", "sidecar"]
+Sources: TypeAlias = tuple[EventRef, ...]
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a destination is closed: a condition reason (CamelCase), a sentence, the field to mend."""
+
+    reason: str
+    message: str
+    field: str = ""
+
+
+class TlsMaterial(msgspec.Struct, frozen=True):
+    """Resolved bytes of one data source: clear PEM (inline CA or certificate) or sealed (Secret, keys).
+
+    `name` is the SDS name; it is stable while the bytes' origin is (`secret/<mesh>/<name>` for Secrets,
+    `mes/<mesh>/<origin zone or _>/<mes>/<field>` for inline material).
+    """
+
+    name: str
+    text: str | None = None
+    sealed: Sealed | None = None
+    sources: Sources = ()
+
+
+class ExternalServiceView(msgspec.Struct, frozen=True):
+    """A MeshExternalService as this zone serves it.
+
+    cluster is the egress's cluster name `mes/<class>/<mesh>/<sni>`; sni is what a sidecar sends (decision
+    25). failure set means: keep the name and VIP, answer 503 with the failure's message (TCP: close).
+    zone_pin is the zone whose egress alone may serve it (decision 19), None when any may.
+    """
+
+    key: ResourceKey
+    mesh: str
+    name: str
+    labels: Labels
+    protocol: Protocol
+    protocol_class: ProtocolClass
+    port: int
+    vip: str
+    hostnames: tuple[str, ...]
+    sni: str
+    cluster: str
+    endpoints: tuple[Endpoint, ...]
+    tls: ExternalTls | None
+    ca_cert: TlsMaterial | None
+    client_cert: TlsMaterial | None
+    client_key: TlsMaterial | None
+    extension: Extension | None
+    zone_pin: str | None
+    failure: Failure | None
+    sources: Sources
+
+
+class MeshView(msgspec.Struct, frozen=True):
+    """A mesh in this zone. `services` holds those MES that have a VIP, by key."""
+
+    name: str
+    mtls: bool
+    backend: str
+    certificate_seconds: int
+    origination: Origination
+    forbid_external: bool
+    passthrough: bool
+    services: Map[ResourceKey, ExternalServiceView]
+    sources: Sources
+
+
+class EgressView(msgspec.Struct, frozen=True):
+    """One online zone egress: where sidecars reach it."""
+
+    name: str
+    address: str
+    port: int
+    sources: Sources
+
+
+class ZoneView(msgspec.Struct, frozen=True):
+    """All of a zone at one moment. `vip_ranges` is, per class, the CIDRs its VIPs lie in."""
+
+    zone: str
+    position: Position
+    meshes: Map[str, MeshView]
+    egresses: tuple[EgressView, ...]
+    vip_ranges: Map[ProtocolClass, tuple[str, ...]]
+
+
+class ProxyView(msgspec.Struct, frozen=True):
+    """One proxy: its resource and what its node metadata said (as recorded in ProxyConnected).
+
+    features known to the compiler: `redirect` (all outbound traffic arrives at one original-destination
+    listener), `bind-vips` (one listener per VIP:port; the default without redirect).
+    """
+
+    proxy: str
+    resource: Dataplane | ZoneEgress
+    features: tuple[str, ...]
+    system_ca_path: str
+    sources: Sources
