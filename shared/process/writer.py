@@ -1,0 +1,61 @@
+"""The one writer of an origin's log: compose, append, fold, in that order and never two at a time.
+
+The state moves only after the log has acknowledged, so what was answered is durable. A conflict means that
+another process of the same origin wrote first: the writer folds what it missed and the caller decides anew.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from shared.events.compose import compose
+from shared.events.event import Change, Event
+from shared.events.fold import fold
+from shared.events.log import Conflict, EventLog
+from shared.events.state import LogState
+
+
+def event_time() -> str:
+    """Now, as events carry it: RFC 3339, UTC, microseconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+class LogWriter:
+    """Holds the fold of one origin's log and appends to it.
+
+    Not safe for concurrent calls of `commit`: its owner serialises (one owner task, or a lock).
+    """
+
+    def __init__(self, log: EventLog, state: LogState, *, clock: Callable[[], str] = event_time) -> None:
+        self.log = log
+        self.state = state
+        self._clock = clock
+
+    def prepare(
+        self, changes: Sequence[Change], *, actor: str, cause: str = "", seen: int = 0, state: LogState | None = None
+    ) -> tuple[Event, ...]:
+        """Events for `changes` on top of `state` (default: the current one); nothing is written."""
+        base = self.state if state is None else state
+        ids = tuple(uuid.uuid4().hex for _ in changes)
+        # Event time never runs backwards in one log, whatever the clock does: quarantines are decided by it.
+        time = max(self._clock(), base.time)
+        return compose(base, changes, ids=ids, time=time, actor=actor, seen=seen, cause=cause)
+
+    async def commit(self, events: Sequence[Event]) -> None:
+        """Append and fold. Raises Conflict (after catching up) and LogUnavailable (nothing is folded)."""
+        if not events:
+            return
+        try:
+            await self.log.append(events)
+        except Conflict:
+            await self.catch_up()
+            raise
+        for event in events:
+            self.state = fold(self.state, event)
+
+    async def catch_up(self) -> None:
+        """Fold whatever the log holds beyond the state."""
+        async for event in self.log.read(after=self.state.n):
+            self.state = fold(self.state, event)
