@@ -1,0 +1,67 @@
+"""The link between hub and zone, as a TCP relay in the demo's own process, so that it can be cut and healed."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+
+class Link:
+    """Relays `port` on loopback to `target_port`; while cut, open connections are reset and new ones refused."""
+
+    def __init__(self, port: int, target_port: int) -> None:
+        self._port = port
+        self._target_port = target_port
+        self._server: asyncio.Server | None = None
+        self._relays: set[asyncio.Task[None]] = set()
+
+    async def heal(self) -> None:
+        """Accept connections (again)."""
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self._port)
+
+    async def cut(self) -> None:
+        """Refuse connections and reset the open ones."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        relays = list(self._relays)
+        for relay in relays:
+            relay.cancel()
+        await asyncio.gather(*relays, return_exceptions=True)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._relays.add(task)
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:
+            writer.transport.abort()
+            self._forget(task)
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_pump(reader, far_writer))
+                group.create_task(_pump(far_reader, writer))
+        except* (OSError, _Ended):
+            pass
+        finally:
+            self._forget(task)
+            for end in (writer, far_writer):
+                with suppress(Exception):
+                    end.transport.abort()
+
+    def _forget(self, task: asyncio.Task[None] | None) -> None:
+        if task is not None:
+            self._relays.discard(task)
+
+
+class _Ended(Exception):
+    """One side closed: both pumps stop."""
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    raise _Ended

@@ -1,0 +1,125 @@
+"""Processes of the demo: started as production would, stopped in reverse order, never left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+STOP_SECONDS = 10
+READY_SECONDS = 30
+
+
+class NotReady(Exception):
+    """A process ended, or took too long, before it was ready; the message ends with its last log lines."""
+
+
+def _die_with_parent() -> None:
+    # Even a kill -9 of the demo leaves nothing behind: the kernel ends the children.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Process:
+    """One child and its log file."""
+
+    def __init__(self, name: str, child: asyncio.subprocess.Process, log: Path) -> None:
+        self.name = name
+        self.child = child
+        self.log = log
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self.child.pid
+
+    def tail(self, lines: int = 12) -> str:
+        """The end of its log, for error messages."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    async def stop(self) -> None:
+        """SIGTERM, then SIGKILL if it does not end in STOP_SECONDS."""
+        if self.child.returncode is None:
+            with suppress(ProcessLookupError):
+                self.child.terminate()
+            try:
+                await asyncio.wait_for(self.child.wait(), STOP_SECONDS)
+            except TimeoutError:
+                await self.kill()
+
+    async def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        with suppress(ProcessLookupError):
+            self.child.kill()
+        await self.child.wait()
+
+
+class Processes:
+    """All children of one run, as an async context: leaving it stops them, last started first."""
+
+    def __init__(self, log_directory: Path) -> None:
+        self._directory = log_directory
+        self._running: list[Process] = []
+
+    async def __aenter__(self) -> Processes:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        while self._running:
+            await self._running.pop().stop()
+
+    async def start(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        ready: Callable[[], Awaitable[bool]],
+        environment: Mapping[str, str] | None = None,
+    ) -> Process:
+        """Start a child and wait until `ready` says so. Raises NotReady."""
+        log = self._directory / f"{name}.log"
+        with log.open("ab") as output:
+            child = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                preexec_fn=_die_with_parent,
+                start_new_session=True,  # Ctrl-C reaches the demo alone, which then stops them in order
+            )
+        process = Process(name, child, log)
+        self._running.append(process)
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                while not await ready():
+                    if child.returncode is not None:
+                        raise NotReady(f"{name} ended with {child.returncode}:\n{process.tail()}")
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise NotReady(f"{name} was not ready in {READY_SECONDS} s:\n{process.tail()}") from None
+        return process
+
+    async def stop(self, process: Process) -> None:
+        """Stop one of them early."""
+        self._running.remove(process)
+        await process.stop()
+
+
+def listening(port: int, host: str = "127.0.0.1") -> Callable[[], Awaitable[bool]]:
+    """Readiness: something accepts connections on `port`."""
+
+    async def check() -> bool:
+        try:
+            _, writer = await asyncio.open_connection(host, port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    return check
