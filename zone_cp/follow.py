@@ -1,0 +1,155 @@
+"""The owner of a zone's state: folds global's events, decides, records, folds its own.
+
+Everything that changes the state passes through one lock in one order, which is the interleaving that
+decision 29 makes data: for every event of global the zone decides before it looks at the next one, and what
+it decided carries `seen`. Nothing is served at g before the local copy holds g and the decisions are durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import structlog
+
+from shared.events.event import Change, Event, ResourceApplied, ResourceDeleted, ZoneSettingsChanged
+from shared.events.fold import fold
+from shared.events.log import Conflict, EventLog, LogUnavailable
+from shared.events.state import LogState, ZoneState
+from shared.process.writer import LogWriter
+from zone_cp.decide import decide
+
+APPEND_BATCH = 500
+"""Events of one append while catching up: below JetStream's limit of 1000 for an atomic batch."""
+RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
+"""Pauses between attempts while the zone's own server is away; the last one repeats."""
+
+SYSTEM = "system:zone"
+
+Decided: TypeAlias = Callable[[ZoneState], Sequence[Change]]
+
+log = structlog.get_logger(__name__)
+
+
+class ZoneOwner:
+    """Holds the ZoneState; the only one that moves it.
+
+    `changed(state)` is called after every move, inside the lock, and must not block.
+    """
+
+    def __init__(
+        self, zone: str, own_log: EventLog, settings: ZoneSettingsChanged, changed: Callable[[ZoneState], None]
+    ) -> None:
+        self.zone = zone
+        self._hub = LogState(origin="global")
+        self._writer = LogWriter(own_log, LogState(origin=zone))
+        self._settings = settings
+        self._changed = changed
+        self._lock = asyncio.Lock()
+
+    @property
+    def state(self) -> ZoneState:
+        """The moment now."""
+        return ZoneState(self.zone, self._hub, self._writer.state)
+
+    async def recover(self, copy: EventLog) -> None:
+        """Rebuild the state from the zone's own log and its copy of global's, as a restart must.
+
+        Global's events up to the last one a decision was recorded for are folded only; later ones are
+        decided anew, one by one, which yields exactly what a crash kept from being recorded.
+        """
+        async with self._lock:
+            decided = 0
+            async for event in self._writer.log.read():
+                self._writer.state = fold(self._writer.state, event)
+                decided = max(decided, event.seen)
+            pending: list[Event] = []
+            async for event in copy.read():
+                # `decided` itself is decided again: its own changes may have been cut short by the crash.
+                if event.n < decided:
+                    self._hub = fold(self._hub, event)
+                else:
+                    pending.append(event)
+            await self._settle()
+            await self._advance(pending)
+            await self._commit(self._prepare(decide(self.state, None, self._settings)))
+            self._changed(self.state)
+
+    async def hub_events(self, events: Sequence[Event]) -> None:
+        """Take events of global that the local copy holds now."""
+        async with self._lock:
+            await self._advance([event for event in events if event.n > self._hub.n])
+            self._changed(self.state)
+
+    async def write(self, decided: Decided, *, actor: str, cause: str = "") -> tuple[Event, ...]:
+        """Decide on the present state and record it with what follows from it; all or nothing.
+
+        Returns the events of `decided` alone. Raises LogUnavailable, and whatever `decided` raises.
+        """
+        async with self._lock:
+            while True:
+                asked = self._writer.prepare(decided(self.state), actor=actor, cause=cause, seen=self._hub.n)
+                events = self._with_consequences(asked)
+                try:
+                    await self._writer.commit(events)
+                except Conflict:
+                    continue
+                if events:
+                    self._changed(self.state)
+                return asked
+
+    def _with_consequences(self, asked: Sequence[Event]) -> list[Event]:
+        # Several changes of one write stand side by side in the log; what follows from them comes after all.
+        own = self._writer.state
+        for event in asked:
+            own = fold(own, event)
+        events = list(asked)
+        for event in asked:
+            if isinstance(event.change, ResourceApplied | ResourceDeleted):
+                changes = decide(ZoneState(self.zone, self._hub, own), event, self._settings)
+                for further in self._prepare(changes, cause=event.id, state=own):
+                    own = fold(own, further)
+                    events.append(further)
+        return events
+
+    def _prepare(
+        self, changes: Sequence[Change], *, cause: str = "", seen: int | None = None, state: LogState | None = None
+    ) -> tuple[Event, ...]:
+        at = self._hub.n if seen is None else seen
+        return self._writer.prepare(changes, actor=SYSTEM, cause=cause, seen=at, state=state)
+
+    async def _settle(self) -> None:
+        """Record the settings that decisions depend on, if they are not the recorded ones."""
+        if self._writer.state.settings != self._settings:
+            await self._commit(self._prepare((self._settings,)))
+
+    async def _advance(self, events: Sequence[Event]) -> None:
+        hub, own = self._hub, self._writer.state
+        staged: list[Event] = []
+        for event in events:
+            hub = fold(hub, event)
+            changes = decide(ZoneState(self.zone, hub, own), event, self._settings)
+            for further in self._prepare(changes, cause=event.id, seen=hub.n, state=own):
+                own = fold(own, further)
+                staged.append(further)
+            if len(staged) >= APPEND_BATCH:
+                await self._commit(staged)
+                self._hub, own, staged = hub, self._writer.state, []
+        await self._commit(staged)
+        self._hub = hub
+
+    async def _commit(self, events: Sequence[Event]) -> None:
+        """Append for ever: the zone goes on serving what it has until its own server is back."""
+        attempt = 0
+        while events:
+            try:
+                for start in range(0, len(events), APPEND_BATCH):
+                    await self._writer.commit(events[start : start + APPEND_BATCH])
+                return
+            except LogUnavailable as error:
+                pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
+                attempt += 1
+                log.warning("own log unavailable, retrying", error=str(error), pause_seconds=pause)
+                await asyncio.sleep(pause)
+                events = [event for event in events if event.n > self._writer.state.n]
