@@ -1,0 +1,164 @@
+"""From each new state to what every connected proxy should hold.
+
+One task: it takes the newest state whenever there is one (a burst of events costs one compilation), projects
+it, compiles for each online proxy and hands the snapshots to ADS. Hostnames follow only once the egresses have
+ACKed the clusters behind them (decision 27).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol, TypeAlias
+
+import msgspec
+import structlog
+from immutables import Map
+
+from shared.events.state import Position, ZoneState
+from shared.model.resource import ZoneEgress
+from zone_cp.view.project import dns_table, project, proxy_view
+from zone_cp.view.zone_view import ProxyView, ZoneView
+from zone_cp.xds.compile import compile_proxy
+from zone_cp.xds.secrets import SecretSource
+from zone_cp.xds.snapshot import Snapshot
+
+Tables: TypeAlias = Map[str, Map[str, str]]
+"""Per mesh: hostname to VIP."""
+
+log = structlog.get_logger(__name__)
+
+
+class Delivery(Protocol):
+    """What the publisher needs of the ADS server."""
+
+    def offer(self, proxy: str, snapshot: Snapshot) -> None:
+        """Make this what `proxy` should hold; newest wins."""
+
+    def offer_dns(self, mesh: str, table: Mapping[str, str]) -> None:
+        """Make this the table that agents of `mesh` answer from."""
+
+
+class _Wanted(msgspec.Struct):
+    position: Position
+    tables: Tables
+    waiting: set[str]
+
+
+class NameGate:
+    """Decides which hostnames may be answered: removals at once, additions when every egress has ACKed.
+
+    Sans-IO: `want` and `acked` return the tables to publish now.
+    """
+
+    def __init__(self) -> None:
+        self._pending: deque[_Wanted] = deque()
+        self._published: Tables = Map()
+        self._wanted: Tables = Map()
+
+    def want(self, position: Position, tables: Tables, egresses: Iterable[str]) -> Tables:
+        """New tables at `position`, to be ACKed by `egresses` first (none: no egress can delay them)."""
+        self._wanted = tables
+        self._pending.append(_Wanted(position, tables, set(egresses)))
+        return self._settle()
+
+    def acked(self, proxy: str, position: Position) -> Tables:
+        """An egress holds everything up to `position`."""
+        for wanted in self._pending:
+            if wanted.position.g <= position.g and wanted.position.z <= position.z:
+                wanted.waiting.discard(proxy)
+        return self._settle()
+
+    def gone(self, proxy: str) -> Tables:
+        """An egress went offline: nothing waits for it any more."""
+        for wanted in self._pending:
+            wanted.waiting.discard(proxy)
+        return self._settle()
+
+    def _settle(self) -> Tables:
+        candidate = self._published
+        while self._pending and not self._pending[0].waiting:
+            candidate = self._pending.popleft().tables
+        self._published = Map({mesh: _kept(table, self._wanted.get(mesh, Map())) for mesh, table in candidate.items()})
+        return self._published
+
+
+def _kept(table: Map[str, str], wanted: Map[str, str]) -> Map[str, str]:
+    # A name whose VIP changed goes first and comes back with the next ACK.
+    return Map({name: vip for name, vip in table.items() if wanted.get(name) == vip})
+
+
+class Publisher:
+    """Owns the newest ZoneView and the task that keeps proxies up to it."""
+
+    def __init__(
+        self, secrets: SecretSource, delivery: Delivery, published: Callable[[ZoneState, ZoneView], None] | None = None
+    ) -> None:
+        self._secrets = secrets
+        self._delivery = delivery
+        self._published = published
+        self._gate = NameGate()
+        self._tables: Tables = Map()
+        self._newest: ZoneState | None = None
+        self._wake = asyncio.Event()
+        self.view: ZoneView | None = None
+        self.state: ZoneState | None = None
+
+    def changed(self, state: ZoneState) -> None:
+        """A newer state; returns at once."""
+        self._newest = state
+        self._wake.set()
+
+    def refresh(self) -> None:
+        """Material that is not in the state changed (a certificate was rotated): compile again."""
+        self._wake.set()
+
+    def acked(self, proxy: str, position: Position) -> None:
+        """`proxy` ACKed everything up to `position`."""
+        self._offer_names(self._gate.acked(proxy, position))
+
+    async def run(self) -> None:
+        """For ever: wait for a newer state, publish it."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._newest is not None:
+                self._publish(self._newest)
+
+    def compile(self, proxy: ProxyView) -> Snapshot | None:
+        """What `proxy` should hold now; None before the first state."""
+        return None if self.view is None else compile_proxy(self.view, proxy, self._secrets)
+
+    def _publish(self, state: ZoneState) -> None:
+        view = self.view if self.view is not None and self.state is state else project(state)
+        self.view, self.state = view, state
+        egresses = []
+        for status in state.own.proxies.values():
+            if not status.online or (proxy := proxy_view(state, status.proxy)) is None:
+                continue
+            try:
+                snapshot = compile_proxy(view, proxy, self._secrets)
+            except Exception:
+                # One proxy that cannot be compiled keeps what it has; the others are served (decision 28).
+                log.exception("cannot compile", proxy=status.proxy, position=str(view.position))
+                continue
+            self._delivery.offer(status.proxy, snapshot)
+            if isinstance(proxy.resource, ZoneEgress):
+                egresses.append(status.proxy)
+        self._offer_names(self._gate.want(view.position, _tables(view), egresses))
+        if self._published is not None:
+            self._published(state, view)
+
+    def _offer_names(self, tables: Tables) -> None:
+        for mesh in tables:
+            if self._tables.get(mesh) != tables[mesh]:
+                self._delivery.offer_dns(mesh, tables[mesh])
+        for mesh in self._tables:
+            if mesh not in tables:
+                self._delivery.offer_dns(mesh, {})
+        self._tables = tables
+
+
+def _tables(view: ZoneView) -> Tables:
+    return Map({mesh: dns_table(view, mesh) for mesh in view.meshes})
