@@ -1,0 +1,178 @@
+"""Replay: what a zone and its proxies were told at any moment, from history alone, by the production compiler.
+
+Pure. No keys are needed: secret material is replaced by its fingerprint, so everything but the bodies of SDS
+secrets is byte for byte what was served.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from shared.events.event import GLOBAL, EventRef
+from shared.events.history import History, NoSuchMoment
+from shared.events.state import Position, ZoneState
+from shared.model import codec
+from zone_cp.view.project import project, proxy_view
+from zone_cp.view.zone_view import TlsMaterial, ZoneView
+from zone_cp.xds.compile import compile_proxy
+from zone_cp.xds.inspect import plain
+from zone_cp.xds.secrets import Svid
+from zone_cp.xds.snapshot import Snapshot
+
+REDACTED = "redacted"
+
+
+class RedactedSecrets:
+    """A SecretSource without secrets: fingerprints and names stand where material was."""
+
+    def text(self, material: TlsMaterial) -> bytes:
+        """Clear text as it is (a CA is public), sealed material as its fingerprint."""
+        if material.text is not None:
+            return material.text.encode()
+        digest = material.sealed.digest if material.sealed else ""
+        return f"{REDACTED} {material.name} {digest}".encode()
+
+    def identity(self, mesh: str, spiffe_id: str) -> Svid:
+        """A certificate that says whose it would be."""
+        placeholder = f"{REDACTED} {mesh} {spiffe_id}"
+        return Svid(
+            spiffe_id=spiffe_id,
+            chain_pem=placeholder,
+            key_pem=REDACTED,
+            serial="",
+            fingerprint="",
+            not_before="",
+            not_after="",
+        )
+
+    def trust_bundle(self, mesh: str) -> str:
+        """A bundle that says whose it would be."""
+        return f"{REDACTED} bundle of {mesh}"
+
+
+class FieldChange(msgspec.Struct, frozen=True):
+    """One difference: where, what it was, what it is; "" as path means the whole thing came or went."""
+
+    kind: str
+    name: str
+    path: str
+    before: Any = None
+    after: Any = None
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """One link of an explanation: an event and what it did."""
+
+    event: str
+    time: str
+    actor: str
+    what: str
+
+
+def view_at(history: History, zone: str, position: Position) -> ZoneView:
+    """The ZoneView of a moment."""
+    return project(history.state(zone, position))
+
+
+def snapshot_at(history: History, zone: str, position: Position, proxy: str) -> Snapshot:
+    """What `proxy` should have held at a moment. Raises NoSuchMoment if it was unknown then."""
+    return _snapshot(history.state(zone, position), proxy)
+
+
+def _snapshot(state: ZoneState, proxy: str) -> Snapshot:
+    known = proxy_view(state, proxy)
+    if known is None:
+        names = ", ".join(sorted(state.own.proxies)) or "none yet"
+        raise NoSuchMoment(f"zone {state.zone} knew no proxy {proxy!r} at {state.position}; it knew: {names}")
+    return compile_proxy(project(state), known, RedactedSecrets())
+
+
+def resources_at(history: History, zone: str, position: Position) -> dict[str, dict[str, Any]]:
+    """Every resource of a moment as plain data, by kind and key. Sealed values stay sealed."""
+    state = history.state(zone, position)
+    found: dict[str, dict[str, Any]] = {}
+    for log in (state.hub, state.own):
+        for key, stored in sorted(log.resources.items()):
+            found.setdefault(key.kind, {})[str(key)] = codec.to_plain(stored.resource)
+    return found
+
+
+def xds_at(history: History, zone: str, position: Position, proxy: str) -> dict[str, dict[str, Any]]:
+    """What `proxy` should have held, decoded, by resource type and name."""
+    return plain(snapshot_at(history, zone, position, proxy))
+
+
+def difference(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> list[FieldChange]:
+    """Semantic difference of two such trees: per field, not per line of text."""
+    changes: list[FieldChange] = []
+    for kind in sorted({*before, *after}):
+        old, new = before.get(kind, {}), after.get(kind, {})
+        for name in sorted({*old, *new}):
+            if name not in new:
+                changes.append(FieldChange(kind, name, "", before=old[name]))
+            elif name not in old:
+                changes.append(FieldChange(kind, name, "", after=new[name]))
+            elif old[name] != new[name]:
+                changes += _fields(kind, name, old[name], new[name])
+    return changes
+
+
+def _fields(kind: str, name: str, old: Any, new: Any) -> Iterator[FieldChange]:
+    was, now = dict(_leaves(old)), dict(_leaves(new))
+    for path in sorted({*was, *now}):
+        if was.get(path) != now.get(path):
+            yield FieldChange(kind, name, path, was.get(path), now.get(path))
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{path}[{index}]")
+    else:
+        yield path, value
+
+
+def explain(history: History, zone: str, position: Position, proxy: str, wanted: str) -> dict[str, list[Cause]]:
+    """Why `proxy` holds each resource that `wanted` names: an xDS name, a hostname, a VIP or a resource's name.
+
+    Returns, per "Type name", the events it follows from, in order. Empty when nothing matches.
+    """
+    state = history.state(zone, position)
+    names = {wanted, *_cluster_names(project(state), wanted)}
+    found: dict[str, list[Cause]] = {}
+    for type_url, resources in _snapshot(state, proxy).resources.items():
+        for name, encoded in sorted(resources.items()):
+            if any(re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", name) for one in names):
+                found[f"{type_url.rsplit('.', 1)[-1]} {name}"] = [
+                    _cause(history, reference) for reference in sorted(set(encoded.sources), key=_moment)
+                ]
+    return found
+
+
+def _cluster_names(view: ZoneView, wanted: str) -> Iterator[str]:
+    for mesh in view.meshes.values():
+        for service in mesh.services.values():
+            if wanted in (service.vip, service.name, str(service.key), *service.hostnames):
+                yield service.cluster
+                yield service.vip
+
+
+def _moment(reference: EventRef) -> tuple[str, int]:
+    return (reference.time, reference.n)
+
+
+def _cause(history: History, reference: EventRef) -> Cause:
+    event = history.event(reference.origin or GLOBAL, reference.n)
+    change = codec.to_plain(event.change)
+    subject = change.get("resource") or change.get("key") or change
+    parts = [str(subject.get(part)) for part in ("type", "kind", "mesh", "name", "ip", "hostname") if subject.get(part)]
+    if "ip" in change or "hostname" in change:
+        parts.append(str(change.get("ip") or change.get("hostname")))
+    return Cause(str(reference), event.time, event.actor, f"{change['type']} {' '.join(dict.fromkeys(parts))}")
