@@ -26,19 +26,19 @@ class _Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of all changes. The JSON tag `type` is the class name."""
 
 
-class ResourceApplied(_Change, tag="ResourceApplied"):
+class ResourceApplied(_Change, frozen=True, tag="ResourceApplied"):
     """A resource was created or replaced, whole. Labels are the computed ones (decision 18)."""
 
     resource: Resource
 
 
-class ResourceDeleted(_Change, tag="ResourceDeleted"):
+class ResourceDeleted(_Change, frozen=True, tag="ResourceDeleted"):
     """A resource was deleted."""
 
     key: ResourceKey
 
 
-class RootCaCreated(_Change, tag="RootCaCreated"):
+class RootCaCreated(_Change, frozen=True, tag="RootCaCreated"):
     """A builtin root of `mesh` was made. `certificate` is PEM; `key` is readable by global only."""
 
     mesh: str
@@ -47,7 +47,7 @@ class RootCaCreated(_Change, tag="RootCaCreated"):
     key: Sealed
 
 
-class IntermediateIssued(_Change, tag="IntermediateIssued"):
+class IntermediateIssued(_Change, frozen=True, tag="IntermediateIssued"):
     """Global signed an intermediate for one zone and mesh. `key` is readable by global and that zone."""
 
     mesh: str
@@ -57,7 +57,7 @@ class IntermediateIssued(_Change, tag="IntermediateIssued"):
     key: Sealed
 
 
-class DataKeyWrapped(_Change, tag="DataKeyWrapped"):
+class DataKeyWrapped(_Change, frozen=True, tag="DataKeyWrapped"):
     """The data key `kid` was wrapped for `recipient` ("global" or a zone). `wrapped` is base64."""
 
     kid: str
@@ -65,14 +65,14 @@ class DataKeyWrapped(_Change, tag="DataKeyWrapped"):
     wrapped: str
 
 
-class LogRestored(_Change, tag="LogRestored"):
+class LogRestored(_Change, frozen=True, tag="LogRestored"):
     """The log was restored from a copy: a new incarnation begins, (lost_from, lost_to] may be lost."""
 
     lost_from: int
     lost_to: int
 
 
-class ZoneSettingsChanged(_Change, tag="ZoneSettingsChanged"):
+class ZoneSettingsChanged(_Change, frozen=True, tag="ZoneSettingsChanged"):
     """The settings of a zone that change what proxies are served. CIDR as text, quarantine in seconds."""
 
     cidr: str
@@ -81,7 +81,7 @@ class ZoneSettingsChanged(_Change, tag="ZoneSettingsChanged"):
     allowed_addresses: tuple[str, ...] = ()
 
 
-class VipLeased(_Change, tag="VipLeased"):
+class VipLeased(_Change, frozen=True, tag="VipLeased"):
     """`key` holds `ip` from now on (decision 15)."""
 
     key: ResourceKey
@@ -89,7 +89,7 @@ class VipLeased(_Change, tag="VipLeased"):
     ip: str
 
 
-class VipQuarantined(_Change, tag="VipQuarantined"):
+class VipQuarantined(_Change, frozen=True, tag="VipQuarantined"):
     """`ip` serves nothing and is given to nobody else before `until` (RFC 3339, event time)."""
 
     key: ResourceKey
@@ -97,13 +97,13 @@ class VipQuarantined(_Change, tag="VipQuarantined"):
     until: str
 
 
-class VipReleased(_Change, tag="VipReleased"):
+class VipReleased(_Change, frozen=True, tag="VipReleased"):
     """`ip` is free again."""
 
     ip: str
 
 
-class HostnameClaimed(_Change, tag="HostnameClaimed"):
+class HostnameClaimed(_Change, frozen=True, tag="HostnameClaimed"):
     """`key` holds `hostname` within `mesh`, produced by `generator` (decision 16)."""
 
     mesh: str
@@ -112,7 +112,7 @@ class HostnameClaimed(_Change, tag="HostnameClaimed"):
     generator: ResourceKey
 
 
-class HostnameQuarantined(_Change, tag="HostnameQuarantined"):
+class HostnameQuarantined(_Change, frozen=True, tag="HostnameQuarantined"):
     """`hostname` is published for nobody and can be claimed back only by `key` before `until`."""
 
     mesh: str
@@ -121,14 +121,14 @@ class HostnameQuarantined(_Change, tag="HostnameQuarantined"):
     until: str
 
 
-class HostnameReleased(_Change, tag="HostnameReleased"):
+class HostnameReleased(_Change, frozen=True, tag="HostnameReleased"):
     """`hostname` is free again."""
 
     mesh: str
     hostname: str
 
 
-class ProxyConnected(_Change, tag="ProxyConnected"):
+class ProxyConnected(_Change, frozen=True, tag="ProxyConnected"):
     """The proxy of `key` (Dataplane or ZoneEgress) opened its ADS stream: it is online.
 
     `connection` orders streams of one proxy: the later connection wins. `features` and `system_ca_path` are
@@ -142,7 +142,7 @@ class ProxyConnected(_Change, tag="ProxyConnected"):
     system_ca_path: str = ""
 
 
-class ProxyDisconnected(_Change, tag="ProxyDisconnected"):
+class ProxyDisconnected(_Change, frozen=True, tag="ProxyDisconnected"):
     """The ADS stream `connection` of `proxy` ended: the proxy is offline, unless a later one is open."""
 
     proxy: str
@@ -150,7 +150,7 @@ class ProxyDisconnected(_Change, tag="ProxyDisconnected"):
     reason: Literal["closed", "drained", "superseded", "lost"] = "closed"
 
 
-class EventSkipped(_Change, tag="EventSkipped"):
+class EventSkipped(_Change, frozen=True, tag="EventSkipped"):
     """A zone could not read global's event `g` and folded it as nothing (poison never stops a zone)."""
 
     g: int

@@ -29,7 +29,7 @@ def _decode_unknown(wanted: Any, value: Any) -> Any:
         arguments = get_args(wanted)
         if not arguments or arguments[1] is Any:
             return _freeze(msgspec.convert(value, dict[str, Any]))
-        return Map(msgspec.convert(value, dict[arguments], dec_hook=_decode_unknown))  # type: ignore[valid-type]
+        return Map(msgspec.convert(value, dict[arguments], dec_hook=_decode_unknown))  # type: ignore[misc,valid-type]
     raise NotImplementedError(f"cannot decode {wanted!r}")
 
 

@@ -59,7 +59,7 @@ class _Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 # --- data sources -----------------------------------------------------------------------------------------
 
 
-class Sealed(_Model, kw_only=True):
+class Sealed(_Model, frozen=True, kw_only=True):
     """Encrypted bytes as they stand in the log: AES-256-GCM under the data key `kid` (decision 34).
 
     All values are base64. `digest` is a keyed fingerprint of the plaintext, so that equality can be seen
@@ -72,7 +72,7 @@ class Sealed(_Model, kw_only=True):
     digest: str
 
 
-class DataSource(_Model, kw_only=True):
+class DataSource(_Model, frozen=True, kw_only=True):
     """Where bytes of TLS material come from: exactly one is set (decision 12).
 
     `secret` names a Secret of the same mesh. `inline` is base64, `inline_string` is text. Admission replaces
@@ -89,20 +89,20 @@ class DataSource(_Model, kw_only=True):
 # --- Mesh ---------------------------------------------------------------------------------------------------
 
 
-class Rotation(_Model, kw_only=True):
+class Rotation(_Model, frozen=True, kw_only=True):
     """`expiration` is Kuma's duration text such as `24h` or `1d`: lifetime of a workload certificate."""
 
     expiration: str = "24h"
 
 
-class DpCert(_Model, kw_only=True):
+class DpCert(_Model, frozen=True, kw_only=True):
     """Workload certificates of one mTLS backend. `request_timeout` is accepted for Kuma's sake and unused."""
 
     rotation: Rotation = Rotation()
     request_timeout: str | None = None
 
 
-class CaBackend(_Model, kw_only=True):
+class CaBackend(_Model, frozen=True, kw_only=True):
     """One certificate authority of a mesh. Only `builtin` is implemented; `provided` is refused at admission."""
 
     name: str
@@ -112,7 +112,7 @@ class CaBackend(_Model, kw_only=True):
     conf: Json | None = None
 
 
-class Mtls(_Model, kw_only=True):
+class Mtls(_Model, frozen=True, kw_only=True):
     """Mutual TLS of a mesh: on exactly when `enabled_backend` names one of `backends`."""
 
     enabled_backend: str = ""
@@ -120,7 +120,7 @@ class Mtls(_Model, kw_only=True):
     skip_validation: bool = False
 
 
-class Routing(_Model, kw_only=True):
+class Routing(_Model, frozen=True, kw_only=True):
     """Where traffic to the outside may go. `zone_egress` concerns legacy ExternalService only (decision 2)."""
 
     locality_aware_load_balancing: bool = False
@@ -128,25 +128,25 @@ class Routing(_Model, kw_only=True):
     default_forbid_mesh_external_service_access: bool = False
 
 
-class OutboundNetworking(_Model, kw_only=True):
+class OutboundNetworking(_Model, frozen=True, kw_only=True):
     """`passthrough: false` blocks destinations that nobody declared."""
 
     passthrough: bool = True
 
 
-class Networking(_Model, kw_only=True):
+class Networking(_Model, frozen=True, kw_only=True):
     """Mesh-wide networking."""
 
     outbound: OutboundNetworking = OutboundNetworking()
 
 
-class MeshServices(_Model, kw_only=True):
+class MeshServices(_Model, frozen=True, kw_only=True):
     """Accepted and stored; MeshExternalService does not depend on it."""
 
     mode: Literal["Disabled", "Everywhere", "ReachableBackends", "Exclusive"] = "Disabled"
 
 
-class Mesh(_Model, kw_only=True, tag_field="type", tag="Mesh"):
+class Mesh(_Model, frozen=True, kw_only=True, tag_field="type", tag="Mesh"):
     """A mesh. The label `zonal.io/mes-origination: sidecar` chooses direct mode (decision 2); the label
     `zonal.io/allow-addresses` lists CIDRs that endpoints may use although decision 13 refuses them.
     """
@@ -163,7 +163,7 @@ class Mesh(_Model, kw_only=True, tag_field="type", tag="Mesh"):
 # --- Zone, Secret --------------------------------------------------------------------------------------------
 
 
-class Zone(_Model, kw_only=True, tag_field="type", tag="Zone"):
+class Zone(_Model, frozen=True, kw_only=True, tag_field="type", tag="Zone"):
     """A zone. `enabled: false` withholds cross-zone resources of it from others."""
 
     name: str
@@ -171,7 +171,7 @@ class Zone(_Model, kw_only=True, tag_field="type", tag="Zone"):
     enabled: bool = True
 
 
-class Secret(_Model, kw_only=True, tag_field="type", tag="Secret"):
+class Secret(_Model, frozen=True, kw_only=True, tag_field="type", tag="Secret"):
     """A secret of a mesh. `data` (base64) exists only on its way in; the log and every view hold `sealed`."""
 
     name: str
@@ -184,13 +184,13 @@ class Secret(_Model, kw_only=True, tag_field="type", tag="Secret"):
 # --- HostnameGenerator -----------------------------------------------------------------------------------------
 
 
-class LabelSelector(_Model, kw_only=True):
+class LabelSelector(_Model, frozen=True, kw_only=True):
     """Selects by equality of every listed label; empty selects all of the kind."""
 
     match_labels: Labels = NO_LABELS
 
 
-class HostnameSelector(_Model, kw_only=True):
+class HostnameSelector(_Model, frozen=True, kw_only=True):
     """Exactly one of the three is set."""
 
     mesh_service: LabelSelector | None = None
@@ -198,14 +198,14 @@ class HostnameSelector(_Model, kw_only=True):
     mesh_multi_zone_service: LabelSelector | None = None
 
 
-class Extension(_Model, kw_only=True):
+class Extension(_Model, frozen=True, kw_only=True):
     """Plug-in configuration: `type` names the extension, `config` is passed to it unread."""
 
     type: str
     config: Json | None = None
 
 
-class HostnameGeneratorSpec(_Model, kw_only=True):
+class HostnameGeneratorSpec(_Model, frozen=True, kw_only=True):
     """`template` is the grammar of decision 17."""
 
     selector: HostnameSelector
@@ -213,7 +213,7 @@ class HostnameGeneratorSpec(_Model, kw_only=True):
     extension: Extension | None = None
 
 
-class HostnameGenerator(_Model, kw_only=True, tag_field="type", tag="HostnameGenerator"):
+class HostnameGenerator(_Model, frozen=True, kw_only=True, tag_field="type", tag="HostnameGenerator"):
     """Gives hostnames to the services it selects, in every mesh. Global-scoped."""
 
     name: str
@@ -224,7 +224,7 @@ class HostnameGenerator(_Model, kw_only=True, tag_field="type", tag="HostnameGen
 # --- MeshExternalService -----------------------------------------------------------------------------------------
 
 
-class Match(_Model, kw_only=True):
+class Match(_Model, frozen=True, kw_only=True):
     """What the application connects to: VIP and hostname at `port`, speaking `protocol`."""
 
     port: Port
@@ -232,7 +232,7 @@ class Match(_Model, kw_only=True):
     protocol: Protocol = "tcp"
 
 
-class Endpoint(_Model, kw_only=True):
+class Endpoint(_Model, frozen=True, kw_only=True):
     """An external address: IP, DNS name or `unix:///path` (decision 1: then `port` is absent)."""
 
     address: str
@@ -240,21 +240,21 @@ class Endpoint(_Model, kw_only=True):
     priority: Annotated[int, msgspec.Meta(ge=0, le=128)] | None = None
 
 
-class TlsVersions(_Model, kw_only=True):
+class TlsVersions(_Model, frozen=True, kw_only=True):
     """Limits of the TLS version towards the outside (decision 6)."""
 
     min: TlsVersion = "TLSAuto"
     max: TlsVersion = "TLSAuto"
 
 
-class SubjectAltName(_Model, kw_only=True):
+class SubjectAltName(_Model, frozen=True, kw_only=True):
     """One SAN to accept: matched as DNS, IP and, where it contains `://`, URI (decision 4)."""
 
     value: str
     type: Literal["Exact", "Prefix"] = "Exact"
 
 
-class Verification(_Model, kw_only=True):
+class Verification(_Model, frozen=True, kw_only=True):
     """How the external server's certificate is verified and what client certificate is shown."""
 
     mode: VerificationMode = "Secured"
@@ -265,7 +265,7 @@ class Verification(_Model, kw_only=True):
     client_key: DataSource | None = None
 
 
-class ExternalTls(_Model, kw_only=True):
+class ExternalTls(_Model, frozen=True, kw_only=True):
     """TLS origination towards the outside; everything else is ignored while `enabled` is false."""
 
     enabled: bool = False
@@ -274,7 +274,7 @@ class ExternalTls(_Model, kw_only=True):
     verification: Verification = Verification()
 
 
-class MeshExternalServiceSpec(_Model, kw_only=True):
+class MeshExternalServiceSpec(_Model, frozen=True, kw_only=True):
     """See seed 000 for the fields."""
 
     match: Match
@@ -283,7 +283,7 @@ class MeshExternalServiceSpec(_Model, kw_only=True):
     extension: Extension | None = None
 
 
-class MeshExternalService(_Model, kw_only=True, tag_field="type", tag="MeshExternalService"):
+class MeshExternalService(_Model, frozen=True, kw_only=True, tag_field="type", tag="MeshExternalService"):
     """A destination outside the mesh, with hostnames and a VIP inside it."""
 
     name: str
@@ -295,7 +295,7 @@ class MeshExternalService(_Model, kw_only=True, tag_field="type", tag="MeshExter
 # --- Dataplane, ZoneEgress -----------------------------------------------------------------------------------------
 
 
-class BackendRef(_Model, kw_only=True):
+class BackendRef(_Model, frozen=True, kw_only=True):
     """Exactly one of `name` and `labels`; a name resolves in the zone first, then among global ones."""
 
     kind: Literal["MeshExternalService", "MeshService", "MeshMultiZoneService"]
@@ -304,7 +304,7 @@ class BackendRef(_Model, kw_only=True):
     port: Port | None = None
 
 
-class Outbound(_Model, kw_only=True):
+class Outbound(_Model, frozen=True, kw_only=True):
     """A listener on `address:port` of the sidecar's host that leads to `backend_ref` (or legacy `tags`)."""
 
     port: Port
@@ -313,7 +313,7 @@ class Outbound(_Model, kw_only=True):
     tags: Labels = NO_LABELS
 
 
-class Inbound(_Model, kw_only=True):
+class Inbound(_Model, frozen=True, kw_only=True):
     """A port of the application. `tags["kuma.io/service"]` is the workload's service name."""
 
     port: Port
@@ -324,7 +324,7 @@ class Inbound(_Model, kw_only=True):
     name: str | None = None
 
 
-class TransparentProxying(_Model, kw_only=True):
+class TransparentProxying(_Model, frozen=True, kw_only=True):
     """Present when the host redirects traffic to the sidecar (`zonal proxy redirect`)."""
 
     redirect_port_outbound: Port = 15001
@@ -333,20 +333,20 @@ class TransparentProxying(_Model, kw_only=True):
     ip_family_mode: Literal["UnSpecified", "DualStack", "IPv4", "IPv6"] = "IPv4"
 
 
-class GatewayNetworking(_Model, kw_only=True):
+class GatewayNetworking(_Model, frozen=True, kw_only=True):
     """Marks a gateway Dataplane (issue E)."""
 
     tags: Labels
     type: Literal["BUILTIN", "DELEGATED"] = "DELEGATED"
 
 
-class AdminNetworking(_Model, kw_only=True):
+class AdminNetworking(_Model, frozen=True, kw_only=True):
     """Port of Envoy's admin interface on the proxy's host."""
 
     port: Port
 
 
-class DataplaneNetworking(_Model, kw_only=True):
+class DataplaneNetworking(_Model, frozen=True, kw_only=True):
     """Addresses and ports of one workload."""
 
     address: str
@@ -358,7 +358,7 @@ class DataplaneNetworking(_Model, kw_only=True):
     admin: AdminNetworking | None = None
 
 
-class Dataplane(_Model, kw_only=True, tag_field="type", tag="Dataplane"):
+class Dataplane(_Model, frozen=True, kw_only=True, tag_field="type", tag="Dataplane"):
     """One workload with a sidecar. Always of zone origin."""
 
     name: str
@@ -367,7 +367,7 @@ class Dataplane(_Model, kw_only=True, tag_field="type", tag="Dataplane"):
     networking: DataplaneNetworking
 
 
-class ZoneEgressNetworking(_Model, kw_only=True):
+class ZoneEgressNetworking(_Model, frozen=True, kw_only=True):
     """Where sidecars reach the egress."""
 
     address: str
@@ -375,7 +375,7 @@ class ZoneEgressNetworking(_Model, kw_only=True):
     admin: AdminNetworking | None = None
 
 
-class ZoneEgress(_Model, kw_only=True, tag_field="type", tag="ZoneEgress"):
+class ZoneEgress(_Model, frozen=True, kw_only=True, tag_field="type", tag="ZoneEgress"):
     """One zone egress instance. Global-scoped, always of zone origin."""
 
     name: str
