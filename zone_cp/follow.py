@@ -64,14 +64,18 @@ class ZoneOwner:
             async for event in self._writer.log.read():
                 self._writer.state = fold(self._writer.state, event)
                 decided = max(decided, event.seen)
+            last: Event | None = None
             pending: list[Event] = []
             async for event in copy.read():
-                # `decided` itself is decided again: its own changes may have been cut short by the crash.
-                if event.n < decided:
+                if event.n <= decided:
                     self._hub = fold(self._hub, event)
+                    last = event
                 else:
                     pending.append(event)
             await self._settle()
+            if last is not None:
+                # Its own decisions may have been cut short by the crash; deciding again adds only what is missing.
+                await self._commit(self._prepare(decide(self.state, last, self._settings), cause=last.id))
             await self._advance(pending)
             await self._commit(self._prepare(decide(self.state, None, self._settings)))
             self._changed(self.state)
