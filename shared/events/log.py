@@ -87,7 +87,7 @@ class MemoryLog:
         """See EventLog."""
         while True:
             async with self._grown:
-                await self._grown.wait_for(lambda: len(self.events) > after)
+                await self._grown.wait_for(lambda seen=after: len(self.events) > seen)
                 batch = self.events[after:]
             after += len(batch)
             yield batch

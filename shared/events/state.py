@@ -9,8 +9,8 @@ from __future__ import annotations
 import msgspec
 from immutables import Map
 
-from shared.events.event import EventRef, Sealed, ZoneSettingsChanged
-from shared.model.resource import ProtocolClass, Resource, ResourceKey
+from shared.events.event import EventRef, ZoneSettingsChanged
+from shared.model.resource import ProtocolClass, Resource, ResourceKey, Sealed
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -72,6 +72,11 @@ class LogState(msgspec.Struct, frozen=True):
     head is the hash of event n. leases is by holder, quarantined ones apart; vips is every address that is
     not free. claims is every hostname that is not free, by (mesh, hostname); names is the active ones by
     holder. roots is by mesh, intermediates by (mesh, zone), data_keys by kid then recipient.
+
+    seen is the highest `seen` of its events: a zone has decided everything up to that g, so a restart folds the
+    copy of global's log up to it and goes on event by event. kinds is `resources` by kind. retired is the
+    quarantined leases by holder then address. expiring is what is quarantined, by whose event time ends it
+    ("" = global's, else the zone) and the second of the end; its items are ("", ip) and (mesh, hostname).
     """
 
     origin: str
@@ -90,6 +95,10 @@ class LogState(msgspec.Struct, frozen=True):
     intermediates: Map[tuple[str, str], Authority] = Map()
     data_keys: Map[str, Map[str, str]] = Map()
     skipped: Map[int, str] = Map()
+    seen: int = 0
+    kinds: Map[str, Map[ResourceKey, Stored]] = Map()
+    retired: Map[ResourceKey, Map[str, Lease]] = Map()
+    expiring: Map[tuple[str, str], Map[tuple[str, str], str]] = Map()
 
 
 class Position(msgspec.Struct, frozen=True, order=True):

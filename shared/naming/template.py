@@ -74,7 +74,7 @@ class Template(msgspec.Struct, frozen=True):
         Names are single DNS labels, so a template that begins with the name and goes on with a dot can be read
         backwards. It lets a freed hostname find the services that wait for it without asking all of them.
         """
-        head, *rest = self.parts if self.parts else ("",)
+        head, *rest = self.parts or ("",)
         prefix = ""
         if isinstance(head, str):
             prefix = head

@@ -1,0 +1,50 @@
+"""Compose: changes become events that continue one log's chain. Nothing is written here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shared.events.event import SCHEMA, Change, Event, LogRestored, event_hash, payload_hash
+from shared.events.state import LogState
+from shared.events.subject import subject_for
+
+
+def compose(
+    state: LogState,
+    changes: Sequence[Change],
+    *,
+    ids: Sequence[str],
+    time: str,
+    actor: str,
+    seen: int = 0,
+    cause: str = "",
+) -> tuple[Event, ...]:
+    """Events for `changes` that follow `state` in its log: n, prev, payload_hash, subject and incarnation filled in.
+
+    ids holds one unique id per change. The first event of a log, and a LogRestored, begin an incarnation that
+    is named after their own id. time is RFC 3339 UTC with microseconds and must not lie before `state.time`.
+    """
+    n, prev, incarnation = state.n, state.head, state.incarnation
+    events: list[Event] = []
+    for change, identifier in zip(changes, ids, strict=True):
+        n += 1
+        if not incarnation or isinstance(change, LogRestored):
+            incarnation = identifier
+        event = Event(
+            id=identifier,
+            v=SCHEMA,
+            origin=state.origin,
+            n=n,
+            incarnation=incarnation,
+            seen=seen,
+            time=time,
+            actor=actor,
+            subject=subject_for(state.origin, change),
+            change=change,
+            cause=cause,
+            prev=prev,
+            payload_hash=payload_hash(change),
+        )
+        prev = event_hash(event)
+        events.append(event)
+    return tuple(events)

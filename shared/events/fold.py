@@ -1,0 +1,267 @@
+"""Fold: one event onto one log's state. The only place where the meaning of an event is written down.
+
+Redelivery is harmless: an event at or before `state.n` changes nothing. `check` verifies an event against the
+chain before it is folded; it is the reader's duty to call it on everything that came over a link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, TypeAlias, TypeVar, assert_never
+
+import msgspec
+from immutables import Map
+
+from shared.events.event import (
+    GLOBAL,
+    SCHEMA,
+    DataKeyWrapped,
+    Event,
+    EventRef,
+    EventSkipped,
+    HostnameClaimed,
+    HostnameQuarantined,
+    HostnameReleased,
+    IntermediateIssued,
+    LogRestored,
+    ProxyConnected,
+    ProxyDisconnected,
+    ResourceApplied,
+    ResourceDeleted,
+    RootCaCreated,
+    VipLeased,
+    VipQuarantined,
+    VipReleased,
+    ZoneSettingsChanged,
+    event_hash,
+    payload_hash,
+    ref,
+)
+from shared.events.state import Authority, Claim, Lease, LogState, ProxyStatus, Stored
+from shared.model.resource import ResourceKey, key_of
+
+K = TypeVar("K")
+J = TypeVar("J")
+V = TypeVar("V")
+
+FaultKind: TypeAlias = Literal["schema", "origin", "gap", "fork", "incarnation", "payload", "prev", "seen"]
+
+
+class ChainFault(msgspec.Struct, frozen=True):
+    """An event that does not continue the log: which rule it breaks, and a sentence."""
+
+    kind: FaultKind
+    message: str
+
+
+def check(state: LogState, event: Event) -> ChainFault | None:
+    """Whether `event` continues the log that `state` is the fold of, or repeats a part of it.
+
+    A repeat can be compared only where it is the last event; `gap` means that events are missing before it,
+    `fork` that the log was another one before (a hub that was rolled back, decision 33).
+    """
+    if event.v != SCHEMA:
+        return ChainFault("schema", f"{ref(event)} has schema {event.v}, this program reads {SCHEMA}")
+    if event.origin != state.origin:
+        return ChainFault("origin", f"{event.id} is of {event.origin}, not of {state.origin}")
+    if payload_hash(event.change) != event.payload_hash:
+        return ChainFault("payload", f"{ref(event)} does not hold what its header says")
+    if event.n <= state.n:
+        return _check_repeat(state, event)
+    if event.n > state.n + 1:
+        return ChainFault("gap", f"{ref(event)} came after {state.n}")
+    if event.prev != state.head:
+        return ChainFault("prev", f"{ref(event)} does not follow the event that stands before it")
+    restored = isinstance(event.change, LogRestored)
+    if not event.incarnation or (state.incarnation and (event.incarnation == state.incarnation) == restored):
+        return ChainFault("incarnation", f"{ref(event)} is of incarnation {event.incarnation or 'none'}")
+    if event.seen < state.seen or (event.origin == GLOBAL and event.seen):
+        return ChainFault("seen", f"{ref(event)} saw {event.seen}, the one before it {state.seen}")
+    return None
+
+
+def fold(state: LogState, event: Event) -> LogState:
+    """The state after `event`; the same object when the event is a repeat.
+
+    Raises ValueError for an event of another log or after a gap: the caller did not `check`.
+    """
+    if event.n <= state.n and event.origin == state.origin:
+        return state
+    _expect(state, event)
+    return _step(state, event, event_hash(event))
+
+
+def fold_all(state: LogState, events: Iterable[Event]) -> LogState:
+    """Fold many events. An event's hash stands in the next one's `prev`, so only the last one is hashed."""
+    held: Event | None = None
+    for event in events:
+        if event.n <= (held.n if held else state.n) and event.origin == state.origin:
+            continue
+        if held is not None:
+            state = _step(state, held, event.prev)
+        _expect(state, event)
+        held = event
+    return state if held is None else _step(state, held, event_hash(held))
+
+
+def _check_repeat(state: LogState, event: Event) -> ChainFault | None:
+    if event.n == state.n and event_hash(event) != state.head:
+        return ChainFault("fork", f"another event stands at {ref(event)} already")
+    if isinstance(event.change, LogRestored) and event.incarnation != state.incarnation:
+        return ChainFault("fork", f"the log was restored at {ref(event)}, events up to {state.n} were known here")
+    return None
+
+
+def _expect(state: LogState, event: Event) -> None:
+    if event.origin != state.origin or event.n != state.n + 1:
+        raise ValueError(f"{event.origin}:{event.n} cannot be folded onto {state.origin}:{state.n}")
+
+
+def _step(state: LogState, event: Event, head: str) -> LogState:
+    after = _apply(state, event)
+    return msgspec.structs.replace(
+        after,
+        n=event.n,
+        head=head,
+        incarnation=event.incarnation,
+        time=max(state.time, event.time),
+        seen=max(state.seen, event.seen),
+    )
+
+
+def _apply(state: LogState, event: Event) -> LogState:
+    change = event.change
+    match change:
+        case ResourceApplied() | ResourceDeleted():
+            return _apply_resource(state, change, ref(event))
+        case VipLeased() | VipQuarantined() | VipReleased():
+            return apply_vip(state, change, ref(event))
+        case HostnameClaimed() | HostnameQuarantined() | HostnameReleased():
+            return apply_hostname(state, change, ref(event))
+        case RootCaCreated():
+            root = Authority(change.mesh, change.backend, "", change.certificate, change.key, ref(event))
+            return msgspec.structs.replace(state, roots=state.roots.set(change.mesh, root))
+        case IntermediateIssued():
+            issued = Authority(change.mesh, change.backend, change.zone, change.certificate, change.key, ref(event))
+            intermediates = state.intermediates.set((change.mesh, change.zone), issued)
+            return msgspec.structs.replace(state, intermediates=intermediates)
+        case DataKeyWrapped():
+            wraps = put(state.data_keys, change.kid, change.recipient, change.wrapped)
+            return msgspec.structs.replace(state, data_keys=wraps)
+        case ProxyConnected() | ProxyDisconnected():
+            return _apply_proxy(state, change, ref(event))
+        case ZoneSettingsChanged():
+            return msgspec.structs.replace(state, settings=change)
+        case EventSkipped():
+            return msgspec.structs.replace(state, skipped=state.skipped.set(change.g, change.reason))
+        case LogRestored():
+            return state
+        case _:
+            assert_never(change)
+
+
+def _apply_resource(state: LogState, change: ResourceApplied | ResourceDeleted, event: EventRef) -> LogState:
+    match change:
+        case ResourceApplied(resource=resource):
+            key = key_of(resource, "" if state.origin == GLOBAL else state.origin)
+            before = state.resources.get(key)
+            stored = Stored(key, resource, before.created if before else event, event)
+            return msgspec.structs.replace(
+                state, resources=state.resources.set(key, stored), kinds=put(state.kinds, key.kind, key, stored)
+            )
+        case ResourceDeleted(key=key):
+            if key not in state.resources:
+                return state
+            return msgspec.structs.replace(
+                state, resources=state.resources.delete(key), kinds=drop(state.kinds, key.kind, key)
+            )
+        case _:
+            assert_never(change)
+
+
+def apply_vip(state: LogState, change: VipLeased | VipQuarantined | VipReleased, event: EventRef) -> LogState:
+    """Leases after a change: `leases`, `vips`, `retired` and `expiring` move together."""
+    before = state.vips.get(change.ip)
+    leases, vips, retired, expiring = state.leases, state.vips, state.retired, state.expiring
+    if before is not None and before.until is not None:
+        retired = drop(retired, before.key, before.ip)
+        expiring = drop(expiring, expiry_of(before.key, before.until), ("", before.ip))
+    elif before is not None and leases.get(before.key) == before:
+        leases = leases.delete(before.key)
+    match change:
+        case VipLeased():
+            lease = Lease(change.ip, change.key, change.protocol_class, event)
+            leases, vips = leases.set(change.key, lease), vips.set(change.ip, lease)
+        case VipQuarantined():
+            protocol_class = before.protocol_class if before else "http"
+            lease = Lease(change.ip, change.key, protocol_class, event, change.until)
+            vips = vips.set(change.ip, lease)
+            retired = put(retired, change.key, change.ip, lease)
+            expiring = put(expiring, expiry_of(change.key, change.until), ("", change.ip), change.until)
+        case VipReleased():
+            vips = vips.delete(change.ip) if before is not None else vips
+        case _:
+            assert_never(change)
+    return msgspec.structs.replace(state, leases=leases, vips=vips, retired=retired, expiring=expiring)
+
+
+def apply_hostname(
+    state: LogState, change: HostnameClaimed | HostnameQuarantined | HostnameReleased, event: EventRef
+) -> LogState:
+    """Claims after a change: `claims`, `names` and `expiring` move together."""
+    place = (change.mesh, change.hostname)
+    before = state.claims.get(place)
+    claims, names, expiring = state.claims, state.names, state.expiring
+    if before is not None and before.until is not None:
+        expiring = drop(expiring, expiry_of(before.key, before.until), place)
+    elif before is not None:
+        names = drop(names, before.key, before.hostname)
+    match change:
+        case HostnameClaimed():
+            claim = Claim(change.mesh, change.hostname, change.key, change.generator, event)
+            claims, names = claims.set(place, claim), put(names, change.key, change.hostname, claim)
+        case HostnameQuarantined():
+            generator = before.generator if before else ResourceKey("HostnameGenerator", "", "")
+            claims = claims.set(place, Claim(change.mesh, change.hostname, change.key, generator, event, change.until))
+            expiring = put(expiring, expiry_of(change.key, change.until), place, change.until)
+        case HostnameReleased():
+            claims = claims.delete(place) if before is not None else claims
+        case _:
+            assert_never(change)
+    return msgspec.structs.replace(state, claims=claims, names=names, expiring=expiring)
+
+
+def _apply_proxy(state: LogState, change: ProxyConnected | ProxyDisconnected, event: EventRef) -> LogState:
+    before = state.proxies.get(change.proxy)
+    match change:
+        case ProxyConnected():
+            # The later connection wins, and connections are ordered by when the control plane recorded them.
+            status = ProxyStatus(
+                change.proxy, change.key, True, change.connection, change.features, change.system_ca_path, event
+            )
+        case ProxyDisconnected():
+            if before is None or before.connection != change.connection:
+                return state
+            status = msgspec.structs.replace(before, online=False, event=event)
+        case _:
+            assert_never(change)
+    return msgspec.structs.replace(state, proxies=state.proxies.set(change.proxy, status))
+
+
+def expiry_of(key: ResourceKey, until: str) -> tuple[str, str]:
+    """Bucket of `LogState.expiring`: whose event time counts ("" = global's), and the second."""
+    return key.zone, until[:19]
+
+
+def put(outer: Map[K, Map[J, V]], first: K, second: J, value: V) -> Map[K, Map[J, V]]:
+    """`outer` with one entry set two levels down."""
+    inner = outer.get(first)
+    return outer.set(first, Map({second: value}) if inner is None else inner.set(second, value))
+
+
+def drop(outer: Map[K, Map[J, V]], first: K, second: J) -> Map[K, Map[J, V]]:
+    """`outer` without one entry two levels down; emptied inner maps go as well."""
+    inner = outer.get(first)
+    if inner is None or second not in inner:
+        return outer
+    return outer.delete(first) if len(inner) == 1 else outer.set(first, inner.delete(second))
