@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -37,7 +38,7 @@ class Issuer:
             raise ValueError("the key is not that of the intermediate certificate")
         root = x509.load_pem_x509_certificate(root_pem.encode())
         chain = [*x509.load_pem_x509_certificates(chain_pem.encode()), root]
-        for below, above in zip(chain, chain[1:], strict=False):
+        for below, above in itertools.pairwise(chain):
             try:
                 below.verify_directly_issued_by(above)
             except Exception as error:  # InvalidSignature, ValueError, TypeError: all mean the same here
