@@ -38,7 +38,7 @@ def load_key(key_pem: str) -> SigningKey:
     """A P-256 private key from PEM. Raises ValueError when it is something else."""
     key = serialization.load_pem_private_key(key_pem.encode(), password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError("not an elliptic curve private key")  # noqa: TRY004 - the value is wrong, not the caller's type
+        raise ValueError("not an elliptic curve private key")
     return key
 
 
@@ -124,7 +124,7 @@ def create_root(mesh: str, backend: str, now: datetime, *, days: int = ROOT_DAYS
     return certificate_pem(certificate), files.private_pem(key)
 
 
-def create_intermediate(  # noqa: PLR0913 - a certificate has this many facts
+def create_intermediate(
     root_certificate_pem: str, root_key_pem: str, *, mesh: str, zone: str, now: datetime, days: int = INTERMEDIATE_DAYS
 ) -> tuple[str, str]:
     """An intermediate of `mesh` for `zone`: (certificate PEM, key PEM). It never outlives its root.
