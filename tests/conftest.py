@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Generator
 
 import pytest
 
@@ -34,3 +37,33 @@ def free_port() -> Callable[[], int]:
         return port
 
     return take
+
+
+NAMESPACES = (["sh", "-c", "ip netns add zonal-probe && ip netns del zonal-probe"], ["unshare", "-Urnm", "true"])
+
+
+@pytest.fixture(scope="session")
+def netns_prefix() -> list[str]:
+    """Words to put before a command that needs namespaces: none as root, `unshare -Urnm` where that is allowed.
+
+    Skips the test where neither works; see `pytest_runtest_makereport`.
+    """
+    as_root, unshare = NAMESPACES
+    if not shutil.which("ip") or not shutil.which("nft"):
+        pytest.skip("needs ip (iproute2) and nft (nftables)")
+    if os.geteuid() == 0 and not subprocess.run(as_root, capture_output=True, check=False).returncode:
+        return []
+    if not subprocess.run(unshare, capture_output=True, check=False).returncode:
+        return unshare[:-1]
+    return pytest.skip("network namespaces are allowed neither directly nor by unshare -Urnm")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With ZONAL_REQUIRE_NETNS=1 a test that needs namespaces fails where it would have been skipped."""
+    report = yield
+    required = os.environ.get("ZONAL_REQUIRE_NETNS") == "1"
+    if required and report.skipped and item.get_closest_marker("netns") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, and ZONAL_REQUIRE_NETNS=1: {report.longrepr}"
+    return report
