@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Protocol
 
 from shared.events.event import Event
@@ -87,7 +88,10 @@ class MemoryLog:
         """See EventLog."""
         while True:
             async with self._grown:
-                await self._grown.wait_for(lambda seen=after: len(self.events) > seen)
+                await self._grown.wait_for(partial(self._longer_than, after))
                 batch = self.events[after:]
             after += len(batch)
             yield batch
+
+    def _longer_than(self, length: int) -> bool:
+        return len(self.events) > length

@@ -90,7 +90,7 @@ def ranges(cidr: str) -> Map[ProtocolClass, tuple[str, ...]]:
     """Per class, the CIDRs its VIPs lie in; raises ValueError when `cidr` is not usable (settings check it)."""
     parsed = parse_cidr(cidr)
     if isinstance(parsed, CidrFault):
-        raise ValueError(parsed.message)  # noqa: TRY004 - a value that the settings let through
+        raise ValueError(parsed.message)
     http, tcp = IPv4Network(parsed.cidr).subnets(prefixlen_diff=1)
     by_class: dict[ProtocolClass, tuple[str, ...]] = {"http": (str(http),), "tcp": (str(tcp),)}
     return Map(by_class)
