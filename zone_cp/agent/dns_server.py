@@ -1,0 +1,221 @@
+"""The DNS responder on sockets: UDP and TCP, with unknown names sent on to the system's resolvers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import structlog
+
+from zone_cp.agent.dns import Forward, Reply, failure, matches, verdict
+from zone_cp.agent.dns_table import NameTable
+
+Address: TypeAlias = tuple[str, int]
+
+RESOLV_CONF = Path("/etc/resolv.conf")
+UPSTREAM_SECONDS = 2.0
+"""How long one upstream resolver may take before the next one is asked."""
+MAX_FORWARDED = 512
+"""Queries waiting for upstream resolvers at one time; beyond it the answer is SERVFAIL at once."""
+MAX_TCP_CLIENTS = 128
+TCP_IDLE_SECONDS = 10.0
+BIND_ATTEMPTS = 8
+
+_log = structlog.get_logger(__name__)
+
+
+def system_resolvers(resolv_conf: Path = RESOLV_CONF) -> list[Address]:
+    """The name servers of a resolv.conf, none where it cannot be read."""
+    out: list[Address] = []
+    try:
+        lines = resolv_conf.read_text(errors="replace").splitlines()
+    except OSError:
+        return out
+    for line in lines:
+        words = line.split()
+        if len(words) > 1 and words[0] == "nameserver":
+            with suppress(ValueError):
+                ip_address(words[1].partition("%")[0])
+                out.append((words[1], 53))
+    return out
+
+
+def parse_address(text: str, default_port: int = 53) -> Address:
+    """`ip`, `ip:port` or `[ip]:port`. Raises ValueError."""
+    host, port = text, default_port
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = int(rest[1:]) if rest else default_port
+    elif text.count(":") == 1:
+        host, _, rest = text.partition(":")
+        port = int(rest)
+    ip_address(host)
+    return host, port
+
+
+class DnsServer:
+    """Answers from `table`, which its owner changes in place; `start` binds, `stop` closes."""
+
+    def __init__(self, table: NameTable, upstreams: Sequence[Address] | None = None) -> None:
+        self._table = table
+        self._configured = upstreams
+        self._udp: asyncio.DatagramTransport | None = None
+        self._tcp: asyncio.Server | None = None
+        self._forwarded: set[asyncio.Task[None]] = set()
+        self._tcp_clients = 0
+        self.address: Address = ("", 0)
+
+    async def start(self, host: str, port: int) -> None:
+        """Bind UDP and TCP to the same port (0: any that is free for both). Raises OSError."""
+        loop = asyncio.get_running_loop()
+        for attempt in range(BIND_ATTEMPTS):
+            udp, _ = await loop.create_datagram_endpoint(lambda: _Udp(self), local_addr=(host, port))
+            bound = udp.get_extra_info("sockname")[1]
+            try:
+                self._tcp = await asyncio.start_server(self._serve_tcp, host, bound)
+            except OSError:
+                udp.close()
+                if port or attempt == BIND_ATTEMPTS - 1:
+                    raise
+            else:
+                self._udp, self.address = udp, (host, bound)
+                return
+
+    async def stop(self) -> None:
+        """Close the sockets; queries under way are dropped."""
+        if self._udp is not None:
+            self._udp.close()
+        if self._tcp is not None:
+            self._tcp.close()
+        for task in list(self._forwarded):
+            task.cancel()
+        await asyncio.gather(*self._forwarded, return_exceptions=True)
+
+    def upstreams(self) -> list[Address]:
+        """Where unknown names are sent: as configured, or as resolv.conf says now; never to this server itself."""
+        found = system_resolvers() if self._configured is None else self._configured
+        return [address for address in found if address != self.address]
+
+    def receive(self, query: bytes, client: Any, transport: asyncio.DatagramTransport) -> None:
+        """One datagram."""
+        match verdict(query, self._table):
+            case Reply(data):
+                transport.sendto(data, client)
+            case Forward() as forward:
+                if len(self._forwarded) >= MAX_FORWARDED:
+                    transport.sendto(failure(query, forward.question_end), client)
+                    return
+                task = asyncio.create_task(self._forward_udp(forward, client, transport))
+                self._forwarded.add(task)
+                task.add_done_callback(self._forwarded.discard)
+            case _:
+                pass
+
+    async def _forward_udp(self, forward: Forward, client: Any, transport: asyncio.DatagramTransport) -> None:
+        answer = await self.ask(forward, tcp=False)
+        if not transport.is_closing():
+            transport.sendto(answer, client)
+
+    async def ask(self, forward: Forward, *, tcp: bool) -> bytes:
+        """An upstream's answer under the client's own id, or SERVFAIL when none of them answers."""
+        for address in await asyncio.to_thread(self.upstreams) if self._configured is None else self.upstreams():
+            # An id and a port of our own per question: nobody off the path can guess both.
+            identifier = secrets.token_bytes(2)
+            query = identifier + forward.query[2:]
+            try:
+                async with asyncio.timeout(UPSTREAM_SECONDS):
+                    answer = await (_ask_tcp(address, query) if tcp else _ask_udp(address, query, forward.question_end))
+            except (OSError, TimeoutError, asyncio.IncompleteReadError):
+                continue
+            if matches(query, forward.question_end, answer, identifier):
+                return forward.query[:2] + answer[2:]
+        return failure(forward.query, forward.question_end)
+
+    async def _serve_tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._tcp_clients >= MAX_TCP_CLIENTS:
+            writer.close()
+            return
+        self._tcp_clients += 1
+        try:
+            while True:
+                async with asyncio.timeout(TCP_IDLE_SECONDS):
+                    query = await _read_framed(reader)
+                match verdict(query, self._table):
+                    case Reply(data):
+                        answer = data
+                    case Forward() as forward:
+                        answer = await self.ask(forward, tcp=True)
+                    case _:
+                        return
+                writer.write(len(answer).to_bytes(2, "big") + answer)
+                async with asyncio.timeout(TCP_IDLE_SECONDS):
+                    await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._tcp_clients -= 1
+            writer.close()
+
+
+class _Udp(asyncio.DatagramProtocol):
+    def __init__(self, server: DnsServer) -> None:
+        self._server = server
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self._server.receive(data, addr, self._transport)
+
+    def error_received(self, exc: Exception) -> None:
+        _log.debug("dns.client_unreachable", error=str(exc))
+
+
+class _Question(asyncio.DatagramProtocol):
+    """One query on a connected socket of its own: the kernel drops datagrams of anybody else."""
+
+    def __init__(self, query: bytes, question_end: int, answer: asyncio.Future[bytes]) -> None:
+        self._query, self._question_end, self._answer = query, question_end, answer
+
+    def connection_made(self, transport: Any) -> None:
+        transport.sendto(self._query)
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        if not self._answer.done() and matches(self._query, self._question_end, data, self._query[:2]):
+            self._answer.set_result(data)
+
+    def error_received(self, exc: Exception) -> None:
+        if not self._answer.done():
+            self._answer.set_exception(exc)
+
+
+async def _ask_udp(address: Address, query: bytes, question_end: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[bytes] = loop.create_future()
+    transport, _ = await loop.create_datagram_endpoint(
+        lambda: _Question(query, question_end, answer), remote_addr=address
+    )
+    try:
+        return await answer
+    finally:
+        transport.close()
+
+
+async def _ask_tcp(address: Address, query: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(*address)
+    try:
+        writer.write(len(query).to_bytes(2, "big") + query)
+        await writer.drain()
+        return await _read_framed(reader)
+    finally:
+        writer.close()
+
+
+async def _read_framed(reader: asyncio.StreamReader) -> bytes:
+    # RFC 1035 §4.2.2: two bytes of length before every message.
+    return await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
