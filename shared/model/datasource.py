@@ -1,0 +1,114 @@
+"""Data sources: both shapes users write become one, on trees that still know their lines (decision 12).
+
+Kuma 2.14: `secret`, `inline` or `inlineString`. Kuma 3.0: `type: Secret | InsecureInline` with its object.
+"""
+
+from __future__ import annotations
+
+from shared.model.document import Field, Fields, Node, Scalar
+from shared.model.kinds import Kind
+from shared.model.resource import MeshExternalService
+from shared.model.shape import REQUIRED, Shape, child
+
+SOURCES = ("caCert", "clientCert", "clientKey")
+_AT = ("spec", "tls", "verification")
+_HOST = (
+    "is refused: a resource must not read the control plane's host; use inline (base64), inlineString or secret instead"
+)
+
+
+def canonical_data_sources(node: Fields, kind: Kind, found: list[Shape]) -> Fields:
+    """The document with each data source in canonical shape; faults are added to `found`."""
+    return _at(node, _AT, "", found) if kind.type is MeshExternalService else node
+
+
+def _at(node: Fields, keys: tuple[str, ...], path: str, found: list[Shape]) -> Fields:
+    fields: list[Field] = []
+    for field in node.fields:
+        where = child(path, field.key)
+        value = field.value
+        if isinstance(value, Fields):
+            if keys and field.key == keys[0]:
+                value = _at(value, keys[1:], where, found)
+            elif not keys and field.key in SOURCES:
+                value = _canonical(value, where, found)
+        fields.append(Field(field.key, value, field.line, field.column))
+    return Fields(tuple(fields), node.line, node.column)
+
+
+def _canonical(node: Fields, path: str, found: list[Shape]) -> Fields:
+    for field in node.fields:
+        if field.key in ("file", "envVar", "sealed"):
+            reason = "unknown field" if field.key == "sealed" else f"{field.key} {_HOST}"
+            found.append(Shape(child(path, field.key), reason, field.line, field.column))
+    if node.get("type") is not None or node.get("secretRef") is not None or node.get("insecureInline") is not None:
+        return _discriminated(node, path, found)
+    return node.without("file", "envVar", "sealed")
+
+
+def _discriminated(node: Fields, path: str, found: list[Shape]) -> Fields:
+    kind = node.get("type")
+    kept: tuple[Field, ...] = ()
+    match node.text("type"):
+        case "Secret":
+            kept = _secret(node, f"{path}.secretRef", found)
+        case "InsecureInline":
+            kept = _inline(node, f"{path}.insecureInline", found)
+        case "File" | "EnvVar" as refused:
+            reason = f"{refused} must be one of: Secret, InsecureInline ({refused} {_HOST})"
+            found.append(Shape(f"{path}.type", reason, (kind or node).line, (kind or node).column))
+        case other:
+            reason = f"{other or ''} must be one of: Secret, InsecureInline".lstrip()
+            found.append(Shape(f"{path}.type", reason, (kind or node).line, (kind or node).column))
+    for field in node.fields:
+        if field.key not in ("type", "secretRef", "insecureInline", "file", "envVar", "sealed"):
+            found.append(Shape(child(path, field.key), "unknown field", field.line, field.column))
+    return Fields(kept, node.line, node.column)
+
+
+def _secret(node: Fields, path: str, found: list[Shape]) -> tuple[Field, ...]:
+    reference = node.get("secretRef")
+    _unexpected(node, "insecureInline", path, found)
+    if not isinstance(reference, Fields):
+        found.append(Shape(path, REQUIRED, node.line, node.column))
+        return ()
+    kind = reference.text("kind")
+    if kind != "Secret":
+        _note(reference, f"{path}.kind", f"{kind or ''} must be one of: Secret".lstrip(), found)
+    _only(reference, ("kind", "name"), path, found)
+    return _text(reference, "name", "secret", path, found)
+
+
+def _inline(node: Fields, path: str, found: list[Shape]) -> tuple[Field, ...]:
+    inline = node.get("insecureInline")
+    _unexpected(node, "secretRef", path, found)
+    if not isinstance(inline, Fields):
+        found.append(Shape(path, REQUIRED, node.line, node.column))
+        return ()
+    _only(inline, ("value",), path, found)
+    return _text(inline, "value", "inlineString", path, found)
+
+
+def _text(node: Fields, key: str, name: str, path: str, found: list[Shape]) -> tuple[Field, ...]:
+    value = node.get(key)
+    if not (isinstance(value, Scalar) and isinstance(value.value, str) and value.value):
+        _note(value or node, f"{path}.{key}", REQUIRED, found)
+        return ()
+    return (Field(name, value, value.line, value.column),)
+
+
+def _only(node: Fields, known: tuple[str, ...], path: str, found: list[Shape]) -> None:
+    for field in node.fields:
+        if field.key not in known:
+            found.append(Shape(child(path, field.key), "unknown field", field.line, field.column))
+
+
+def _unexpected(node: Fields, key: str, path: str, found: list[Shape]) -> None:
+    for field in node.fields:
+        if field.key == key:
+            where = child(path.rpartition(".")[0], key)
+            found.append(Shape(where, "must not be defined with this type", field.line, field.column))
+
+
+def _note(node: Node, path: str, reason: str, found: list[Shape]) -> None:
+    found.append(Shape(path, reason, node.line, node.column))

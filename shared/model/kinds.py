@@ -1,0 +1,121 @@
+"""The kinds of resource: their paths, scope, and which plane may write them. String comparison on kinds stays here."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from shared.model.resource import (
+    Dataplane,
+    HostnameGenerator,
+    Mesh,
+    MeshExternalService,
+    Resource,
+    ResourceKey,
+    Secret,
+    Zone,
+    ZoneEgress,
+)
+
+KUBERNETES_API = "kuma.io/v1alpha1"
+SECRET_TYPE = "system.kuma.io/secret"  # noqa: S105 - the type of a Kubernetes Secret, no credential
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """One kind. `path` is its collection in the HTTP API; `plugin` kinds keep their fields under `spec`."""
+
+    name: str
+    path: str
+    type: type[Resource]
+    mesh_scoped: bool
+    plugin: bool
+    on_global: bool
+    on_zone: bool
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind("Dataplane", "dataplanes", Dataplane, mesh_scoped=True, plugin=False, on_global=False, on_zone=True),
+    Kind(
+        "HostnameGenerator",
+        "hostnamegenerators",
+        HostnameGenerator,
+        mesh_scoped=False,
+        plugin=True,
+        on_global=True,
+        on_zone=True,
+    ),
+    Kind("Mesh", "meshes", Mesh, mesh_scoped=False, plugin=False, on_global=True, on_zone=False),
+    Kind(
+        "MeshExternalService",
+        "meshexternalservices",
+        MeshExternalService,
+        mesh_scoped=True,
+        plugin=True,
+        on_global=True,
+        on_zone=True,
+    ),
+    Kind("Secret", "secrets", Secret, mesh_scoped=True, plugin=False, on_global=True, on_zone=False),
+    Kind("Zone", "zones", Zone, mesh_scoped=False, plugin=False, on_global=True, on_zone=False),
+    Kind("ZoneEgress", "zoneegresses", ZoneEgress, mesh_scoped=False, plugin=False, on_global=False, on_zone=True),
+)
+
+_BY_NAME = {kind.name: kind for kind in KINDS}
+_BY_PATH = {kind.path: kind for kind in KINDS}
+
+READ_ONLY_ON_GLOBAL = (
+    "On global control plane you can not modify {kind} resources with 'kumactl apply' or via the HTTP API. "
+    "You can still use 'kumactl' or the HTTP API to modify them on the zone control plane."
+)
+READ_ONLY_ON_ZONE = (
+    "On zone control plane you can only modify zone resources with 'kumactl apply' or via the HTTP API. "
+    "You can still use 'kumactl' or the HTTP API to modify the rest of the resource on the global control plane."
+)
+
+
+def by_name(name: str) -> Kind | None:
+    """The kind called `name` (`MeshExternalService`), or None."""
+    return _BY_NAME.get(name)
+
+
+def by_path(path: str) -> Kind | None:
+    """The kind whose collection is `path` (`meshexternalservices`), or None."""
+    return _BY_PATH.get(path)
+
+
+def kind_of(resource: Resource) -> Kind:
+    """The kind of a resource."""
+    return _BY_NAME[type(resource).__name__]
+
+
+def lookup(word: str) -> Kind | None:
+    """The kind a person means by `mes`, `meshexternalservice`, `MeshExternalServices`, …; None when none fits."""
+    flat = re.sub(r"[-_+ ]", "", word).lower()
+    short = {
+        "mes": "MeshExternalService",
+        "extsvc": "MeshExternalService",
+        "hg": "HostnameGenerator",
+        "dp": "Dataplane",
+        "ze": "ZoneEgress",
+        "m": "Mesh",
+        "z": "Zone",
+    }
+    if flat in short:
+        return _BY_NAME[short[flat]]
+    for kind in KINDS:
+        if flat in (kind.name.lower(), kind.path):
+            return kind
+    return None
+
+
+def read_only_reason(kind: Kind, *, zone: str) -> str | None:
+    """Why resources of `kind` cannot be written on this plane (`zone` is "" on global), or None when they can."""
+    if zone:
+        return None if kind.on_zone else READ_ONLY_ON_ZONE
+    return None if kind.on_global else READ_ONLY_ON_GLOBAL.format(kind=kind.name.lower())
+
+
+def item_path(key: ResourceKey) -> str:
+    """Path of one resource in the HTTP API, without the zone of its origin."""
+    path = _BY_NAME[key.kind].path
+    return f"/meshes/{key.mesh}/{path}/{key.name}" if key.mesh else f"/{path}/{key.name}"

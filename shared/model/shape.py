@@ -1,0 +1,186 @@
+"""Checks a tree against the shape of a resource and names every fault, not just the first.
+
+`msgspec.convert` stops at its first fault and knows no lines. It stays the authority (what it accepts is what
+we accept); this walker runs when it refused, over the same type information, and says all that is wrong.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, get_args, get_origin
+
+import msgspec
+from immutables import Map
+from msgspec import inspect
+
+from shared.model.document import Fields, Items, Node, Scalar, plain
+
+PORT = "port must be a valid (1-65535)"
+REQUIRED = "must be defined"
+
+_VERSIONS = ("TLSAuto", "TLS10", "TLS11", "TLS12", "TLS13")
+_KUMA_ORDER: dict[frozenset[Any], tuple[str, ...]] = {
+    frozenset(choices): choices
+    for choices in (
+        ("tcp", "grpc", "http", "http2"),
+        ("SkipSAN", "SkipCA", "SkipAll", "Secured"),
+        ("Prefix", "Exact"),
+        _VERSIONS,
+    )
+}
+"""Kuma's messages list choices in its own order."""
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """One fault: at `path`, written at `line:column`."""
+
+    path: str
+    reason: str
+    line: int
+    column: int
+
+
+def faults(node: Node, wanted: type, path: str = "") -> tuple[Any, list[Shape]]:
+    """Plain data for `msgspec.convert` (nulls of optional fields left out) and every fault found."""
+    found: list[Shape] = []
+    value = _walk(node, _info(wanted), path, found)
+    return value, found
+
+
+@cache
+def _info(wanted: type) -> inspect.Type:
+    return inspect.type_info(wanted)
+
+
+def child(path: str, key: str) -> str:
+    """Path of a field: `spec.match`; keys that are not names are quoted: `labels["a/b"]`."""
+    if not key.isidentifier():
+        return f'{path}["{key}"]'
+    return f"{path}.{key}" if path else key
+
+
+def _walk(node: Node, wanted: inspect.Type, path: str, found: list[Shape]) -> Any:
+    match wanted:
+        case inspect.UnionType():
+            return _walk_union(node, wanted, path, found)
+        case inspect.StructType():
+            return _walk_struct(node, wanted, path, found)
+        case inspect.VarTupleType():
+            if not isinstance(node, Items):
+                return _refuse(node, path, "must be a list", found)
+            return [_walk(item, wanted.item_type, f"{path}[{i}]", found) for i, item in enumerate(node.items)]
+        case inspect.CustomType():
+            return _walk_map(node, wanted.cls, path, found)
+        case inspect.LiteralType():
+            return _walk_literal(node, wanted, path, found)
+        case inspect.IntType():
+            return _walk_int(node, wanted, path, found)
+        case inspect.BoolType():
+            return _expect(node, bool, "must be true or false", path, found)
+        case inspect.StrType():
+            return _expect(node, str, "must be text", path, found)
+        case _:
+            return plain(node)
+
+
+def _walk_union(node: Node, wanted: inspect.UnionType, path: str, found: list[Shape]) -> Any:
+    if isinstance(node, Scalar) and node.value is None:
+        return None
+    rest = [kind for kind in wanted.types if not isinstance(kind, inspect.NoneType)]
+    return _walk(node, rest[0], path, found) if len(rest) == 1 else plain(node)
+
+
+def _walk_struct(node: Node, wanted: inspect.StructType, path: str, found: list[Shape]) -> Any:
+    if not isinstance(node, Fields):
+        return _refuse(node, path, "must be an object", found)
+    known = {field.encode_name: field for field in wanted.fields}
+    result: dict[str, Any] = {}
+    seen = set()
+    for entry in node.fields:
+        where = child(path, entry.key)
+        if entry.key == wanted.tag_field:
+            result[entry.key] = plain(entry.value)
+        elif entry.key not in known:
+            found.append(Shape(where, _unknown(entry.key, known), entry.line, entry.column))
+        elif not known[entry.key].required and isinstance(entry.value, Scalar) and entry.value.value is None:
+            continue
+        else:
+            seen.add(entry.key)
+            result[entry.key] = _walk(entry.value, known[entry.key].type, where, found)
+    for name, field in known.items():
+        if field.required and name not in seen:
+            found.append(Shape(child(path, name), REQUIRED, node.line, node.column))
+    return result
+
+
+def _unknown(key: str, known: dict[str, Any]) -> str:
+    for name in known:
+        if name.lower() == key.lower().replace("_", ""):
+            return f"unknown field, did you mean {name}?"
+    return f"unknown field, known are {', '.join(sorted(known))}" if known else "unknown field"
+
+
+def _walk_map(node: Node, wanted: Any, path: str, found: list[Shape]) -> Any:
+    if (get_origin(wanted) or wanted) is not Map:
+        return plain(node)
+    if not isinstance(node, Fields):
+        return _refuse(node, path, "must be an object", found)
+    arguments = get_args(wanted)
+    if arguments and arguments[1] is str:
+        for entry in node.fields:
+            _expect(entry.value, str, "must be text", f'{path}["{entry.key}"]', found)
+    return plain(node)
+
+
+def _walk_literal(node: Node, wanted: inspect.LiteralType, path: str, found: list[Shape]) -> Any:
+    if not isinstance(node, Scalar) or not isinstance(node.value, str):
+        return _refuse(node, path, "must be text", found)
+    if node.value not in wanted.values:
+        choices = _KUMA_ORDER.get(frozenset(wanted.values), wanted.values)
+        listed = ", ".join(f'"{choice}"' for choice in choices)
+        name = path.rpartition(".")[2]
+        reason = f'"{name}" must be one of [{listed}]'
+        if path == "spec.match.type":
+            reason = f"unrecognized type '{node.value}' - only 'HostnameGenerator' is supported"
+        found.append(Shape(path, reason, node.line, node.column))
+    return node.value
+
+
+def _walk_int(node: Node, wanted: inspect.IntType, path: str, found: list[Shape]) -> Any:
+    value = _expect(node, int, "must be a whole number", path, found)
+    if type(value) is int:
+        low, high = wanted.ge, wanted.le
+        if (low is not None and value < low) or (high is not None and value > high):
+            reason = PORT if (low, high) == (1, 65535) else f"must be between {low} and {high}"
+            found.append(Shape(path, reason, node.line, node.column))
+    return value
+
+
+def _expect(node: Node, wanted: type, reason: str, path: str, found: list[Shape]) -> Any:
+    if isinstance(node, Scalar) and type(node.value) is wanted:
+        return node.value
+    return _refuse(node, path, reason, found, hint="quote it" if wanted is str else "")
+
+
+def _refuse(node: Node, path: str, reason: str, found: list[Shape], hint: str = "") -> None:
+    text = f"{reason}, not {_spell(node)}"
+    if hint and isinstance(node, Scalar) and node.value is not None:
+        text += f": {hint}"
+    found.append(Shape(path, text, node.line, node.column))
+
+
+def _spell(node: Node) -> str:
+    match node:
+        case Items():
+            return "a list"
+        case Fields():
+            return "an object"
+        case Scalar(value=None):
+            return "null"
+        case Scalar(value=bool() as value):
+            return "true" if value else "false"
+        case Scalar(value=str()):
+            # Values may be secrets that stand in the wrong place: they are never repeated.
+            return "text"
+        case Scalar(value=value):
+            return f"the number {value}"
