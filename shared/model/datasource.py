@@ -60,9 +60,7 @@ def _discriminated(node: Fields, path: str, found: list[Shape]) -> Fields:
         case other:
             reason = f"{other or ''} must be one of: Secret, InsecureInline".lstrip()
             found.append(Shape(f"{path}.type", reason, (kind or node).line, (kind or node).column))
-    for field in node.fields:
-        if field.key not in ("type", "secretRef", "insecureInline", "file", "envVar", "sealed"):
-            found.append(Shape(child(path, field.key), "unknown field", field.line, field.column))
+    _only(node, ("type", "secretRef", "insecureInline", "file", "envVar", "sealed"), path, found)
     return Fields(kept, node.line, node.column)
 
 
@@ -98,9 +96,11 @@ def _text(node: Fields, key: str, name: str, path: str, found: list[Shape]) -> t
 
 
 def _only(node: Fields, known: tuple[str, ...], path: str, found: list[Shape]) -> None:
-    for field in node.fields:
-        if field.key not in known:
-            found.append(Shape(child(path, field.key), "unknown field", field.line, field.column))
+    found.extend(
+        Shape(child(path, field.key), "unknown field", field.line, field.column)
+        for field in node.fields
+        if field.key not in known
+    )
 
 
 def _unexpected(node: Fields, key: str, path: str, found: list[Shape]) -> None:

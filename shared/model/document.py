@@ -206,6 +206,8 @@ class _Composer:
                 self._documents += 1
                 if self._documents > MAX_DOCUMENTS:
                     raise _malformed(event, f"more than {MAX_DOCUMENTS} documents")
+            case _:
+                pass
 
     def _place(self, node: Node, size: int, anchor: str | None, event: Any) -> None:
         if anchor is not None:
