@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings as hypothesis_settings, strategies as st
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from shared.events.event import HostnameClaimed, VipLeased, VipQuarantined
 from shared.events.state import LogState
@@ -276,7 +278,7 @@ def test_leases_and_claims_hold_under_any_history(history: list[tuple[str, int, 
             case "generator":
                 template = ["{{ .Name }}.ext", '{{ label "host" }}.ext', "{{ .Name }}.{{ .Mesh }}.ext"][host]
                 hub.append(applied(generator(f"g{number % 2}", template)), seconds=now)
-            case "wait":
+            case _:
                 now += 20
         before = east.own.state
         if lag.random() < 0.5:

@@ -1,0 +1,269 @@
+"""Project: a ZoneState becomes the ZoneView that proxies are served from. Pure; no clock.
+
+`project` builds everything, `project_next` only what some events touched: whatever did not change is the same
+object as before, so that the compiler's memo hits. Both give equal views.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+import msgspec
+from immutables import Map
+
+from shared.events.event import (
+    GLOBAL,
+    Event,
+    HostnameClaimed,
+    HostnameQuarantined,
+    ProxyConnected,
+    ProxyDisconnected,
+    ResourceApplied,
+    ResourceDeleted,
+    VipLeased,
+    VipQuarantined,
+    ZoneSettingsChanged,
+)
+from shared.events.state import LogState, Stored, ZoneState
+from shared.model.resource import (
+    Dataplane,
+    Mesh,
+    MeshExternalService,
+    ProtocolClass,
+    ResourceKey,
+    ZoneEgress,
+    key_of,
+)
+from shared.naming.vip import CidrFault, parse_cidr, ranges
+from zone_cp.view.services import secrets_of, service_view
+from zone_cp.view.zone_view import EgressView, ExternalServiceView, MeshView, ProxyView, ZoneView
+
+ORIGINATION_LABEL = "zonal.io/mes-origination"
+"""Mesh label: `sidecar` chooses direct mode, TLS originated by the sidecar (decision 2)."""
+
+DEFAULT_CERTIFICATE_SECONDS = 24 * 3600
+
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_duration = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+K = TypeVar("K")
+
+
+class Touched(msgspec.Struct):
+    """What some events may have changed of a view: services by key, meshes by name, Secrets by (mesh, name)."""
+
+    services: set[ResourceKey] = msgspec.field(default_factory=set)
+    meshes: set[str] = msgspec.field(default_factory=set)
+    secrets: set[tuple[str, str]] = msgspec.field(default_factory=set)
+    egresses: bool = False
+    settings: bool = False
+
+
+def project(state: ZoneState) -> ZoneView:
+    """The view of a zone at one moment, built whole."""
+    touched = Touched(meshes={key.name for log in (state.hub, state.own) for key in log.kinds.get("Mesh", Map())})
+    touched.egresses = touched.settings = True
+    empty = ZoneView(state.zone, state.position, Map(), (), Map())
+    return _rebuild(empty, state, touched)
+
+
+def project_next(
+    view: ZoneView, before: ZoneState, after: ZoneState, events: Iterable[Event] | None = None
+) -> ZoneView:
+    """The view of `after`, given the one of `before`. `events` are those between them, of both logs: with them the
+    work is proportional to what they touch, without them the two states are compared.
+    """
+    return _rebuild(view, after, _differing(before, after) if events is None else _touched_by(events))
+
+
+def proxy_view(state: ZoneState, proxy: str) -> ProxyView | None:
+    """What a proxy is, as it was when it last connected; None when it or its resource is not known."""
+    status = state.own.proxies.get(proxy)
+    stored = state.own.resources.get(status.key) if status is not None else None
+    if status is None or stored is None or not isinstance(stored.resource, Dataplane | ZoneEgress):
+        return None
+    return ProxyView(
+        proxy,
+        stored.resource,
+        status.features,
+        status.system_ca_path,
+        tuple(dict.fromkeys((stored.last, status.event))),
+    )
+
+
+def dns_table(view: ZoneView, mesh: str) -> Map[str, str]:
+    """Names that resolve in a mesh, in lower case, and their VIPs; closed services keep theirs."""
+    found = view.meshes.get(mesh)
+    services: Iterable[ExternalServiceView] = found.services.values() if found is not None else ()
+    return Map({name.lower(): service.vip for service in services for name in service.hostnames})
+
+
+def duration_seconds(text: str) -> int | None:
+    """Seconds of Kuma's duration text (`24h`, `1d`, `1h30m`); None when it is not one."""
+    if not text or _duration.sub("", text):
+        return None
+    return int(sum(float(number) * _SECONDS[unit] for number, unit in _duration.findall(text)))
+
+
+# --- what changed --------------------------------------------------------------------------------------------------
+
+
+def _touched_by(events: Iterable[Event]) -> Touched:
+    touched = Touched()
+    for event in events:
+        match event.change:
+            case ResourceApplied(resource=resource):
+                _touch(touched, key_of(resource, "" if event.origin == GLOBAL else event.origin))
+            case ResourceDeleted(key=key):
+                _touch(touched, key)
+            case VipLeased() | VipQuarantined() | HostnameClaimed() | HostnameQuarantined():
+                touched.services.add(event.change.key)
+            case ProxyConnected() | ProxyDisconnected():
+                touched.egresses = True
+            case ZoneSettingsChanged():
+                touched.settings = True
+            case _:
+                pass  # the other events change nothing that a view shows
+    return touched
+
+
+def _touch(touched: Touched, key: ResourceKey) -> None:
+    match key.kind:
+        case "MeshExternalService":
+            touched.services.add(key)
+        case "Mesh":
+            touched.meshes.add(key.name)
+        case "Secret":
+            touched.secrets.add((key.mesh, key.name))
+        case "ZoneEgress":
+            touched.egresses = True
+        case _:
+            pass
+
+
+def _differing(before: ZoneState, after: ZoneState) -> Touched:
+    touched = Touched()
+    for old, new in ((before.hub, after.hub), (before.own, after.own)):
+        for kind in ("MeshExternalService", "Mesh", "Secret", "ZoneEgress"):
+            for key in _changed(old.kinds.get(kind, Map()), new.kinds.get(kind, Map())):
+                _touch(touched, key)
+    touched.services.update(_changed(before.own.leases, after.own.leases))
+    touched.services.update(_changed(before.own.names, after.own.names))
+    touched.egresses = touched.egresses or before.own.proxies is not after.own.proxies
+    touched.settings = before.own.settings is not after.own.settings
+    return touched
+
+
+def _changed(before: Mapping[K, object], after: Mapping[K, object]) -> set[K]:
+    if before is after:
+        return set()
+    return {key for key, value in after.items() if before.get(key) is not value} | {k for k in before if k not in after}
+
+
+# --- building --------------------------------------------------------------------------------------------------------
+
+
+def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> ZoneView:
+    meshes = view.meshes
+    for name in sorted(touched.meshes):
+        mesh = _mesh_view(state, name, meshes.get(name))
+        if mesh is not None:
+            meshes = meshes.set(name, mesh)
+        elif name in meshes:
+            meshes = meshes.delete(name)
+    by_mesh: dict[str, set[ResourceKey]] = {}
+    for key in touched.services:
+        by_mesh.setdefault(key.mesh, set()).add(key)
+    for name, secret in touched.secrets:
+        by_mesh.setdefault(name, set()).update(_using(state, name, secret))
+    for name, keys in by_mesh.items():
+        if name in meshes:
+            services = _services(state, meshes[name].services, keys)
+            if services is not meshes[name].services:
+                meshes = meshes.set(name, msgspec.structs.replace(meshes[name], services=services))
+    return ZoneView(
+        zone=view.zone,
+        position=state.position,
+        meshes=meshes,
+        egresses=_egresses(state) if touched.egresses else view.egresses,
+        vip_ranges=_vip_ranges(state) if touched.settings else view.vip_ranges,
+    )
+
+
+def _services(
+    state: ZoneState, services: Map[ResourceKey, ExternalServiceView], keys: Iterable[ResourceKey]
+) -> Map[ResourceKey, ExternalServiceView]:
+    for key in keys:
+        service = service_view(state, key)
+        if service is None:
+            services = services.delete(key) if key in services else services
+        elif services.get(key) != service:
+            services = services.set(key, service)
+    return services
+
+
+def _using(state: ZoneState, mesh: str, secret: str) -> set[ResourceKey]:
+    return {
+        key
+        for key, stored in _all_services(state)
+        if key.mesh == mesh
+        and isinstance(stored.resource, MeshExternalService)
+        and secret in secrets_of(stored.resource)
+    }
+
+
+def _all_services(state: ZoneState) -> Iterable[tuple[ResourceKey, Stored]]:
+    for log in (state.hub, state.own):
+        yield from log.kinds.get("MeshExternalService", Map()).items()
+
+
+def _mesh_view(state: ZoneState, name: str, before: MeshView | None) -> MeshView | None:
+    stored = _mesh(state.hub, name) or _mesh(state.own, name, state.zone)
+    if stored is None or not isinstance(stored.resource, Mesh):
+        return None
+    mesh = stored.resource
+    if before is not None:
+        services = before.services
+    else:
+        services = _services(state, Map(), [key for key, _ in _all_services(state) if key.mesh == name])
+    enabled = mesh.mtls.enabled_backend if mesh.mtls is not None else ""
+    backend = next((item for item in (mesh.mtls.backends if mesh.mtls else ()) if item.name == enabled), None)
+    seconds = duration_seconds(backend.dp_cert.rotation.expiration) if backend is not None else None
+    direct = backend is None or mesh.labels.get(ORIGINATION_LABEL) == "sidecar"
+    return MeshView(
+        name=name,
+        mtls=backend is not None,
+        backend=backend.name if backend is not None else "",
+        certificate_seconds=seconds or DEFAULT_CERTIFICATE_SECONDS,
+        origination="sidecar" if direct else "egress",
+        forbid_external=mesh.routing.default_forbid_mesh_external_service_access,
+        passthrough=mesh.networking.outbound.passthrough,
+        services=services,
+        sources=(stored.last,),
+    )
+
+
+def _mesh(log: LogState, name: str, zone: str = "") -> Stored | None:
+    return log.resources.get(ResourceKey("Mesh", "", name, zone))
+
+
+def _egresses(state: ZoneState) -> tuple[EgressView, ...]:
+    """The online zone egresses, one per resource, by name."""
+    found: dict[str, EgressView] = {}
+    for status in state.own.proxies.values():
+        stored = state.own.resources.get(status.key) if status.online else None
+        if stored is not None and isinstance(stored.resource, ZoneEgress):
+            networking = stored.resource.networking
+            found[status.key.name] = EgressView(
+                status.key.name, networking.address, networking.port, (stored.last, status.event)
+            )
+    return tuple(found[name] for name in sorted(found))
+
+
+def _vip_ranges(state: ZoneState) -> Map[ProtocolClass, tuple[str, ...]]:
+    settings = state.own.settings
+    if settings is None or isinstance(parse_cidr(settings.cidr), CidrFault):
+        return Map()
+    return ranges(settings.cidr)
