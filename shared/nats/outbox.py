@@ -1,0 +1,103 @@
+"""A zone's own log on its way to the hub: same events, same sequences, as often as it takes.
+
+The hub is asked where it stands after every failure, so nothing about the delivery is kept here. Message ids and
+expected sequences make each attempt harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from shared.events.log import Conflict, LogUnavailable
+from shared.nats.chain import ChainFault, link
+from shared.nats.log import MAX_BATCH, JetStreamLog, LogFault
+from shared.nats.pull import RawEvent
+from shared.nats.status import Forwarded, StatusStream
+
+RETRY_SECONDS = 0.2
+
+OutboxFault = ChainFault | LogFault | Conflict
+
+
+class Outbox:
+    """Forwards `local` to `remote`. on_fault: called once, as it halts, when the hub holds something else than we do."""
+
+    def __init__(self, local: JetStreamLog, remote: JetStreamLog, *, on_fault: Callable[[OutboxFault], None]) -> None:
+        self._local = local
+        self._remote = remote
+        self._on_fault = on_fault
+        self._repaired = asyncio.Event()
+        self.fault: OutboxFault | None = None
+        self.delivered = 0
+
+    async def run(self) -> None:
+        """Forward for ever: at once on a new local event, and at once when the hub can be reached again."""
+        while True:
+            try:
+                await self._forward()
+            except LogUnavailable:
+                await self._local.connection.pause(RETRY_SECONDS)
+            except (ChainFault, LogFault, Conflict) as fault:
+                self.fault = fault
+                self._repaired.clear()
+                self._on_fault(fault)
+                await self._repaired.wait()
+                self.fault = None
+
+    def resume(self) -> None:
+        """Try again after a fault that an operator has repaired."""
+        self._repaired.set()
+
+    async def _forward(self) -> None:
+        self.delivered = await self._common_end()
+        async for raws in self._local.follow_raw(self.delivered):
+            for i in range(0, len(raws), MAX_BATCH):
+                chunk = raws[i : i + MAX_BATCH]
+                await self._remote.append_raw(chunk)
+                self.delivered = chunk[-1].sequence
+
+    async def _common_end(self) -> int:
+        """Where the hub stands, after checking that its last event is ours. Raises ChainFault, LogUnavailable."""
+        delivered = await self._remote.last()
+        if delivered == 0:
+            return 0
+        if delivered > await self._local.last():
+            raise ChainFault(delivered, "the hub holds more of this zone's log than the zone: the zone was rolled back")
+        mine, theirs = await _one(self._local, delivered), await _one(self._remote, delivered)
+        if link(mine) != link(theirs):
+            raise ChainFault(delivered, "the hub holds another event of this zone here")
+        return delivered
+
+
+class StatusOutbox:
+    """Forwards a zone's status stream: the last value per key, in the order of the writes."""
+
+    def __init__(self, local: StatusStream, remote: StatusStream) -> None:
+        self._local = local
+        self._remote = remote
+
+    async def run(self) -> None:
+        """Forward for ever, as `Outbox.run`."""
+        while True:
+            try:
+                await self._forward()
+            except LogUnavailable:
+                await self._local.connection.pause(RETRY_SECONDS)
+
+    async def _forward(self) -> None:
+        source = await self._local.identity()
+        done = await self._remote.forwarded()
+        # Values at or below this were delivered by an earlier run, unless they belong to a stream before this one.
+        after = done.sequence if done is not None and done.source == source else 0
+        async for batch in self._local.follow():
+            for status in batch:
+                if status.sequence > after:
+                    await self._remote.put(status.key, status.data, origin=Forwarded(source, status.sequence))
+                    after = status.sequence
+
+
+async def _one(log: JetStreamLog, sequence: int) -> RawEvent:
+    async for raw in log.read_raw(sequence - 1, sequence):
+        return raw
+    raise LogUnavailable(f"{log.stream} has no event {sequence}")

@@ -1,0 +1,208 @@
+"""A pull consumer read by our own code: overlapped pulls, heartbeats, and no gap that goes unseen.
+
+One `PullSession` is one consumer and one inbox. It ends at the first doubt (a missed heartbeat, a gap in the
+consumer's sequence, any unexpected status), and its owner opens the next one after the last message it handed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import uuid
+from collections import deque
+from typing import Any
+
+import msgspec
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from shared.events.log import LogUnavailable
+from shared.nats.connection import ApiError, Connection
+from shared.nats.stream import NANOSECONDS
+
+PULL_MESSAGES = 1000
+PULL_BYTES = 16 * 1024 * 1024
+OVERLAPPED_PULLS = 2
+BUFFERED_MESSAGES = 4 * PULL_MESSAGES
+PULL_EXPIRES_SECONDS = 30
+HEARTBEAT_SECONDS = 0.4
+STALL_SECONDS = 0.9
+API_TIMEOUT_SECONDS = 1.0
+INACTIVE_SECONDS = 60
+
+_HEARTBEAT = "100"
+_ENDED_NORMALLY = frozenset({"404", "408"})
+
+
+class RawEvent(msgspec.Struct, frozen=True):
+    """A message as it stands in a stream: not decoded yet."""
+
+    sequence: int
+    subject: str
+    data: bytes
+
+
+class Interrupted(Exception):
+    """The session is of no use any more; open another one."""
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Where a session begins: after a sequence; or, with `latest`, at the last message of each subject of it."""
+
+    after: int = 0
+    latest: str | None = None
+
+
+class PullSession:
+    """See the module. `reader` names a consumer that exists already; without it an ephemeral one is made."""
+
+    def __init__(self, connection: Connection, api: str, stream: str, reader: str | None = None) -> None:
+        self._connection = connection
+        self._api = api
+        self._stream = stream
+        self._ephemeral = reader is None
+        self._consumer = reader or f"r-{uuid.uuid4().hex[:16]}"
+        self._inbox = connection.new_inbox()
+        self._subscription: Subscription | None = None
+        self._buffer: list[RawEvent] = []
+        self._delivered = 0
+        self._pulls: deque[list[int]] = deque()
+        self._pulled = 0
+        self._failure: str | None = None
+        self._wake = asyncio.Event()
+        self._unlisten = connection.when_connected(self._reconnected)
+
+    async def open(self, start: Start) -> None:
+        """Position the consumer and begin to pull. Raises LogUnavailable, ApiError."""
+        if self._ephemeral:
+            config = _ephemeral_config(self._consumer, start)
+            subject = f"{self._api}.CONSUMER.CREATE.{self._stream}.{self._consumer}"
+            body: dict[str, Any] = {"stream_name": self._stream, "config": config}
+            if start.latest:
+                subject += f".{start.latest}"
+        else:
+            subject = f"{self._api}.CONSUMER.RESET.{self._stream}.{self._consumer}"
+            body = {"seq": start.after + 1}
+        await self._connection.api(subject, body, timeout_seconds=API_TIMEOUT_SECONDS)
+        self._subscription = await self._connection.subscribe(f"{self._inbox}.*", self._receive)
+        await self._pull()
+
+    async def batch(self) -> list[RawEvent]:
+        """The next messages, at least one. Raises Interrupted, LogUnavailable."""
+        while not self._buffer:
+            if self._failure is not None:
+                raise Interrupted(self._failure)
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), STALL_SECONDS)
+            except TimeoutError:
+                raise Interrupted("no heartbeat") from None
+        batch, self._buffer = self._buffer, []
+        with contextlib.suppress(LogUnavailable):
+            await self._pull()
+        return batch
+
+    async def close(self) -> None:
+        """Take the inbox off, and the consumer where it was made here."""
+        self._unlisten()
+        with contextlib.suppress(Exception):
+            if self._subscription is not None:
+                await self._subscription.unsubscribe()
+        if self._ephemeral:
+            with contextlib.suppress(LogUnavailable):
+                subject = f"{self._api}.CONSUMER.DELETE.{self._stream}.{self._consumer}"
+                await self._connection.publish(subject, reply=self._inbox)
+
+    def _reconnected(self) -> None:
+        self._fail("reconnected")
+
+    def _fail(self, why: str) -> None:
+        self._failure = why
+        self._wake.set()
+
+    async def _pull(self) -> None:
+        while len(self._pulls) < OVERLAPPED_PULLS and len(self._buffer) < BUFFERED_MESSAGES:
+            self._pulled += 1
+            self._pulls.append([self._pulled, PULL_MESSAGES])
+            await self._connection.publish(
+                f"{self._api}.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}",
+                _PULL,
+                reply=f"{self._inbox}.{self._pulled}",
+            )
+
+    async def _receive(self, message: Msg) -> None:
+        if self._failure is not None:
+            return
+        headers = message.headers
+        status = headers.get("Status") if headers else None
+        if status is not None:
+            await self._on_status(status, message)
+            return
+        # $JS.ACK.….<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>: read from the end, since the
+        # front differs between versions of the server.
+        fields = message.reply.rsplit(".", 5)
+        if int(fields[3]) != self._delivered + 1:
+            self._fail("gap in the delivery")
+            return
+        self._delivered += 1
+        self._buffer.append(RawEvent(int(fields[2]), message.subject, message.data))
+        self._wake.set()
+        if self._pulls:
+            self._pulls[0][1] -= 1
+            if self._pulls[0][1] <= 0:
+                self._pulls.popleft()
+                await self._pull_again()
+
+    async def _on_status(self, status: str, message: Msg) -> None:
+        headers = message.headers or {}
+        if status == _HEARTBEAT:
+            last = int(headers.get("Nats-Last-Consumer", "0"))
+            if last > self._delivered:
+                self._fail("heartbeat is ahead: messages were lost")
+            self._wake.set()
+            return
+        description = str(headers.get("Description", ""))
+        if status in _ENDED_NORMALLY or (status == "409" and "MaxBytes" in description):
+            number = int(message.subject.rsplit(".", 1)[1])
+            self._pulls = deque(pull for pull in self._pulls if pull[0] != number)
+            self._wake.set()
+            await self._pull_again()
+            return
+        self._fail(f"status {status} {description}")
+
+    async def _pull_again(self) -> None:
+        try:
+            await self._pull()
+        except LogUnavailable as error:
+            self._fail(str(error))
+
+
+_PULL = json.dumps(
+    {
+        "batch": PULL_MESSAGES,
+        "max_bytes": PULL_BYTES,
+        "expires": PULL_EXPIRES_SECONDS * NANOSECONDS,
+        "idle_heartbeat": int(HEARTBEAT_SECONDS * NANOSECONDS),
+    }
+).encode()
+
+
+def _ephemeral_config(name: str, start: Start) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "name": name,
+        "ack_policy": "none",
+        "mem_storage": True,
+        "num_replicas": 1,
+        "inactive_threshold": INACTIVE_SECONDS * NANOSECONDS,
+        "deliver_policy": "by_start_sequence",
+        "opt_start_seq": start.after + 1,
+    }
+    if start.latest:
+        del config["opt_start_seq"]
+        config |= {"deliver_policy": "last_per_subject", "filter_subject": start.latest}
+    return config
+
+
+TRANSIENT = (Interrupted, LogUnavailable, ApiError)
+"""What ends a session without meaning that anything is wrong with the log."""
