@@ -13,11 +13,11 @@ from immutables import Map
 from shared.events.event import DataKeyWrapped, EventRef
 from shared.events.state import Authority, LogState, ZoneState
 from shared.keys import ca
-from shared.keys.seal import Keyring, Sealer, Unreadable
-from zone_cp.identity.issuer import NotIssuable
+from shared.keys.seal import Keyring, Sealer
 from zone_cp.identity.material import ZoneSecrets
 from zone_cp.identity.rotation import Rotation
 from zone_cp.view.zone_view import TlsMaterial
+from zone_cp.xds.secrets import MaterialMissing
 
 EAST = Keyring("east", X25519PrivateKey.generate())
 GLOBAL = Keyring("global", X25519PrivateKey.generate())
@@ -68,7 +68,7 @@ async def test_clear_and_sealed_material_become_bytes() -> None:
     assert world.secrets.text(TlsMaterial("a", text="PEM")) == b"PEM"
     assert world.secrets.text(TlsMaterial("b", sealed=from_hub)) == b"hub secret"
     assert world.secrets.text(TlsMaterial("c", sealed=from_own)) == b"own secret"
-    with pytest.raises(Unreadable, match="no content"):
+    with pytest.raises(MaterialMissing, match="no content"):
         world.secrets.text(TlsMaterial("d"))
 
 
@@ -80,7 +80,7 @@ async def test_shredding_reaches_what_was_read_before() -> None:
     world.state = ZoneState("east", with_keys(world.state.hub, *wraps), world.state.own)
     assert world.secrets.text(TlsMaterial("a", sealed=sealed)) == b"x"
     world.hub(data_keys=Map())
-    with pytest.raises(Unreadable, match="shredded"):
+    with pytest.raises(MaterialMissing, match="shredded"):
         world.secrets.text(TlsMaterial("a", sealed=sealed))
 
 
@@ -88,7 +88,7 @@ async def test_shredding_reaches_what_was_read_before() -> None:
 async def test_identities_follow_the_state() -> None:
     """Once the log holds root and intermediate the zone issues; a new root is the bundle from then on."""
     world = World()
-    with pytest.raises(NotIssuable):
+    with pytest.raises(MaterialMissing):
         world.secrets.identity("default", "spiffe://default/web")
     assert "default" in world.secrets.refresh({"default": 3600})
     world.authority(1)
@@ -101,7 +101,7 @@ async def test_identities_follow_the_state() -> None:
     assert not world.secrets.refresh({"default": 3600})
     assert world.secrets.identity("default", "spiffe://default/web").serial != first.serial
     world.secrets.refresh({})
-    with pytest.raises(NotIssuable):
+    with pytest.raises(MaterialMissing):
         world.secrets.identity("default", "spiffe://default/web")
     world.rotation.close()
 

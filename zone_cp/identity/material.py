@@ -10,10 +10,11 @@ from shared.events.event import EventRef
 from shared.events.state import ZoneState
 from shared.keys.seal import Keyring, Unreadable
 from shared.model.resource import Sealed
-from zone_cp.identity.issuer import Issuer
+from zone_cp.identity.issuer import Issuer, NotIssuable
 from zone_cp.identity.rotation import Rotation
 from zone_cp.identity.svid import Svid
 from zone_cp.view.zone_view import TlsMaterial
+from zone_cp.xds.secrets import MaterialMissing
 
 CACHE_LIMIT = 8192
 """Unsealed texts kept; opening one costs about 0.1 ms, and a recompile asks for all of them."""
@@ -33,20 +34,29 @@ class ZoneSecrets:
         self._trusted: dict[str, tuple[EventRef, EventRef, float]] = {}
 
     def text(self, material: TlsMaterial) -> bytes:
-        """The bytes of TLS material. Raises Unreadable."""
+        """The bytes of TLS material. Raises MaterialMissing."""
         if material.text is not None:
             return material.text.encode()
         if material.sealed is None:
-            raise Unreadable(f"{material.name} has no content")
-        return self._unseal(material.sealed)
+            raise MaterialMissing(f"{material.name} has no content")
+        try:
+            return self._unseal(material.sealed)
+        except Unreadable as error:
+            raise MaterialMissing(error.reason) from None
 
     def identity(self, mesh: str, spiffe_id: str) -> Svid:
-        """The workload's current certificate. Raises NotIssuable."""
-        return self._rotation.identity(mesh, spiffe_id)
+        """The workload's current certificate. Raises MaterialMissing."""
+        try:
+            return self._rotation.identity(mesh, spiffe_id)
+        except NotIssuable as error:
+            raise MaterialMissing(error.reason) from None
 
     def trust_bundle(self, mesh: str) -> str:
-        """The roots that peers of the mesh are verified by, PEM. Raises NotIssuable."""
-        return self._rotation.trust_bundle(mesh)
+        """The roots that peers of the mesh are verified by, PEM. Raises MaterialMissing."""
+        try:
+            return self._rotation.trust_bundle(mesh)
+        except NotIssuable as error:
+            raise MaterialMissing(error.reason) from None
 
     def refresh(self, certificate_seconds: Mapping[str, float]) -> Map[str, str]:
         """Bring issuers up to date with the state: call after every fold, before compiling.
