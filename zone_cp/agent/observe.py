@@ -17,7 +17,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-CLUSTER_PREFIX = "mes/"
+CLUSTER_PREFIX, CLUSTER_PARTS = "mes/", 4
+"""`mes/<class>/<mesh>/<sni>`; shorter names such as `mes/forbidden` are no destinations."""
 MAX_REASON = 512
 MAX_LINES_REMEMBERED = 4096
 MAX_CLUSTERS = 20_000
@@ -57,15 +58,16 @@ def outcome(raw: bytes) -> Transition | None:
         line = _decode(raw)
     except msgspec.MsgspecError:
         return None
-    if not line.cluster or not line.cluster.startswith(CLUSTER_PREFIX):
+    cluster = line.cluster or ""
+    if not cluster.startswith(CLUSTER_PREFIX) or cluster.count("/") < CLUSTER_PARTS - 1:
         return None
     flags = set((line.flags or "").split(",")) & FAILURE_FLAGS
     if flags:
         reason = line.reason if line.reason and line.reason != "-" else ",".join(sorted(flags))
-        return Transition(line.cluster, True, reason[:MAX_REASON])
+        return Transition(cluster, True, reason[:MAX_REASON])
     if (line.flags or "-") != "-" or line.host in (None, "", "-"):
         return None  # ended before the destination was asked: a denial, a local reply, the client gave up
-    return Transition(line.cluster, False, "")
+    return Transition(cluster, False, "")
 
 
 class _Destination:
