@@ -1,0 +1,151 @@
+"""Sealing what must not stand in clear: before a command is decided on, its secrets become ciphertext.
+
+Pure but for the sealer handed in. `Secret.data` and an inline `clientKey` are sealed; certificates are public.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import msgspec
+from msgspec.structs import replace
+
+from shared.events.event import DataKeyWrapped
+from shared.model.material import base64_fault, inline_bytes, pem_warning
+from shared.model.resource import DataSource, MeshExternalService, Resource, Sealed, Secret
+
+Seal: TypeAlias = Callable[[bytes], tuple[Sealed, tuple[DataKeyWrapped, ...]]]
+"""Encrypts under a fresh data key and wraps that for its readers (`shared.keys.seal.Sealer.seal`)."""
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """Resources fit for `decide_write`, the data keys made for them, and warnings about inline material."""
+
+    resources: tuple[Resource, ...]
+    wraps: tuple[DataKeyWrapped, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def seal_all(resources: Sequence[Resource], seal: Seal) -> Admitted:
+    """Seal every `Secret.data` and inline `clientKey`; what is not base64 stays as it is, to be refused later."""
+    out: list[Resource] = []
+    wraps: list[DataKeyWrapped] = []
+    warnings: list[str] = []
+    for resource in resources:
+        match resource:
+            case Secret(data=str() as data) if base64_fault(data) is None:
+                sealed, made = seal(b64decode("".join(data.split())))
+                out.append(replace(resource, data=None, sealed=sealed))
+                wraps.extend(made)
+            case MeshExternalService():
+                warnings.extend(_material_warnings(resource))
+                service, made = _seal_client_key(resource, seal)
+                out.append(service)
+                wraps.extend(made)
+            case _:
+                out.append(resource)
+    return Admitted(tuple(out), tuple(wraps), tuple(warnings))
+
+
+def is_sealed(resource: Resource) -> bool:
+    """Whether nothing of the resource would stand in clear in the log."""
+    match resource:
+        case Secret():
+            return resource.data is None and resource.sealed is not None
+        case MeshExternalService():
+            key = _client_key(resource)
+            return key is None or (key.inline is None and key.inline_string is None)
+        case _:
+            return True
+
+
+def keep_sealed(after: Resource, before: Resource) -> Resource:
+    """`after` with the ciphertext of `before` where both hold the same plaintext.
+
+    Sealing is randomised; only the digest tells that nothing changed. Keeping the old ciphertext makes a
+    re-applied secret an unchanged one and leaves no orphaned data keys.
+    """
+    match after, before:
+        case Secret(sealed=Sealed() as new), Secret(sealed=Sealed() as old) if new.digest == old.digest:
+            return replace(after, sealed=old)
+        case MeshExternalService(), MeshExternalService():
+            new_key, old_key = _client_key(after), _client_key(before)
+            new, old = (key.sealed if key else None for key in (new_key, old_key))
+            same = new is not None and old is not None and new.digest == old.digest
+            return _with_client_key(after, old_key) if same and old_key else after
+        case _:
+            return after
+
+
+def key_ids(resource: Resource) -> tuple[str, ...]:
+    """Data keys that the resource's ciphertexts need."""
+    match resource:
+        case Secret(sealed=Sealed() as sealed):
+            return (sealed.kid,)
+        case MeshExternalService():
+            key = _client_key(resource)
+            return (key.sealed.kid,) if key and key.sealed else ()
+        case _:
+            return ()
+
+
+def redacted(resource: Resource) -> Resource:
+    """The resource as it may be shown: no data, no ciphertext. A secret shows that it has something."""
+    match resource:
+        case Secret():
+            return replace(resource, data=None, sealed=None)
+        case MeshExternalService() if _client_key(resource) is not None and not _names_secret(resource):
+            return _with_client_key(resource, DataSource())
+        case _:
+            return resource
+
+
+def _names_secret(service: MeshExternalService) -> bool:
+    key = _client_key(service)
+    return key is not None and key.secret is not None
+
+
+def _client_key(service: MeshExternalService) -> DataSource | None:
+    return service.spec.tls.verification.client_key if service.spec.tls else None
+
+
+def _with_client_key(service: MeshExternalService, key: DataSource) -> MeshExternalService:
+    tls = service.spec.tls
+    if tls is None:
+        return service
+    verification = replace(tls.verification, client_key=key)
+    return replace(service, spec=replace(service.spec, tls=replace(tls, verification=verification)))
+
+
+def _seal_client_key(
+    service: MeshExternalService, seal: Seal
+) -> tuple[MeshExternalService, tuple[DataKeyWrapped, ...]]:
+    key = _client_key(service)
+    if key is None or key.secret is not None or (key.inline is None) == (key.inline_string is None):
+        return service, ()
+    if key.inline is not None and base64_fault(key.inline):
+        return service, ()
+    data = inline_bytes(key)
+    if not data:
+        return service, ()
+    sealed, wraps = seal(data)
+    return _with_client_key(service, DataSource(sealed=sealed)), wraps
+
+
+def _material_warnings(service: MeshExternalService) -> list[str]:
+    if service.spec.tls is None:
+        return []
+    verification = service.spec.tls.verification
+    found: list[str] = []
+    for name, source in (
+        ("caCert", verification.ca_cert),
+        ("clientCert", verification.client_cert),
+        ("clientKey", verification.client_key),
+    ):
+        if source is None or (source.inline is not None and base64_fault(source.inline)):
+            continue
+        if warning := pem_warning(name, source):
+            found.append(f"MeshExternalService {service.name}: {warning}")
+    return found
