@@ -82,7 +82,10 @@ class ExternalServiceView(msgspec.Struct, frozen=True):
 
 
 class MeshView(msgspec.Struct, frozen=True):
-    """A mesh in this zone. `services` holds those MES that have a VIP, by key."""
+    """A mesh in this zone. `services` holds those MES that have a VIP, by key.
+
+    permissive: inbound listeners accept plaintext beside mutual TLS (the backend's mode).
+    """
 
     name: str
     mtls: bool
@@ -93,6 +96,7 @@ class MeshView(msgspec.Struct, frozen=True):
     passthrough: bool
     services: Map[ResourceKey, ExternalServiceView]
     sources: Sources
+    permissive: bool = False
 
 
 class EgressView(msgspec.Struct, frozen=True):

@@ -1,0 +1,106 @@
+"""Listeners and filter chains, spliced from filters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from ipaddress import ip_network
+
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.listener import v3 as listener
+from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
+from envoy_data_plane.google import protobuf as google
+
+from shared.model.resource import ProtocolClass, TlsVersions
+from shared.naming import spiffe
+from zone_cp.xds import defaults
+from zone_cp.xds.filters import Logged, Where, http_manager, proxy_to, tcp_filters
+from zone_cp.xds.routes import route_name
+from zone_cp.xds.shape import address, extension, part, scalar
+from zone_cp.xds.upstream_tls import SOCKET, References, parameters, san, sds, validation
+
+
+def chain(filters: Iterable[bytes], *, name: str = "", match: bytes = b"", socket: bytes = b"") -> bytes:
+    """A FilterChain. `match` is a FilterChainMatch, `socket` a TransportSocket."""
+    whole = part(listener.FilterChain, "name", name) if name else b""
+    whole += part(listener.FilterChain, "filter_chain_match", match) if match else b""
+    whole += b"".join(part(listener.FilterChain, "filters", one) for one in filters)
+    return whole + (part(listener.FilterChain, "transport_socket", socket) if socket else b"")
+
+
+def class_filters(
+    protocol_class: ProtocolClass, where: Where, mesh: str, logged: Logged, *, forbidden: bool, after_handshake: bool
+) -> tuple[bytes, ...]:
+    """The filters of a chain of one class. forbidden closes TCP; HTTP answers 403 by its routes."""
+    if protocol_class == "http":
+        return (http_manager(where, route_name(where.hop, mesh), logged),)
+    if forbidden:
+        return (proxy_to(defaults.FORBIDDEN, logged, after_handshake=after_handshake),)
+    return tcp_filters(where, logged, after_handshake=after_handshake)
+
+
+def listening(
+    name: str,
+    host: str,
+    port: int,
+    chains: Iterable[bytes],
+    *,
+    direction: core.TrafficDirection,
+    inspector: bytes = b"",
+    rest: bytes = b"",
+) -> bytes:
+    """A Listener on host:port. `rest` is the chain of whatever no other chain matches."""
+    body = part(listener.Listener, "name", name) + part(listener.Listener, "address", address(host, port))
+    body += b"".join(part(listener.Listener, "filter_chains", one) for one in chains)
+    body += part(listener.Listener, "default_filter_chain", rest) if rest else b""
+    body += part(listener.Listener, "listener_filters", inspector) if inspector else b""
+    return body + scalar(listener.Listener, "traffic_direction", direction)
+
+
+def listener_filter(name: str, message: google.Any) -> bytes:
+    """A ListenerFilter without settings."""
+    return part(listener.ListenerFilter, "name", name) + part(listener.ListenerFilter, "typed_config", bytes(message))
+
+
+def by_ranges(ranges: Iterable[str]) -> bytes:
+    """A FilterChainMatch on the destination address."""
+    out = b""
+    for text in ranges:
+        network = ip_network(text)
+        one = part(core.CidrRange, "address_prefix", str(network.network_address))
+        length = bytes(google.UInt32Value(value=network.prefixlen))
+        out += part(listener.FilterChainMatch, "prefix_ranges", one + part(core.CidrRange, "prefix_len", length))
+    return out
+
+
+def by_server_name(names: Iterable[str], protocols: Iterable[str]) -> bytes:
+    """A FilterChainMatch on SNI and offered application protocols."""
+    out = b"".join(part(listener.FilterChainMatch, "server_names", one) for one in names)
+    out += part(listener.FilterChainMatch, "transport_protocol", "tls")
+    return out + b"".join(part(listener.FilterChainMatch, "application_protocols", one) for one in protocols)
+
+
+def _mesh_tls(mesh: str, protocols: tuple[str, ...], matcher: bytes) -> bytes:
+    common = part(tls.CommonTlsContext, "tls_params", parameters(TlsVersions()))
+    common += part(tls.CommonTlsContext, "tls_certificate_sds_secret_configs", sds(defaults.identity_secret(mesh)))
+    wanted = part(tls.CertificateValidationContext, "match_typed_subject_alt_names", matcher)
+    common += validation(wanted, References(ca_secret=defaults.trust_secret(mesh)))
+    return common + b"".join(part(tls.CommonTlsContext, "alpn_protocols", one) for one in protocols)
+
+
+@lru_cache(maxsize=4096)
+def accepting_socket(mesh: str, protocols: tuple[str, ...]) -> bytes:
+    """The TransportSocket of a chain that only workloads of `mesh` may enter."""
+    anyone = san(tls.SubjectAltNameMatcherSanType.URI, f"{spiffe.trust_domain(mesh)}/", prefix=True)
+    context = part(tls.DownstreamTlsContext, "common_tls_context", _mesh_tls(mesh, protocols, anyone))
+    yes = bytes(google.BoolValue(value=True))
+    context += part(tls.DownstreamTlsContext, "require_client_certificate", yes)
+    return extension(core.TransportSocket, SOCKET, tls.DownstreamTlsContext, context)
+
+
+@lru_cache(maxsize=4096)
+def egress_socket(mesh: str, protocols: tuple[str, ...]) -> bytes:
+    """The TransportSocket by which a workload of `mesh` dials a zone egress, and nobody else."""
+    egress = san(tls.SubjectAltNameMatcherSanType.URI, spiffe.egress_id(mesh))
+    context = part(tls.UpstreamTlsContext, "common_tls_context", _mesh_tls(mesh, protocols, egress))
+    return extension(core.TransportSocket, SOCKET, tls.UpstreamTlsContext, context)

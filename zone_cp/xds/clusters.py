@@ -1,0 +1,210 @@
+"""An external service → one Envoy cluster, the same at a zone egress and, in direct mode, at a sidecar.
+
+Static where every endpoint is an IP or a socket, STRICT_DNS where one has a name. A service that cannot be
+served keeps its cluster, without endpoints and with the reason in its metadata: listeners print that into
+the 503 (fail closed, decisions 2 and 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache, lru_cache
+
+from envoy_data_plane.envoy.config.cluster import v3 as cluster
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
+from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream
+from envoy_data_plane.google import protobuf as google
+
+from shared.model.resource import Endpoint, Protocol
+from zone_cp.view.zone_view import ExternalServiceView, Failure, Sources
+from zone_cp.xds import defaults
+from zone_cp.xds.shape import address, metadata, part, scalar
+from zone_cp.xds.snapshot import CLUSTER, Encoded
+from zone_cp.xds.upstream_tls import References, external_socket, is_ip, server_name
+from zone_cp.xds.wire import encode, piece
+
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+SOCKET_MATCH = "envoy.transport_socket_match"
+
+
+def http_options(options: upstream.HttpProtocolOptions) -> dict[str, google.Any]:
+    """`typed_extension_protocol_options` with Kuma's connection timeouts."""
+    options.common_http_protocol_options = core.HttpProtocolOptions(
+        idle_timeout=defaults.CONNECTION_IDLE_TIMEOUT,
+        max_connection_duration=defaults.NO_TIMEOUT,
+        max_stream_duration=defaults.NO_TIMEOUT,
+    )
+    return {HTTP_OPTIONS: google.Any.pack(options)}
+
+
+def breakers(limit: int, retries: int) -> cluster.CircuitBreakers:
+    """Equal limits for both routing priorities, remaining ones visible in the statistics."""
+    return cluster.CircuitBreakers(
+        thresholds=[
+            cluster.CircuitBreakersThresholds(
+                priority=priority,
+                max_connections=limit,
+                max_pending_requests=limit,
+                max_requests=limit,
+                max_retries=retries,
+                track_remaining=True,
+            )
+            for priority in (core.RoutingPriority.DEFAULT, core.RoutingPriority.HIGH)
+        ]
+    )
+
+
+def _failover() -> cluster.OutlierDetection:
+    # Priorities need someone who notices that the first one is down (2-xds.md §2.3). Answers of the service
+    # itself (500) are its own business and eject nothing.
+    return cluster.OutlierDetection(
+        consecutive_5xx=defaults.FAILOVER_GATEWAY_FAILURES,
+        enforcing_consecutive_5xx=0,
+        enforcing_success_rate=0,
+        consecutive_gateway_failure=defaults.FAILOVER_GATEWAY_FAILURES,
+        enforcing_consecutive_gateway_failure=100,
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=defaults.FAILOVER_CONNECT_FAILURES,
+        enforcing_consecutive_local_origin_failure=100,
+        enforcing_local_origin_success_rate=0,
+        base_ejection_time=defaults.FAILOVER_EJECTION,
+        max_ejection_percent=100,
+    )
+
+
+@cache
+def static_part(protocol: Protocol, *, dns: bool, failover: bool) -> bytes:
+    """What clusters of one kind have in common, as bytes."""
+    explicit = upstream.HttpProtocolOptionsExplicitHttpConfig
+    options: dict[str, google.Any] = {}
+    if protocol == "http":
+        plain = explicit(http_protocol_options=core.Http1ProtocolOptions())
+        options = http_options(upstream.HttpProtocolOptions(explicit_http_config=plain))
+    elif protocol in ("http2", "grpc"):
+        framed = explicit(http2_protocol_options=core.Http2ProtocolOptions())
+        options = http_options(upstream.HttpProtocolOptions(explicit_http_config=framed))
+    made = cluster.Cluster(
+        type=cluster.ClusterDiscoveryType.STRICT_DNS if dns else cluster.ClusterDiscoveryType.STATIC,
+        connect_timeout=defaults.CONNECT_TIMEOUT,
+        circuit_breakers=breakers(defaults.SERVICE_LIMIT, defaults.SERVICE_RETRY_LIMIT),
+        outlier_detection=_failover() if failover else None,
+        typed_extension_protocol_options=options,
+    )
+    if dns:
+        made.dns_lookup_family = cluster.ClusterDnsLookupFamily.V4_PREFERRED
+        # A name that nobody answers for must not hold up the clusters that come with it (decision 28).
+        made.wait_for_warm_on_init = False
+    return bytes(made)
+
+
+def endpoint_failure(service: ExternalServiceView) -> Failure | None:
+    """What is wrong with a set of endpoints as a whole."""
+    if not service.endpoints:
+        return Failure("NoEndpoints", "it has no endpoints", "spec.endpoints")
+    sockets = [one for one in service.endpoints if one.address.startswith("unix://")]
+    named = [one for one in service.endpoints if one not in sockets and not is_ip(one.address)]
+    if sockets and named:
+        message = f"{sockets[0].address} and {named[0].address}: Envoy cannot dial a socket and a DNS name in one cluster"
+        return Failure("MixedEndpoints", message, "spec.endpoints")
+    return None
+
+
+def _hostname(service: ExternalServiceView, one: Endpoint) -> str:
+    # What `auto_host_rewrite` writes: the external name. For an IP that is `serverName`; else the client's stays.
+    if not is_ip(one.address) and not one.address.startswith("unix://"):
+        return one.address
+    return server_name(service.tls, one.address) if service.tls is not None and service.tls.enabled else ""
+
+
+def _lb_endpoint(service: ExternalServiceView, one: Endpoint, socket: str) -> bytes:
+    body = part(endpoint.Endpoint, "address", address(one.address, one.port or service.port))
+    if hostname := _hostname(service, one):
+        body += part(endpoint.Endpoint, "hostname", hostname)
+    whole = part(endpoint.LbEndpoint, "endpoint", body)
+    if socket:
+        whole += part(endpoint.LbEndpoint, "metadata", metadata(SOCKET_MATCH, host=socket))
+    return whole
+
+
+def _localities(service: ExternalServiceView, *, matched: bool) -> Iterator[bytes]:
+    # Priorities are compacted: Envoy takes a gap for a priority that is down (decision 8).
+    for compact, priority in enumerate(sorted({one.priority or 0 for one in service.endpoints})):
+        group = b"".join(
+            part(endpoint.LocalityLbEndpoints, "lb_endpoints", _lb_endpoint(service, one, one.address if matched else ""))
+            for one in service.endpoints
+            if (one.priority or 0) == priority
+        )
+        if compact:
+            group += scalar(endpoint.LocalityLbEndpoints, "priority", compact)
+        yield part(endpoint.ClusterLoadAssignment, "endpoints", group)
+
+
+def _match(host: str, socket: bytes) -> bytes:
+    entry = part(google.Struct, "fields", piece(1, "host") + piece(2, part(google.Value, "string_value", host)))
+    match = part(cluster.ClusterTransportSocketMatch, "name", host)
+    match += part(cluster.ClusterTransportSocketMatch, "match", entry)
+    match += part(cluster.ClusterTransportSocketMatch, "transport_socket", socket)
+    return part(cluster.Cluster, "transport_socket_matches", match)
+
+
+def _sockets(service: ExternalServiceView, references: References) -> tuple[bytes, bool]:
+    # The sockets of a cluster, and whether endpoints pick theirs by metadata: SNI and SAN are per host.
+    if service.tls is None or not service.tls.enabled:
+        return b"", False
+    hosts = list(dict.fromkeys(one.address for one in service.endpoints))
+    sockets = {host: external_socket(service.tls, host, references) for host in hosts}
+    if len(set(sockets.values())) == 1:
+        return part(cluster.Cluster, "transport_socket", sockets[hosts[0]]), False
+    return b"".join(_match(host, socket) for host, socket in sockets.items()), True
+
+
+def _described(service: ExternalServiceView, reason: str) -> bytes:
+    about = metadata(defaults.METADATA_NAMESPACE, service=str(service.key), reason=reason)
+    return part(cluster.Cluster, "metadata", about)
+
+
+def cluster_body(service: ExternalServiceView, references: References) -> bytes:
+    """The bytes of the Cluster of a service that can be served."""
+    sockets, matched = _sockets(service, references)
+    dns = any(not is_ip(one.address) and not one.address.startswith("unix://") for one in service.endpoints)
+    failover = len({one.priority or 0 for one in service.endpoints}) > 1
+    assignment = part(endpoint.ClusterLoadAssignment, "cluster_name", service.cluster)
+    assignment += b"".join(_localities(service, matched=matched))
+    return b"".join(
+        (
+            part(cluster.Cluster, "name", service.cluster),
+            static_part(service.protocol, dns=dns, failover=failover),
+            part(cluster.Cluster, "load_assignment", assignment),
+            sockets,
+            _described(service, f"{service.key}: none of its endpoints can be used right now"),
+        )
+    )
+
+
+@cache
+def _closed_part() -> bytes:
+    return bytes(cluster.Cluster(type=cluster.ClusterDiscoveryType.STATIC, connect_timeout=defaults.CONNECT_TIMEOUT))
+
+
+def closed_body(service: ExternalServiceView, failure: Failure) -> bytes:
+    """The bytes of the Cluster of a service that is closed: no endpoints, and why."""
+    why = f"{service.key}: {failure.reason}: {failure.message}" + (f" ({failure.field})" if failure.field else "")
+    return b"".join(
+        (
+            part(cluster.Cluster, "name", service.cluster),
+            _closed_part(),
+            part(cluster.Cluster, "load_assignment", part(endpoint.ClusterLoadAssignment, "cluster_name", service.cluster)),
+            _described(service, why),
+        )
+    )
+
+
+@lru_cache(maxsize=65536)
+def service_cluster(
+    service: ExternalServiceView, references: References, failure: Failure | None, mesh_sources: Sources
+) -> Encoded:
+    """The cluster of one service, encoded once for all proxies that carry it."""
+    body = cluster_body(service, references) if failure is None else closed_body(service, failure)
+    return encode(CLUSTER, service.cluster, body, tuple(dict.fromkeys((*service.sources, *mesh_sources))))
+

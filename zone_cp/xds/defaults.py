@@ -1,0 +1,81 @@
+"""Numbers and names that the generator uses: Kuma's default policies as data (2-xds.md §1.7), and our own names.
+
+Timeouts are Kuma's MeshTimeout defaults. Retries are narrower than Kuma's: an answer of the outside is never
+repeated, only a request that reached nobody is (a 503 that says why must come at once, and once).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+CONNECT_TIMEOUT = timedelta(seconds=5)
+CONNECTION_IDLE_TIMEOUT = timedelta(hours=1)
+REQUEST_TIMEOUT = timedelta(seconds=15)
+STREAM_IDLE_TIMEOUT = timedelta(minutes=30)
+NO_TIMEOUT = timedelta(0)
+INITIAL_FETCH_TIMEOUT = timedelta(seconds=5)
+"""How long Envoy waits for a subscribed resource before it goes on without it."""
+
+RETRY_ON = "connect-failure,refused-stream"
+RETRIES = 5
+RETRY_BACK_OFF = timedelta(milliseconds=25)
+RETRY_BACK_OFF_LIMIT = timedelta(milliseconds=250)
+TCP_CONNECT_ATTEMPTS = 5
+
+SERVICE_LIMIT = 1024
+"""Connections, pending requests and requests of one external service at one proxy (Kuma's default)."""
+SERVICE_RETRY_LIMIT = 3
+EGRESS_LIMIT = 1_000_000
+"""The same towards the zone egress: limits are per service, and those live at the egress (decision 26)."""
+
+FAILOVER_CONNECT_FAILURES = 1
+FAILOVER_GATEWAY_FAILURES = 5
+FAILOVER_EJECTION = timedelta(seconds=30)
+
+ALPN_HTTP = ("h2", "http/1.1")
+ALPN_TCP = ("mes-tcp",)
+"""Towards the egress, the application protocol tells the class: Envoy's HTTP pools offer their own names."""
+
+SNI_HEADER = "x-zonal-sni"
+CLUSTER_HEADER = "x-zonal-cluster"
+INTERNAL_HEADERS = (SNI_HEADER, CLUSTER_HEADER, "x-vip")
+"""Never leave the mesh (decision 25)."""
+
+EGRESS_HTTP = "egress-http"
+EGRESS_TCP = "egress-tcp"
+EGRESS_ENDPOINTS = "zone-egress"
+PASSTHROUGH = "passthrough"
+BLACKHOLE = "blackhole"
+NOBODY = "mes/nobody"
+"""Name of no cluster: where a TCP connection goes that nothing gave a destination. It is closed."""
+FORBIDDEN = "mes/forbidden"
+"""Name of no cluster: where a forbidden TCP connection goes. It is closed."""
+
+METADATA_NAMESPACE = "zonal"
+ACCESS_LOG_FEATURE = "access-log="
+ACCESS_LOG_DEFAULT = "/dev/stdout"
+
+CIPHERS = (
+    "[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]",
+    "[ECDHE-RSA-AES128-GCM-SHA256|ECDHE-RSA-CHACHA20-POLY1305]",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+)
+"""Envoy's own defaults for TLS 1.2."""
+CIPHERS_BEFORE_TLS12 = (
+    "ECDHE-ECDSA-AES128-SHA",
+    "ECDHE-RSA-AES128-SHA",
+    "ECDHE-ECDSA-AES256-SHA",
+    "ECDHE-RSA-AES256-SHA",
+)
+"""What TLS 1.0 and 1.1 need besides (decision 6)."""
+
+
+def identity_secret(mesh: str) -> str:
+    """SDS name of the proxy's own certificate in a mesh."""
+    return f"identity/{mesh}"
+
+
+def trust_secret(mesh: str) -> str:
+    """SDS name of a mesh's trust bundle."""
+    return f"trust/{mesh}"

@@ -1,0 +1,206 @@
+"""Network filters, spliced: an HTTP connection manager and a TCP proxy whose only variable is where to.
+
+`Where` is the one thing that differs between listeners: an expression that Envoy evaluates per connection or
+request (original-destination listener, zone egress), or a literal (one listener per VIP). It is written with
+OVERWRITE, since the default appends and a value sent by the client would win (decision 25).
+"""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from typing import Literal, TypeAlias
+
+import msgspec
+from envoy_data_plane.envoy.config.accesslog import v3 as accesslog
+from envoy_data_plane.envoy.config.common.mutation_rules import v3 as mutation
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.listener import v3 as listener
+from envoy_data_plane.envoy.extensions.access_loggers.file import v3 as file_log
+from envoy_data_plane.envoy.extensions.filters.common.set_filter_state import v3 as filter_state
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation import v3 as header_filter
+from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
+from envoy_data_plane.envoy.extensions.filters.network.set_filter_state import v3 as set_filter_state
+from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy import v3 as tcp_proxy
+from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation import v3 as early
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
+from envoy_data_plane.google import protobuf as google
+
+from zone_cp.xds import defaults
+from zone_cp.xds.shape import ads, extension, pack, part, scalar
+
+SNI_STATE = "envoy.network.upstream_server_name"
+CLUSTER_STATE = "envoy.tcp_proxy.cluster"
+
+Hop: TypeAlias = Literal["mesh", "outside"]
+"""What is behind a filter: the zone egress (an SNI is chosen) or the external service (a cluster is chosen)."""
+
+REASON = f"%METADATA(CLUSTER:{defaults.METADATA_NAMESPACE}:reason)%"
+
+
+class Where(msgspec.Struct, frozen=True):
+    """Where traffic goes. `value` is the SNI (hop mesh) or the name of a cluster (hop outside); Envoy format text."""
+
+    hop: Hop
+    value: str
+
+
+class Logged(msgspec.Struct, frozen=True):
+    """What a filter is called in statistics and where it writes its access log; `zone` is named in 503 bodies."""
+
+    stat_prefix: str
+    path: str
+    zone: str
+
+
+@cache
+def access_log(path: str) -> accesslog.AccessLog:
+    """One JSON object per line: what the proxy agent needs to see a service fail and recover."""
+    fields = {
+        "cluster": "%UPSTREAM_CLUSTER_RAW%",
+        "code": "%RESPONSE_CODE%",
+        "flags": "%RESPONSE_FLAGS%",
+        "reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+        "sni": "%REQUESTED_SERVER_NAME%",
+        "to": "%DOWNSTREAM_LOCAL_ADDRESS%",
+    }
+    form = google.Struct(fields={key: google.Value(string_value=value) for key, value in fields.items()})
+    written = file_log.FileAccessLog(path=path, log_format=core.SubstitutionFormatString(json_format=form))
+    return accesslog.AccessLog(name="envoy.access_loggers.file", typed_config=pack(written))
+
+
+def _mutation(name: str, value: str) -> mutation.HeaderMutation:
+    return mutation.HeaderMutation(
+        append=core.HeaderValueOption(
+            header=core.HeaderValue(key=name, value=value),
+            append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+        )
+    )
+
+
+def _no_envoy_headers() -> mutation.HeaderMutation:
+    pattern = matcher.StringMatcher(prefix="x-envoy-")
+    return mutation.HeaderMutation(remove_on_match=mutation.HeaderMutationRemoveOnMatch(key_matcher=pattern))
+
+
+@cache
+def _early_static() -> bytes:
+    # Clients of an egress do not get to steer its router (x-envoy-retry-on and the like).
+    return bytes(early.HeaderMutation(mutations=[_no_envoy_headers()]))
+
+
+@lru_cache(maxsize=65536)
+def _early(where: Where) -> bytes:
+    # HttpConnectionManager.early_header_mutation_extensions.
+    name = defaults.SNI_HEADER if where.hop == "mesh" else defaults.CLUSTER_HEADER
+    header = part(core.HeaderValue, "key", name) + part(core.HeaderValue, "value", where.value)
+    overwrite = core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+    option = part(core.HeaderValueOption, "header", header)
+    option += scalar(core.HeaderValueOption, "append_action", overwrite)
+    body = part(early.HeaderMutation, "mutations", part(mutation.HeaderMutation, "append", option))
+    if where.hop == "outside":
+        body += _early_static()
+    name = "envoy.http.early_header_mutation.header_mutation"
+    made = extension(core.TypedExtensionConfig, name, early.HeaderMutation, body)
+    return part(hcm.HttpConnectionManager, "early_header_mutation_extensions", made)
+
+
+def _text(body: str) -> core.SubstitutionFormatString:
+    return core.SubstitutionFormatString(text_format_source=core.DataSource(inline_string=body + "\n"))
+
+
+def _mapper(flag: str, body: str) -> hcm.ResponseMapper:
+    return hcm.ResponseMapper(
+        filter=accesslog.AccessLogFilter(response_flag_filter=accesslog.ResponseFlagFilter(flags=[flag])),
+        body_format_override=_text(body),
+    )
+
+
+def _replies(hop: Hop, zone: str) -> hcm.LocalReplyConfig:
+    if hop == "mesh":
+        closed = f"no zone egress of zone {zone} is online: external services fail closed"
+        return hcm.LocalReplyConfig(
+            mappers=[
+                _mapper("UH", closed),
+                _mapper("UF", f"no zone egress of zone {zone} can be reached: %LOCAL_REPLY_BODY%"),
+            ]
+        )
+    unknown = f"no MeshExternalService is served here (zone {zone}, %DOWNSTREAM_LOCAL_ADDRESS%, %REQUESTED_SERVER_NAME%)"
+    return hcm.LocalReplyConfig(mappers=[_mapper("NC", unknown), _mapper("UH", REASON)])
+
+
+def _http_filters(hop: Hop) -> list[hcm.HttpFilter]:
+    last = hcm.HttpFilter(
+        name="envoy.filters.http.router", typed_config=pack(router.Router(suppress_envoy_headers=hop == "outside"))
+    )
+    if hop == "mesh":
+        return [last]
+    clean = header_filter.HeaderMutation(mutations=header_filter.Mutations(request_mutations=[_no_envoy_headers()]))
+    return [hcm.HttpFilter(name="envoy.filters.http.header_mutation", typed_config=pack(clean)), last]
+
+
+@cache
+def _manager_static(hop: Hop, route: str, logged: Logged) -> bytes:
+    loopback = core.CidrRange(address_prefix="127.0.0.1", prefix_len=32)
+    made = hcm.HttpConnectionManager(
+        stat_prefix=logged.stat_prefix,
+        rds=hcm.Rds(config_source=ads(), route_config_name=route),
+        http_filters=_http_filters(hop),
+        common_http_protocol_options=core.HttpProtocolOptions(idle_timeout=defaults.NO_TIMEOUT),
+        request_headers_timeout=defaults.NO_TIMEOUT,
+        stream_idle_timeout=defaults.STREAM_IDLE_TIMEOUT,
+        server_header_transformation=hcm.HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
+        forward_client_cert_details=hcm.HttpConnectionManagerForwardClientCertDetails.SANITIZE,
+        internal_address_config=hcm.HttpConnectionManagerInternalAddressConfig(cidr_ranges=[loopback]),
+        generate_request_id=hop == "mesh",
+        upgrade_configs=[hcm.HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
+        normalize_path=hop == "mesh",
+        local_reply_config=_replies(hop, logged.zone),
+        access_log=[access_log(logged.path)],
+    )
+    if hop == "outside":
+        made.scheme_header_transformation = core.SchemeHeaderTransformation(match_upstream=True)
+    return bytes(made)
+
+
+@lru_cache(maxsize=65536)
+def http_manager(where: Where, route: str, logged: Logged) -> bytes:
+    """A Filter: the HTTP connection manager of one chain. Routes come over RDS (decision 23)."""
+    body = _manager_static(where.hop, route, logged) + _early(where)
+    return extension(listener.Filter, "envoy.filters.network.http_connection_manager", hcm.HttpConnectionManager, body)
+
+
+@lru_cache(maxsize=65536)
+def _set_state(where: Where) -> bytes:
+    source = part(core.DataSource, "inline_string", where.value)
+    value = part(filter_state.FilterStateValue, "object_key", SNI_STATE if where.hop == "mesh" else CLUSTER_STATE)
+    form = part(core.SubstitutionFormatString, "text_format_source", source)
+    value += part(filter_state.FilterStateValue, "format_string", form)
+    value += scalar(filter_state.FilterStateValue, "read_only", 1)
+    body = part(set_filter_state.Config, "on_new_connection", value)
+    return extension(listener.Filter, "envoy.filters.network.set_filter_state", set_filter_state.Config, body)
+
+
+@cache
+def proxy_to(cluster_name: str, logged: Logged, *, after_handshake: bool = False) -> bytes:
+    """A Filter: a TCP proxy to `cluster_name`. A name of no cluster closes the connection.
+
+    after_handshake: dial only once the client's certificate is verified.
+    """
+    made = tcp_proxy.TcpProxy(
+        stat_prefix=logged.stat_prefix,
+        cluster=cluster_name,
+        idle_timeout=defaults.CONNECTION_IDLE_TIMEOUT,
+        max_connect_attempts=defaults.TCP_CONNECT_ATTEMPTS,
+        access_log=[access_log(logged.path)],
+        access_log_options=tcp_proxy.TcpProxyTcpAccessLogOptions(flush_access_log_on_connected=True),
+    )
+    if after_handshake:
+        made.upstream_connect_mode = tcp_proxy.UpstreamConnectMode.ON_DOWNSTREAM_TLS_HANDSHAKE
+    return extension(listener.Filter, "envoy.filters.network.tcp_proxy", tcp_proxy.TcpProxy, bytes(made))
+
+
+def tcp_filters(where: Where, logged: Logged, *, after_handshake: bool = False) -> tuple[bytes, ...]:
+    """The Filters of a TCP chain: say where, then go there."""
+    target = defaults.EGRESS_TCP if where.hop == "mesh" else defaults.NOBODY
+    return (_set_state(where), proxy_to(target, logged, after_handshake=after_handshake))

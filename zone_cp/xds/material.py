@@ -1,0 +1,117 @@
+"""What a service's TLS needs, found or found missing: SDS references, the secrets behind them, or a Failure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from zone_cp.view.zone_view import ExternalServiceView, Failure, Sources, TlsMaterial
+from zone_cp.xds import secrets as sds
+from zone_cp.xds.clusters import endpoint_failure, service_cluster
+from zone_cp.xds.secrets import MaterialMissing, SecretSource
+from zone_cp.xds.snapshot import Encoded
+from zone_cp.xds.upstream_tls import References, verifies
+
+REMEMBERED = 65536
+"""Services whose compiled form is kept between compilations."""
+
+
+class Served(msgspec.Struct, frozen=True):
+    """A service, compiled: its cluster, the secrets that the cluster names, and why it is closed if it is."""
+
+    cluster: Encoded
+    secrets: tuple[Encoded, ...] = ()
+    failure: Failure | None = None
+
+
+class _Found(msgspec.Struct, frozen=True):
+    references: References
+    secrets: tuple[Encoded, ...] = ()
+
+
+_remembered: dict[tuple[int, int, str], tuple[ExternalServiceView, Sources, Served]] = {}
+# By identity, since an unchanged service is the same object in the next view; the entry keeps it alive, so
+# its id cannot be another's. Services with sealed material are asked anew: their bytes may come or go.
+
+
+def serve(
+    service: ExternalServiceView, mesh_sources: Sources, system_ca_path: str, source: SecretSource
+) -> Served:
+    """Compile one service for a proxy with this system CA."""
+    if any((service.ca_cert, service.client_cert, service.client_key)):
+        return _serve(service, mesh_sources, system_ca_path, source)
+    key = (id(service), id(mesh_sources), system_ca_path)
+    known = _remembered.get(key)
+    if known is None:
+        known = (service, mesh_sources, _serve(service, mesh_sources, system_ca_path, source))
+        if len(_remembered) >= REMEMBERED:
+            del _remembered[next(iter(_remembered))]
+        _remembered[key] = known
+    return known[2]
+
+
+def _serve(
+    service: ExternalServiceView, mesh_sources: Sources, system_ca_path: str, source: SecretSource
+) -> Served:
+    failure = service.failure or endpoint_failure(service)
+    found = _Found(References())
+    if failure is None:
+        outcome = resolve(service, system_ca_path, source)
+        if isinstance(outcome, Failure):
+            failure = outcome
+        else:
+            found = outcome
+    return Served(service_cluster(service, found.references, failure, mesh_sources), found.secrets, failure)
+
+
+def resolve(service: ExternalServiceView, system_ca_path: str, source: SecretSource) -> _Found | Failure:
+    """References and secrets of `spec.tls`; a Failure instead of anything less verified than was asked for."""
+    if service.tls is None or not service.tls.enabled:
+        return _Found(References())
+    authority = _authority(service, system_ca_path, source) if verifies(service.tls) else _Found(References())
+    if isinstance(authority, Failure):
+        return authority
+    client = _client(service, source)
+    if isinstance(client, Failure):
+        return client
+    references = msgspec.structs.replace(authority.references, client_secret=client.references.client_secret)
+    return _Found(references, authority.secrets + client.secrets)
+
+
+def _sources(service: ExternalServiceView, *materials: TlsMaterial) -> Sources:
+    cited = [one for material in materials for one in material.sources]
+    return tuple(dict.fromkeys(cited or service.sources))
+
+
+def _authority(service: ExternalServiceView, system_ca_path: str, source: SecretSource) -> _Found | Failure:
+    field = "spec.tls.verification.caCert"
+    material = service.ca_cert
+    if material is None:
+        if system_ca_path:
+            return _Found(References(ca_path=system_ca_path))
+        return Failure("NoCertificateAuthority", "the proxy that dials it knows no system CA and caCert is not set", field)
+    try:
+        pem = source.text(material)
+    except MaterialMissing as missing:
+        return Failure("MaterialMissing", f"{material.name}: {missing.reason}", field)
+    if fault := sds.authority_fault(pem):
+        return Failure("InvalidMaterial", f"{material.name}: {fault}", field)
+    secret = sds.trust(material.name, pem, _sources(service, material))
+    return _Found(References(ca_secret=material.name), (secret,))
+
+
+def _client(service: ExternalServiceView, source: SecretSource) -> _Found | Failure:
+    certificate, key = service.client_cert, service.client_key
+    if certificate is None and key is None:
+        return _Found(References())
+    field = "spec.tls.verification.clientCert"
+    if certificate is None or key is None:
+        return Failure("InvalidMaterial", "clientCert and clientKey go together", field)
+    try:
+        chain, private = source.text(certificate), source.text(key)
+    except MaterialMissing as missing:
+        return Failure("MaterialMissing", f"{certificate.name}, {key.name}: {missing.reason}", field)
+    if fault := sds.key_pair_fault(chain, private):
+        return Failure("InvalidMaterial", fault, field)
+    name = f"{certificate.name}+{key.name}"
+    secret = sds.key_pair(name, chain, private, _sources(service, certificate, key))
+    return _Found(References(client_secret=name), (secret,))

@@ -1,0 +1,189 @@
+"""The sidecar: listeners that take an application's plaintext to the zone egress, or straight outside.
+
+With transparent redirect one original-destination listener serves every external service there is and ever
+will be: a service adds no resource (decision 26). Without it there is one small listener per VIP. Explicit
+`backendRef` outbounds get a listener in both cases. In direct mode the same listeners choose a cluster of
+the sidecar's own instead of an SNI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import msgspec
+from envoy_data_plane.envoy.config.cluster import v3 as cluster
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.extensions.filters.listener.original_dst import v3 as original_dst
+
+from shared.model.resource import Dataplane, Labels, Outbound, ProtocolClass, TransparentProxying
+from shared.naming import sni, spiffe
+from zone_cp.view.zone_view import ExternalServiceView, MeshView, ProxyView, Sources, ZoneView
+from zone_cp.xds import defaults
+from zone_cp.xds.chains import by_ranges, chain, class_filters, listener_filter, listening
+from zone_cp.xds.credentials import credentials
+from zone_cp.xds.egress import through_egress
+from zone_cp.xds.filters import Logged, Where, proxy_to
+from zone_cp.xds.inbound import inbound_resources
+from zone_cp.xds.material import serve
+from zone_cp.xds.routes import routes
+from zone_cp.xds.secrets import SecretSource
+from zone_cp.xds.shape import pack
+from zone_cp.xds.snapshot import CLUSTER, LISTENER, Encoded
+from zone_cp.xds.toward_egress import egress_clusters
+from zone_cp.xds.wire import encode
+
+REDIRECT = "redirect"
+REDIRECT_LISTENER = "outbound/redirect"
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - redirected connections arrive at every local address
+SERVICE_TAG = "kuma.io/service"
+
+_CLASSES: tuple[ProtocolClass, ...] = ("http", "tcp")
+_ORIGINAL = "v%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%.p%DOWNSTREAM_LOCAL_PORT%"
+
+
+class _Outlet(msgspec.Struct, frozen=True):
+    # What every listener of one sidecar shares.
+    mesh: str
+    zone: str
+    access_log: str
+    direct: bool
+    forbidden: bool
+
+    def filters(self, protocol_class: ProtocolClass, name: str) -> tuple[bytes, ...]:
+        """The filters that lead to the service of SNI `name` (Envoy format text)."""
+        value = sni.cluster_name(protocol_class, self.mesh, name) if self.direct else name
+        return class_filters(
+            protocol_class,
+            Where("outside" if self.direct else "mesh", value),
+            self.mesh,
+            Logged(f"outbound/{protocol_class}", self.access_log, self.zone),
+            forbidden=self.forbidden,
+            after_handshake=False,
+        )
+
+
+def sidecar_resources(
+    view: ZoneView, proxy: ProxyView, resource: Dataplane, source: SecretSource, access_log: str
+) -> Iterator[Encoded]:
+    """Everything a sidecar holds; nothing while its mesh is unknown."""
+    mesh = view.meshes.get(resource.mesh)
+    if mesh is None:
+        return
+    direct = not through_egress(mesh)
+    if mesh.mtls:
+        yield from credentials(mesh, spiffe.workload_id(mesh.name, service_of(resource)), source)
+    yield routes("outside" if direct else "mesh", mesh, at_sidecar=True)
+    if direct:
+        for service in mesh.services.values():
+            served = serve(service, mesh.sources, proxy.system_ca_path, source)
+            yield served.cluster
+            yield from served.secrets
+    else:
+        yield from egress_clusters(mesh, view.egresses)
+    outlet = _Outlet(mesh.name, view.zone, access_log, direct, direct and mesh.forbid_external)
+    redirect = resource.networking.transparent_proxying
+    if REDIRECT in proxy.features:
+        yield from _redirected(view, mesh, proxy, outlet, redirect or TransparentProxying())
+    else:
+        for service in mesh.services.values():
+            yield _listener(outlet, service, service.vip, service.port, proxy.sources)
+    for outbound in resource.networking.outbound:
+        chosen = referenced(mesh, outbound, view.zone)
+        if chosen is not None:
+            yield _listener(outlet, chosen, outbound.address, outbound.port, proxy.sources)
+    for inbound in resource.networking.inbound:
+        yield from inbound_resources(
+            mesh, proxy, resource, inbound, Logged(f"inbound/{inbound.port}", access_log, view.zone)
+        )
+
+
+def service_of(resource: Dataplane) -> str:
+    """Service name in the workload's SPIFFE id: the first inbound's, the gateway's, or the Dataplane's own name."""
+    tagged = [one.tags for one in resource.networking.inbound]
+    if resource.networking.gateway is not None:
+        tagged.append(resource.networking.gateway.tags)
+    return next((tags[SERVICE_TAG] for tags in tagged if SERVICE_TAG in tags), resource.name)
+
+
+def referenced(mesh: MeshView, outbound: Outbound, zone: str) -> ExternalServiceView | None:
+    """The service that an outbound's `backendRef` means: the zone's own first, then global ones, then by name."""
+    wanted = outbound.backend_ref
+    if wanted is None or wanted.kind != "MeshExternalService":
+        return None
+    found = [
+        service
+        for service in mesh.services.values()
+        if (service.key.name == wanted.name if wanted.name else _labelled(service, wanted.labels))
+        and (wanted.port is None or wanted.port == service.port)
+    ]
+    found.sort(key=lambda service: (service.key.zone != zone, service.key))
+    return found[0] if found else None
+
+
+def _labelled(service: ExternalServiceView, wanted: Labels) -> bool:
+    return bool(wanted) and all(service.labels.get(key) == value for key, value in wanted.items())
+
+
+def _redirected(
+    view: ZoneView, mesh: MeshView, proxy: ProxyView, outlet: _Outlet, redirect: TransparentProxying
+) -> Iterator[Encoded]:
+    name = f"{_ORIGINAL}.{mesh.name}.{sni.CURRENT}"
+    chains = [
+        chain(outlet.filters(one, name), name=f"outbound/{one}", match=by_ranges(view.vip_ranges[one]))
+        for one in _CLASSES
+        if view.vip_ranges.get(one)
+    ]
+    rest = defaults.PASSTHROUGH if mesh.passthrough else defaults.BLACKHOLE
+    logged = Logged(f"outbound/{rest}", outlet.access_log, outlet.zone)
+    body = listening(
+        REDIRECT_LISTENER,
+        ANY_ADDRESS,
+        redirect.redirect_port_outbound,
+        chains,
+        direction=core.TrafficDirection.OUTBOUND,
+        inspector=listener_filter("envoy.filters.listener.original_dst", pack(original_dst.OriginalDst())),
+        rest=chain((proxy_to(rest, logged),), name=rest),
+    )
+    sources = _union(proxy.sources, mesh.sources)
+    yield encode(LISTENER, REDIRECT_LISTENER, body, sources)
+    yield encode(CLUSTER, rest, _rest_cluster(rest), sources)
+
+
+@lru_cache(maxsize=8)
+def _rest_cluster(name: str) -> bytes:
+    # Where traffic goes that is meant for no VIP: on to where it was going, or nowhere.
+    if name == defaults.PASSTHROUGH:
+        made = cluster.Cluster(
+            name=name,
+            type=cluster.ClusterDiscoveryType.ORIGINAL_DST,
+            lb_policy=cluster.ClusterLbPolicy.CLUSTER_PROVIDED,
+            connect_timeout=defaults.CONNECT_TIMEOUT,
+        )
+    else:
+        made = cluster.Cluster(
+            name=name, type=cluster.ClusterDiscoveryType.STATIC, connect_timeout=defaults.CONNECT_TIMEOUT
+        )
+    return bytes(made)
+
+
+def _listener(
+    outlet: _Outlet, service: ExternalServiceView, host: str, port: int, proxy_sources: Sources
+) -> Encoded:
+    sources = _union(service.sources, proxy_sources if host != service.vip else ())
+    return _explicit(outlet, service.protocol_class, service.sni, host, port, sources)
+
+
+@lru_cache(maxsize=65536)
+def _explicit(
+    outlet: _Outlet, protocol_class: ProtocolClass, name: str, host: str, port: int, sources: Sources
+) -> Encoded:
+    listener_name = f"outbound/{host}:{port}"
+    body = listening(
+        listener_name, host, port, (chain(outlet.filters(protocol_class, name)),), direction=core.TrafficDirection.OUTBOUND
+    )
+    return encode(LISTENER, listener_name, body, sources)
+
+
+def _union(*sources: Sources) -> Sources:
+    return tuple(dict.fromkeys(one for group in sources for one in group))

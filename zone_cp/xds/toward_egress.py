@@ -1,0 +1,80 @@
+"""A sidecar's way to the zone egress: two clusters, one per class, that share their endpoints.
+
+Limits are raised and nothing is ejected because of 5xx: one bad service must not take the egress away from
+all others (decision 26).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+from envoy_data_plane.envoy.config.cluster import v3 as cluster
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
+from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream
+from envoy_data_plane.google import protobuf as google
+
+from shared.model.resource import ProtocolClass
+from zone_cp.view.zone_view import EgressView, MeshView
+from zone_cp.xds import defaults
+from zone_cp.xds.chains import egress_socket
+from zone_cp.xds.clusters import breakers, http_options
+from zone_cp.xds.shape import address, ads, part
+from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, Encoded
+from zone_cp.xds.wire import encode
+
+
+@lru_cache(maxsize=1024)
+def _cluster(name: str, protocol_class: ProtocolClass, mesh: str) -> bytes:
+    options: dict[str, google.Any] = {}
+    if protocol_class == "http":
+        options = http_options(
+            upstream.HttpProtocolOptions(
+                upstream_http_protocol_options=core.UpstreamHttpProtocolOptions(
+                    auto_sni=True, override_auto_sni_header=defaults.SNI_HEADER
+                ),
+                use_downstream_protocol_config=upstream.HttpProtocolOptionsUseDownstreamHttpConfig(
+                    http_protocol_options=core.Http1ProtocolOptions(),
+                    http2_protocol_options=core.Http2ProtocolOptions(),
+                ),
+            )
+        )
+    made = cluster.Cluster(
+        name=name,
+        type=cluster.ClusterDiscoveryType.EDS,
+        eds_cluster_config=cluster.ClusterEdsClusterConfig(eds_config=ads(), service_name=defaults.EGRESS_ENDPOINTS),
+        connect_timeout=defaults.CONNECT_TIMEOUT,
+        circuit_breakers=breakers(defaults.EGRESS_LIMIT, defaults.EGRESS_LIMIT),
+        typed_extension_protocol_options=options,
+    )
+    # HTTP pools offer h2 or http/1.1 themselves; the egress tells the classes apart by that.
+    protocols = () if protocol_class == "http" else defaults.ALPN_TCP
+    return bytes(made) + part(cluster.Cluster, "transport_socket", egress_socket(mesh, protocols))
+
+
+def egress_clusters(mesh: MeshView, egresses: tuple[EgressView, ...]) -> Iterator[Encoded]:
+    """The clusters and their endpoints; no endpoints while no egress is online (fails closed, decision 2)."""
+    yield encode(CLUSTER, defaults.EGRESS_HTTP, _cluster(defaults.EGRESS_HTTP, "http", mesh.name), mesh.sources)
+    yield encode(CLUSTER, defaults.EGRESS_TCP, _cluster(defaults.EGRESS_TCP, "tcp", mesh.name), mesh.sources)
+    yield _endpoints(egresses)
+
+
+@lru_cache(maxsize=64)
+def _endpoints(egresses: tuple[EgressView, ...]) -> Encoded:
+    hosts = b"".join(
+        part(
+            endpoint.LocalityLbEndpoints,
+            "lb_endpoints",
+            part(
+                endpoint.LbEndpoint,
+                "endpoint",
+                part(endpoint.Endpoint, "address", address(one.address, one.port)),
+            ),
+        )
+        for one in sorted(egresses, key=lambda one: one.name)
+    )
+    body = part(endpoint.ClusterLoadAssignment, "cluster_name", defaults.EGRESS_ENDPOINTS)
+    body += part(endpoint.ClusterLoadAssignment, "endpoints", hosts) if hosts else b""
+    sources = tuple(dict.fromkeys(source for one in egresses for source in one.sources))
+    return encode(ENDPOINT, defaults.EGRESS_ENDPOINTS, body, sources)
