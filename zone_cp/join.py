@@ -1,0 +1,144 @@
+"""Join: whether a proxy may connect, as whom, and what the zone's log says about it. Pure.
+
+A proxy's token binds it to a mesh, name, zone and tags; its node metadata brings its own resource. Both must
+agree, and the mesh must exist, before a byte of configuration is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from shared.events.event import Change, ProxyConnected, ProxyDisconnected, ResourceApplied
+from shared.events.state import ZoneState
+from shared.keys.tokens import Principal
+from shared.model import codec
+from shared.model.labels import computed
+from shared.model.resource import Dataplane, Resource, ResourceKey, ZoneEgress, key_of
+from shared.model.validate import validate
+
+RESOURCE_METADATA = "dataplane.resource"
+SERVICE_TAG = "kuma.io/service"
+
+_FEATURES = frozenset({"redirect", "bind-vips"})
+_FEATURE_PREFIXES = ("access-log=",)
+
+
+class Joining(msgspec.Struct, frozen=True):
+    """A proxy that may connect: its id, its resource with computed labels, and what the compiler must know of it."""
+
+    proxy: str
+    resource: Dataplane | ZoneEgress
+    features: tuple[str, ...]
+    system_ca_path: str
+
+    @property
+    def key(self) -> ResourceKey:
+        """Identity of the resource."""
+        return key_of(self.resource, _zone_of(self.resource))
+
+
+class NotAdmitted(msgspec.Struct, frozen=True):
+    """Why a proxy may not connect: as a gRPC status would say it."""
+
+    status: Literal["UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_ARGUMENT"]
+    reason: str
+
+
+def join(
+    node_id: str, metadata: Mapping[str, Any], principal: Principal | None, state: ZoneState
+) -> Joining | NotAdmitted:
+    """Judge the first request of an ADS stream."""
+    if principal is None or principal.kind not in ("dataplane", "egress"):
+        return NotAdmitted("UNAUTHENTICATED", "a dataplane or egress token is required: see --dataplane-token-file")
+    try:
+        resource = codec.decode(str(metadata.get(RESOURCE_METADATA, "")), Resource)
+    except msgspec.DecodeError as error:
+        return NotAdmitted("INVALID_ARGUMENT", f"node metadata {RESOURCE_METADATA}: {error}")
+    if not isinstance(resource, Dataplane | ZoneEgress):
+        kind = type(resource).__name__
+        return NotAdmitted("INVALID_ARGUMENT", f"node metadata {RESOURCE_METADATA}: {kind} is no proxy's resource")
+    if reason := _denied(resource, principal, state):
+        return NotAdmitted("PERMISSION_DENIED", reason)
+    if faults := validate(resource, ("127.0.0.0/8",)):
+        return NotAdmitted("INVALID_ARGUMENT", f"{faults[0].path}: {faults[0].reason}")
+    if isinstance(resource, ZoneEgress) and not resource.zone:
+        resource = msgspec.structs.replace(resource, zone=state.zone)
+    features = tuple(
+        str(one)
+        for one in metadata.get("features", ())
+        if one in _FEATURES or str(one).startswith(_FEATURE_PREFIXES)
+    )
+    labelled = computed(resource, state.zone)
+    if not isinstance(labelled, Dataplane | ZoneEgress):
+        raise TypeError(f"computing labels turned a proxy into {type(labelled).__name__}")
+    return Joining(node_id, labelled, features, str(metadata.get("systemCaPath", "")))
+
+
+def _denied(resource: Dataplane | ZoneEgress, principal: Principal, state: ZoneState) -> str | None:
+    if principal.zone and principal.zone != state.zone:
+        return f"the token is for zone {principal.zone}, this is {state.zone}"
+    if principal.name and principal.name != resource.name:
+        return f"the token is for {principal.name}, the proxy is {resource.name}"
+    match resource:
+        case ZoneEgress():
+            if principal.kind != "egress":
+                return "the token is a dataplane's, the proxy is a zone egress"
+            if resource.zone not in ("", state.zone):
+                return f"the egress is of zone {resource.zone}, this is {state.zone}"
+        case Dataplane():
+            if principal.kind != "dataplane":
+                return "the token is a zone egress's, the proxy is a sidecar"
+            if principal.mesh != resource.mesh:
+                return f"the token is for mesh {principal.mesh}, the proxy is of {resource.mesh}"
+            if ResourceKey("Mesh", "", resource.mesh) not in state.hub.resources:
+                return f"mesh {resource.mesh} does not exist in zone {state.zone} (yet)"
+            for inbound in resource.networking.inbound:
+                for tag, allowed in principal.tags.items():
+                    if inbound.tags.get(tag) not in allowed:
+                        return f"the token does not allow tag {tag}={inbound.tags.get(tag)}"
+    return None
+
+
+def connected(joining: Joining, state: ZoneState, connection: str) -> tuple[Change, ...]:
+    """What to record when the proxy's stream begins: its resource if it is new or other, and that it is online."""
+    key = key_of(joining.resource, state.zone)
+    stored = state.own.resources.get(key)
+    applied: tuple[Change, ...] = ()
+    if stored is None or stored.resource != joining.resource:
+        applied = (ResourceApplied(resource=joining.resource),)
+    return (
+        *applied,
+        ProxyConnected(
+            proxy=joining.proxy,
+            key=key,
+            connection=connection,
+            features=joining.features,
+            system_ca_path=joining.system_ca_path,
+        ),
+    )
+
+
+def disconnected(
+    proxy: str, connection: str, reason: Literal["closed", "drained", "superseded", "lost"], state: ZoneState
+) -> tuple[Change, ...]:
+    """What to record when a stream ends: nothing, if a later stream of the proxy is the one that counts."""
+    status = state.own.proxies.get(proxy)
+    if status is None or not status.online or status.connection != connection:
+        return ()
+    return (ProxyDisconnected(proxy=proxy, connection=connection, reason=reason),)
+
+
+def stale(state: ZoneState) -> tuple[Change, ...]:
+    """At a start no stream is open yet: whatever the log says is online was lost with the last process."""
+    return tuple(
+        ProxyDisconnected(proxy=status.proxy, connection=status.connection, reason="lost")
+        for status in state.own.proxies.values()
+        if status.online
+    )
+
+
+def _zone_of(resource: Dataplane | ZoneEgress) -> str:
+    return resource.labels.get("kuma.io/zone", "")
