@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 from immutables import Map
 
+from shared.events.conditions import through_egress
 from shared.events.event import (
     GLOBAL,
     Event,
@@ -39,9 +40,6 @@ from shared.model.resource import (
 from shared.naming.vip import CidrFault, parse_cidr, ranges
 from zone_cp.view.services import secrets_of, service_view
 from zone_cp.view.zone_view import EgressView, ExternalServiceView, MeshView, ProxyView, ZoneView
-
-ORIGINATION_LABEL = "zonal.io/mes-origination"
-"""Mesh label: `sidecar` chooses direct mode, TLS originated by the sidecar (decision 2)."""
 
 DEFAULT_CERTIFICATE_SECONDS = 24 * 3600
 
@@ -231,13 +229,12 @@ def _mesh_view(state: ZoneState, name: str, before: MeshView | None) -> MeshView
     enabled = mesh.mtls.enabled_backend if mesh.mtls is not None else ""
     backend = next((item for item in (mesh.mtls.backends if mesh.mtls else ()) if item.name == enabled), None)
     seconds = duration_seconds(backend.dp_cert.rotation.expiration) if backend is not None else None
-    direct = backend is None or mesh.labels.get(ORIGINATION_LABEL) == "sidecar"
     return MeshView(
         name=name,
         mtls=backend is not None,
         backend=backend.name if backend is not None else "",
         certificate_seconds=seconds or DEFAULT_CERTIFICATE_SECONDS,
-        origination="sidecar" if direct else "egress",
+        origination="egress" if through_egress(mesh) else "sidecar",
         forbid_external=mesh.routing.default_forbid_mesh_external_service_access,
         passthrough=mesh.networking.outbound.passthrough,
         services=services,

@@ -1,0 +1,251 @@
+"""Conditions: what there is to say about a service in a zone. Derived from the logs, or observed and handed in.
+
+Pure, and the same on global, in a zone and in a replay. `at` is event time: of the event a condition follows
+from, or of the observation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal, TypeAlias
+
+import msgspec
+from immutables import Map
+
+from shared.events.fault import service_fault
+from shared.events.state import LogState, Stored, ZoneState
+from shared.model.resource import (
+    HostnameGenerator,
+    Mesh,
+    MeshExternalService,
+    ResourceKey,
+    protocol_class,
+)
+from shared.naming.hostname import hostname_for, selects
+
+Status: TypeAlias = Literal["True", "False", "Unknown"]
+ORIGINATION_LABEL = "zonal.io/mes-origination"
+"""Mesh label: `sidecar` chooses direct mode, TLS originated by the sidecar (decision 2)."""
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """One statement: type and reason in CamelCase, a sentence, and since when (RFC 3339)."""
+
+    type: str
+    status: Status
+    reason: str
+    message: str
+    at: str
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """How far the zone's proxies are: whether those that must have ACKed the service's cluster, and who has not."""
+
+    acked: bool
+    waiting: tuple[str, ...] = ()
+    nack: str = ""
+    at: str = ""
+
+
+class Observed(msgspec.Struct, frozen=True):
+    """The last transition that a proxy saw of a destination (agent.proto, Observation)."""
+
+    failing: bool
+    reason: str = ""
+    proxy: str = ""
+    at: str = ""
+
+
+class ServiceRow(msgspec.Struct, frozen=True):
+    """One line of the status table."""
+
+    zone: str
+    mesh: str
+    name: str
+    origin: str
+    protocol: str
+    port: int
+    hostnames: tuple[str, ...]
+    vip: str
+    conditions: tuple[Condition, ...]
+
+
+def service_conditions(
+    key: ResourceKey,
+    hub: LogState,
+    own: LogState,
+    zone: str,
+    *,
+    delivery: Delivery | None = None,
+    observed: Observed | None = None,
+) -> tuple[Condition, ...]:
+    """VipLeased, HostnamesGenerated, Ready; Degraded and Reachable where there is something to say.
+
+    `delivery` None means that nothing is known of ACKs here: Ready then says what the logs say.
+    """
+    state = ZoneState(zone, hub, own)
+    stored = state.resource(key)
+    if stored is None or not isinstance(stored.resource, MeshExternalService):
+        return ()
+    vip = _vip_leased(state, stored, stored.resource)
+    conditions = [vip, _hostnames(state, stored, stored.resource), _ready(state, stored, vip, delivery)]
+    degraded = _degraded(stored, stored.resource)
+    if degraded is not None:
+        conditions.append(degraded)
+    if observed is not None:
+        conditions.append(_reachable(observed))
+    return tuple(conditions)
+
+
+def service_rows(
+    hub: LogState,
+    own: LogState,
+    zone: str,
+    *,
+    delivery: Mapping[ResourceKey, Delivery] | None = None,
+    observed: Mapping[ResourceKey, Observed] | None = None,
+) -> tuple[ServiceRow, ...]:
+    """The status table of a zone: global's services and the zone's own, by mesh and name."""
+    rows: list[ServiceRow] = []
+    for key, stored in sorted(
+        (*_services(hub), *_services(own)), key=lambda item: (item[0].mesh, item[0].name, item[0])
+    ):
+        service = stored.resource
+        if not isinstance(service, MeshExternalService):
+            continue
+        lease = own.leases.get(key)
+        facts = service_conditions(
+            key,
+            hub,
+            own,
+            zone,
+            delivery=delivery.get(key) if delivery is not None else None,
+            observed=observed.get(key) if observed is not None else None,
+        )
+        rows.append(
+            ServiceRow(
+                zone=zone,
+                mesh=key.mesh,
+                name=key.name,
+                origin="zone" if key.zone else "global",
+                protocol=service.spec.match.protocol,
+                port=service.spec.match.port,
+                hostnames=tuple(sorted(own.names.get(key, Map()))),
+                vip=lease.ip if lease is not None else "",
+                conditions=facts,
+            )
+        )
+    return tuple(rows)
+
+
+def _services(log: LogState) -> Iterator[tuple[ResourceKey, Stored]]:
+    yield from log.kinds.get("MeshExternalService", Map()).items()
+
+
+def _vip_leased(state: ZoneState, stored: Stored, service: MeshExternalService) -> Condition:
+    lease = state.own.leases.get(stored.key)
+    if lease is not None:
+        return Condition("VipLeased", "True", "Leased", lease.ip, lease.event.time)
+    settings = state.own.settings
+    if settings is None or (not stored.key.zone and state.own.seen < stored.created.n):
+        message = f"zone {state.zone} has not decided about {stored.created} yet"
+        return Condition("VipLeased", "Unknown", "Pending", message, stored.last.time)
+    wanted = protocol_class(service.spec.match.protocol)
+    message = f"no address of class {wanted} is left in {settings.cidr}"
+    return Condition("VipLeased", "False", "Exhausted", message, stored.last.time)
+
+
+def _hostnames(state: ZoneState, stored: Stored, service: MeshExternalService) -> Condition:
+    """Every generator that selects the service, or the first reason why one gives it no name."""
+    key, mesh = stored.key, stored.key.mesh
+    held = state.own.names.get(key, Map())
+    faults: list[tuple[str, str]] = []
+    selected = False
+    for generator in _generators(state):
+        if not selects(generator, service.labels):
+            continue
+        selected = True
+        hostname = hostname_for(generator, service, state.zone)
+        if not isinstance(hostname, str):
+            faults.append(("TemplateError", f"{generator.name}: {hostname.message}"))
+            continue
+        claim = state.own.claims.get((mesh, hostname))
+        if claim is None:
+            faults.append(("Pending", f"zone {state.zone} has not decided about {hostname} yet"))
+        elif claim.key != key:
+            until = f", quarantined until {claim.until}" if claim.until else ""
+            faults.append(
+                ("Collision", f"{hostname} is held by {claim.key} through generator {claim.generator}{until}")
+            )
+    if faults:
+        reason, _ = faults[0]
+        status: Status = "Unknown" if reason == "Pending" else "False"
+        message = "; ".join(text for _, text in faults)
+        return Condition("HostnamesGenerated", status, reason, message, stored.last.time)
+    if not selected:
+        message = "no HostnameGenerator selects this service"
+        return Condition("HostnamesGenerated", "False", "NotSelected", message, stored.last.time)
+    at = max((claim.event.time for claim in held.values()), default=stored.last.time)
+    return Condition("HostnamesGenerated", "True", "Generated", ", ".join(sorted(held)), at)
+
+
+def _generators(state: ZoneState) -> Iterator[HostnameGenerator]:
+    for log in (state.own, state.hub):
+        for _, stored in sorted(log.kinds.get("HostnameGenerator", Map()).items()):
+            if isinstance(stored.resource, HostnameGenerator):
+                yield stored.resource
+
+
+def _ready(state: ZoneState, stored: Stored, vip: Condition, delivery: Delivery | None) -> Condition:
+    """Whether the zone serves the service: nothing about the outside itself, that is Reachable."""
+    mesh = _mesh(state, stored.key.mesh)
+    fault = service_fault(state, stored.key)
+    at = max(stored.last.time, vip.at)
+    if mesh is None:
+        return Condition("Ready", "False", "MeshMissing", f"mesh {stored.key.mesh} does not exist", at)
+    if vip.status != "True":
+        return Condition("Ready", vip.status, vip.reason, vip.message, at)
+    if fault is not None:
+        message = f"{fault.field}: {fault.message}" if fault.field else fault.message
+        return Condition("Ready", "False", fault.reason, message, at)
+    if through_egress(mesh) and not _egress_online(state):
+        message = f"no zone egress is online in zone {state.zone}: {stored.key.name} answers 503"
+        return Condition("Ready", "False", "NoZoneEgress", message, at)
+    if delivery is not None and delivery.nack:
+        return Condition("Ready", "False", "Rejected", delivery.nack, delivery.at or at)
+    if delivery is not None and not delivery.acked:
+        message = f"not acknowledged yet by {', '.join(delivery.waiting) or 'its proxies'}"
+        return Condition("Ready", "Unknown", "Delivering", message, delivery.at or at)
+    return Condition("Ready", "True", "Served", "", (delivery.at if delivery is not None else "") or at)
+
+
+def through_egress(mesh: Mesh) -> bool:
+    """Whether external traffic of a mesh leaves through the zone egress (decision 2)."""
+    mtls = mesh.mtls is not None and any(item.name == mesh.mtls.enabled_backend for item in mesh.mtls.backends)
+    return mtls and mesh.labels.get(ORIGINATION_LABEL) != "sidecar"
+
+
+def _mesh(state: ZoneState, name: str) -> Mesh | None:
+    for zone in ("", state.zone):
+        stored = state.resource(ResourceKey("Mesh", "", name, zone))
+        if stored is not None and isinstance(stored.resource, Mesh):
+            return stored.resource
+    return None
+
+
+def _egress_online(state: ZoneState) -> bool:
+    return any(status.online and status.key.kind == "ZoneEgress" for status in state.own.proxies.values())
+
+
+def _degraded(stored: Stored, service: MeshExternalService) -> Condition | None:
+    tls = service.spec.tls
+    if tls is None or not tls.enabled or tls.verification.mode != "SkipCA":
+        return None
+    message = "SkipCA: Envoy cannot match SANs without a CA, so the server's certificate is not verified at all"
+    return Condition("Degraded", "True", "SubjectAltNameNotChecked", message, stored.last.time)
+
+
+def _reachable(observed: Observed) -> Condition:
+    if not observed.failing:
+        return Condition("Reachable", "True", "Reachable", "", observed.at)
+    return Condition("Reachable", "False", "UpstreamFailure", observed.reason, observed.at)
