@@ -15,7 +15,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Container, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypeAlias
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias
 
 import jwt
 import msgspec
@@ -29,6 +30,8 @@ ALGORITHM = "RS256"
 DEFAULT_KID = "1"
 KEY_BITS = 2048
 LEEWAY_SECONDS = 5
+USER_TOKEN_SECONDS = 365 * 86_400.0
+PROXY_TOKEN_SECONDS = 30 * 86_400.0
 TOKEN_LIMIT_BYTES = 16_384
 ADMIN = "admin"
 """The role that may write everything."""
@@ -88,14 +91,22 @@ class TokenIssuer:
         self._kid = kid
         self._clock = clock
 
-    def user(self, subject: str, roles: tuple[str, ...], seconds: float) -> str:
+    @classmethod
+    def load(cls, path: Path, *, kid: str = DEFAULT_KID) -> Self:
+        """An issuer with the signing key in `path`. Raises KeyFileError."""
+        try:
+            return cls(files.read_private(path).decode(), kid=kid)
+        except ValueError as error:
+            raise files.KeyFileError(f"{path}: not a signing key: {error}") from None
+
+    def user_token(self, subject: str, roles: tuple[str, ...], seconds: float = USER_TOKEN_SECONDS) -> str:
         """A token for a person or a program that calls the API."""
         return self._sign({"sub": subject, "roles": list(roles)}, seconds)
 
-    def dataplane(
+    def dataplane_token(
         self,
         mesh: str,
-        seconds: float,
+        seconds: float = PROXY_TOKEN_SECONDS,
         *,
         name: str = "",
         zone: str = "",
@@ -105,7 +116,7 @@ class TokenIssuer:
         claims = {"Name": name, "Mesh": mesh, "Tags": {key: list(values) for key, values in (tags or {}).items()}}
         return self._sign({**claims, "Type": "dataplane", "Zone": zone}, seconds)
 
-    def egress(self, zone: str, seconds: float, *, name: str = "") -> str:
+    def egress_token(self, zone: str, seconds: float = PROXY_TOKEN_SECONDS, *, name: str = "") -> str:
         """A token for a zone egress of `zone`."""
         return self._sign({"Name": name, "Type": "egress", "Zone": zone}, seconds)
 

@@ -30,7 +30,7 @@ def forge(claims: dict[str, Any], *, key: str = KEY, **header: Any) -> str:
 
 def test_a_user_token_names_its_subject_and_roles() -> None:
     """The principal of a user token has the subject that events will name, and its roles."""
-    who = VERIFIER.authenticate(ISSUER.user("ana", ("admin",), 60))
+    who = VERIFIER.authenticate(ISSUER.user_token("ana", ("admin",), 60))
     assert who is not None
     assert (who.kind, who.subject, who.roles) == ("user", "ana", ("admin",))
     assert who.jti
@@ -38,12 +38,14 @@ def test_a_user_token_names_its_subject_and_roles() -> None:
 
 def test_proxy_tokens_bind_their_proxy() -> None:
     """Dataplane and egress tokens carry what they bind, and no roles."""
-    sidecar = VERIFIER.check(ISSUER.dataplane("default", 60, name="web-1", zone="east", tags={"team": ("a", "b")}))
+    sidecar = VERIFIER.check(
+        ISSUER.dataplane_token("default", 60, name="web-1", zone="east", tags={"team": ("a", "b")})
+    )
     assert (sidecar.kind, sidecar.mesh, sidecar.name, sidecar.zone) == ("dataplane", "default", "web-1", "east")
     assert sidecar.tags == Map({"team": ("a", "b")})
     assert sidecar.roles == ()
     assert sidecar.subject == "dataplane/default/east/web-1"
-    egress = VERIFIER.check(ISSUER.egress("east", 60))
+    egress = VERIFIER.check(ISSUER.egress_token("east", 60))
     assert (egress.kind, egress.zone, egress.name) == ("egress", "east", "")
 
 
@@ -77,18 +79,18 @@ def test_a_token_is_of_exactly_one_kind(claims: dict[str, Any]) -> None:
 def test_expired_tokens_are_refused() -> None:
     """After its end, a few seconds of leeway apart, a token counts no more."""
     past = TokenIssuer(KEY, clock=lambda: datetime.now(UTC) - timedelta(hours=1))
-    assert VERIFIER.authenticate(past.user("ana", (), 3500)) is None
-    assert VERIFIER.authenticate(past.user("ana", (), 3598)) is not None
+    assert VERIFIER.authenticate(past.user_token("ana", (), 3500)) is None
+    assert VERIFIER.authenticate(past.user_token("ana", (), 3598)) is not None
     future = TokenIssuer(KEY, clock=lambda: datetime.now(UTC) + timedelta(hours=1))
-    assert VERIFIER.authenticate(future.user("ana", (), 60)) is None
+    assert VERIFIER.authenticate(future.user_token("ana", (), 60)) is None
 
 
 def test_other_keys_are_refused() -> None:
     """A token of another key, or naming a key nobody knows, is refused."""
-    assert VERIFIER.authenticate(TokenIssuer(OTHER_KEY).user("ana", (), 60)) is None
-    assert VERIFIER.authenticate(TokenIssuer(KEY, kid="2").user("ana", (), 60)) is None
+    assert VERIFIER.authenticate(TokenIssuer(OTHER_KEY).user_token("ana", (), 60)) is None
+    assert VERIFIER.authenticate(TokenIssuer(KEY, kid="2").user_token("ana", (), 60)) is None
     both = TokenVerifier({"1": tokens.public_key_of(KEY), "2": tokens.public_key_of(OTHER_KEY)})
-    assert both.authenticate(TokenIssuer(OTHER_KEY, kid="2").user("ana", (), 60)) is not None
+    assert both.authenticate(TokenIssuer(OTHER_KEY, kid="2").user_token("ana", (), 60)) is not None
 
 
 def encoded(part: dict[str, Any]) -> str:
@@ -123,7 +125,7 @@ def test_revoked_tokens_are_refused() -> None:
     """A token whose jti is on the list counts no more, from the moment it is on it."""
     revoked: set[str] = set()
     verifier = TokenVerifier({"1": tokens.public_key_of(KEY)}, revoked=revoked)
-    token = ISSUER.user("ana", ("admin",), 60)
+    token = ISSUER.user_token("ana", ("admin",), 60)
     revoked.add(verifier.check(token).jti)
     assert verifier.authenticate(token) is None
 
@@ -138,7 +140,7 @@ def test_rubbish_is_refused_without_a_crash(text: str) -> None:
 
 def test_the_reason_does_not_repeat_the_token() -> None:
     """What is refused is not printed."""
-    token = TokenIssuer(OTHER_KEY).user("ana", (), 60)
+    token = TokenIssuer(OTHER_KEY).user_token("ana", (), 60)
     with pytest.raises(TokenRefused) as caught:
         VERIFIER.check(token)
     assert token not in str(caught.value)
