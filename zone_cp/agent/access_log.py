@@ -24,7 +24,7 @@ READ_BYTES = 1 << 18
 MAX_PARTIAL_BYTES = 1 << 16
 """A line without an end is dropped at this length."""
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 
 class AccessLog:
@@ -49,7 +49,7 @@ class AccessLog:
             fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         asyncio.get_running_loop().add_reader(self._descriptor, self._readable)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Stop reading and remove the FIFO."""
         if self._descriptor >= 0:
             asyncio.get_running_loop().remove_reader(self._descriptor)
@@ -66,7 +66,7 @@ class AccessLog:
             return
         *lines, self._partial = (self._partial + data).split(b"\n")
         if len(self._partial) > MAX_PARTIAL_BYTES:
-            _log.warning("access_log.line_dropped", length=len(self._partial))
+            log.warning("access log line dropped", length=len(self._partial))
             self._partial = b""
         self._tell(self._outcomes.feed(lines, asyncio.get_running_loop().time()))
 
@@ -76,8 +76,8 @@ class AccessLog:
 
     def _tell(self, transitions: list[Transition]) -> None:
         for transition in transitions:
-            _log.info(
-                "destination.failing" if transition.failing else "destination.working",
+            log.info(
+                "destination failing" if transition.failing else "destination working",
                 cluster=transition.cluster,
                 reason=transition.reason,
             )

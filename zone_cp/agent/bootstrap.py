@@ -57,12 +57,12 @@ class ControlPlane(msgspec.Struct, frozen=True):
 
 
 class Proxy(msgspec.Struct, frozen=True):
-    """One proxy as its bootstrap describes it. admin is a port of 127.0.0.1 (0: any) or the path of a socket."""
+    """One proxy as its bootstrap describes it. admin is `ip:port` (port 0: any) or the path of a socket."""
 
     resource: Dataplane | ZoneEgress
     features: tuple[str, ...]
     system_ca_path: str
-    admin: int | str
+    admin: str
     workdir: str
     version: str = ""
     dns_port: int = 0
@@ -126,7 +126,11 @@ def token_secret(token: str) -> bytes:
 
 
 def envoy_arguments(bootstrap_path: str, *, admin_address_path: str, concurrency: int, log_level: str) -> list[str]:
-    """Flags of Envoy (xds.md §0.7). The main component always logs at info: the agent reads readiness from it."""
+    """Flags of Envoy (xds.md §0.7), concurrency 0: one worker per core.
+
+    The main component always logs at info: the agent reads readiness from it.
+    """
+    workers = ["--concurrency", str(concurrency)] if concurrency else []
     return [
         "--config-path",
         bootstrap_path,
@@ -139,8 +143,7 @@ def envoy_arguments(bootstrap_path: str, *, admin_address_path: str, concurrency
         "--disable-hot-restart",
         "--file-flush-interval-msec",
         "50",  # an access log line waits no longer than this for its reader
-        "--concurrency",
-        str(concurrency),
+        *workers,
         "--log-level",
         log_level,
         "--component-log-level",
@@ -158,10 +161,10 @@ def _node(proxy: Proxy) -> Json:
         "workdir": proxy.workdir,
         "version": {"zonal": {"version": proxy.version}},
     }
-    if isinstance(proxy.admin, int):
-        metadata["dataplane.admin.port"] = str(proxy.admin)
-    else:
+    if proxy.admin.startswith("/"):
         metadata["dataplane.admin.socketPath"] = proxy.admin
+    else:
+        metadata["dataplane.admin.address"], _, metadata["dataplane.admin.port"] = proxy.admin.rpartition(":")
     if proxy.dns_port:
         metadata["dataplane.dns.port"] = str(proxy.dns_port)
     return {"id": node_id(resource), "cluster": _cluster_of(resource), "metadata": metadata}
@@ -178,10 +181,11 @@ def _cluster_of(resource: Dataplane | ZoneEgress) -> str:
     return next(iter(services), "unknown")
 
 
-def _admin_address(admin: int | str) -> Json:
-    if isinstance(admin, int):
-        return {"socket_address": {"address": "127.0.0.1", "port_value": admin}}
-    return {"pipe": {"path": admin, "mode": 0o600}}
+def _admin_address(admin: str) -> Json:
+    if admin.startswith("/"):
+        return {"pipe": {"path": admin, "mode": 0o600}}
+    host, _, port = admin.rpartition(":")
+    return {"socket_address": {"address": host, "port_value": int(port)}}
 
 
 def _ads_config() -> Json:

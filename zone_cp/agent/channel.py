@@ -30,7 +30,7 @@ MAX_MESSAGE_BYTES = 64 << 20
 
 Control: TypeAlias = Callable[[pb.ControlMessage], None]
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -45,21 +45,21 @@ _OPTIONS = (
 
 
 class Channel:
-    """Attach one proxy. `dns_version` and `failing` are asked at the beginning of every stream."""
+    """Attach one proxy. `token`, `dns_version` and `failing` are asked at the beginning of every stream."""
 
     def __init__(
         self,
         plane: ControlPlane,
         *,
         proxy: str,
-        token_file: Path | None,
+        token: Callable[[], str],
         dns_version: Callable[[], str],
         failing: Callable[[], Iterable[Transition]],
         on_control: Control,
     ) -> None:
         self._plane = plane
         self._proxy = proxy
-        self._token_file = token_file
+        self._token = token
         self._dns_version = dns_version
         self._failing = failing
         self._on_control = on_control
@@ -87,7 +87,7 @@ class Channel:
                 reason = (
                     f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else str(error)
                 )
-                _log.warning("channel.lost", control_plane=f"{self._plane.host}:{self._plane.port}", reason=reason)
+                log.warning("channel lost", control_plane=f"{self._plane.host}:{self._plane.port}", reason=reason)
             finally:
                 self.attached.clear()
             attempt = 0 if loop.time() - began > HEALTHY_SECONDS else attempt + 1
@@ -100,11 +100,9 @@ class Channel:
         self._wake.set()
 
     async def _attach(self) -> None:
-        metadata: tuple[tuple[str, str], ...] = ()
-        if self._token_file is not None:  # read each time: tokens are renewed in place
-            metadata = (("authorization", f"Bearer {self._token_file.read_text().strip()}"),)
+        metadata = (("authorization", f"Bearer {self._token()}"),)
         host = f"[{self._plane.host}]" if ":" in self._plane.host else self._plane.host
-        credentials = grpc.ssl_channel_credentials(Path(self._plane.ca_file).read_bytes())
+        credentials = grpc.ssl_channel_credentials(await asyncio.to_thread(Path(self._plane.ca_file).read_bytes))
         async with grpc.aio.secure_channel(f"{host}:{self._plane.port}", credentials, _OPTIONS) as channel:
             attach: Any = channel.stream_stream(
                 METHOD,
@@ -126,13 +124,13 @@ class Channel:
         while True:
             message = await call.read()
             if message is grpc.aio.EOF:
-                _log.info("channel.ended", code=str(await call.code()), details=await call.details())
+                log.info("channel ended", code=str(await call.code()), details=await call.details())
                 return
             if not self.attached.is_set():
                 self.attached.set()
-                _log.info("channel.attached", control_plane=f"{self._plane.host}:{self._plane.port}")
+                log.info("channel attached", control_plane=f"{self._plane.host}:{self._plane.port}")
             if message.WhichOneof("message") == "drain":
-                _log.info("channel.drained")
+                log.info("channel drained")
                 return
             self._on_control(message)
 

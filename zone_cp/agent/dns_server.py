@@ -26,7 +26,7 @@ MAX_TCP_CLIENTS = 128
 TCP_IDLE_SECONDS = 10.0
 BIND_ATTEMPTS = 8
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 
 def system_resolvers(resolv_conf: Path = RESOLV_CONF) -> list[Address]:
@@ -173,7 +173,7 @@ class _Udp(asyncio.DatagramProtocol):
         self._server.receive(data, addr, self._transport)
 
     def error_received(self, exc: Exception) -> None:
-        _log.debug("dns.client_unreachable", error=str(exc))
+        log.debug("dns client unreachable", error=str(exc))
 
 
 class _Question(asyncio.DatagramProtocol):

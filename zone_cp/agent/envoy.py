@@ -20,7 +20,7 @@ from zone_cp.agent.admin import Admin, AdminUnreachable
 
 READY_SECONDS = 30.0
 """How long `/ready` may lag behind Envoy's line that workers start."""
-DRAIN_SECONDS = 5.0
+DEFAULT_DRAIN_SECONDS = 5.0
 """The same as Envoy's `--drain-time-s`: clients that are told to go get this long."""
 STOP_SECONDS = 5.0
 """From SIGTERM to SIGKILL."""
@@ -28,7 +28,7 @@ MAX_RESTARTS, RESTART_WINDOW_SECONDS = 5, 60.0
 RESTART_BASE_SECONDS, RESTART_MAX_SECONDS = 0.2, 5.0
 MAX_LINE_BYTES = 1 << 20
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 _LINE = re.compile(r"\[[^]]*\]\[\d+\]\[(\w+)\]\[(\w+)\] (?:\[[^]]*\] )?(.*)")
 _LEVELS = {
     "trace": "debug",
@@ -75,13 +75,12 @@ def find_envoy(given: str | None = None) -> Path:
 
 
 class Envoy:
-    """One Envoy. `start`, wait for `ready`, and `stop`; `run` restarts it until `stop` or a crash loop."""
+    """One Envoy. `run` starts it and starts it again until `stop` or a crash loop; `ready` waits for it."""
 
     def __init__(self, binary: Path, arguments: Sequence[str], admin_address_path: Path) -> None:
         self._argv = (str(binary), *arguments)
         self._admin_address_path = admin_address_path
         self._child: asyncio.subprocess.Process | None = None
-        self._output: asyncio.Task[None] | None = None
         self._workers_started = asyncio.Event()
         self._stopping = asyncio.Event()
         self._last_lines: deque[str] = deque(maxlen=8)
@@ -100,8 +99,7 @@ class Envoy:
         except FileNotFoundError:
             raise AdminUnreachable("Envoy has not opened its admin interface") from None
 
-    async def start(self) -> None:
-        """Start the process."""
+    async def _start(self) -> asyncio.subprocess.Process:
         self._workers_started.clear()
         self._admin_address_path.unlink(missing_ok=True)
         tether = (sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid()))
@@ -114,33 +112,35 @@ class Envoy:
             limit=MAX_LINE_BYTES,
             start_new_session=True,  # Ctrl-C reaches the agent alone, which drains first
         )
-        self._output = asyncio.create_task(self._relay(self._child))
-        _log.info("envoy.started", pid=self._child.pid)
+        log.info("envoy started", pid=self._child.pid)
+        return self._child
 
     async def run(self) -> None:
-        """Keep it running until `stop`. Raises EnvoyFailed after MAX_RESTARTS in RESTART_WINDOW_SECONDS."""
+        """Keep Envoy running until `stop`. Raises EnvoyFailed after MAX_RESTARTS in RESTART_WINDOW_SECONDS."""
         loop = asyncio.get_running_loop()
         ends: deque[float] = deque(maxlen=MAX_RESTARTS)
-        while self._child is not None:
-            code = await self._child.wait()
-            if self._output is not None:
-                await self._output
-            if self._stopping.is_set():
-                return
-            _log.error("envoy.ended", pid=self._child.pid, code=code)
-            now = loop.time()
-            if len(ends) == MAX_RESTARTS and now - ends[0] < RESTART_WINDOW_SECONDS:
-                raise EnvoyFailed(
-                    f"Envoy ended {MAX_RESTARTS + 1} times, last with {code}:\n" + "\n".join(self._last_lines)
-                )
-            recent = sum(1 for end in ends if now - end < RESTART_WINDOW_SECONDS)
-            ends.append(now)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(RESTART_BASE_SECONDS * 2**recent, RESTART_MAX_SECONDS)):
-                    await self._stopping.wait()
-                return
-            self.restarts += 1
-            await self.start()
+        try:
+            while not self._stopping.is_set():
+                child = await self._start()
+                await self._relay(child)
+                code = await child.wait()
+                if self._stopping.is_set():
+                    break
+                log.error("envoy ended", pid=child.pid, code=code)
+                now = loop.time()
+                if len(ends) == MAX_RESTARTS and now - ends[0] < RESTART_WINDOW_SECONDS:
+                    said = "\n".join(self._last_lines)
+                    raise EnvoyFailed(f"Envoy ended {MAX_RESTARTS + 1} times, the last time with {code}:\n{said}")
+                recent = sum(1 for end in ends if now - end < RESTART_WINDOW_SECONDS)
+                ends.append(now)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(RESTART_BASE_SECONDS * 2**recent, RESTART_MAX_SECONDS)):
+                        await self._stopping.wait()
+                self.restarts += 1
+        finally:  # also when cancelled: nothing outlives this task
+            if self._child is not None and self._child.returncode is None:
+                with suppress(ProcessLookupError):
+                    self._child.kill()
 
     async def ready(self) -> None:
         """Wait until Envoy has its first configuration and its workers listen. Ends only with that."""
@@ -155,36 +155,39 @@ class Envoy:
                 raise EnvoyFailed("Envoy started its workers but did not become ready")
             await asyncio.sleep(0.01)
 
-    async def stop(self, *, drain: bool = True) -> None:
-        """Drain (bounded by DRAIN_SECONDS, shorter when nobody is connected), SIGTERM, and at last SIGKILL."""
+    async def stop(self, drain_seconds: float = DEFAULT_DRAIN_SECONDS) -> None:
+        """Drain (bounded, and shorter when nobody is connected), SIGTERM, and at last SIGKILL.
+
+        0 seconds: no draining. A cancelled stop kills at once.
+        """
         self._stopping.set()
         child = self._child
         if child is None or child.returncode is not None:
             return
-        if drain:
-            with suppress(AdminUnreachable, TimeoutError):
-                async with asyncio.timeout(DRAIN_SECONDS):
-                    await self._drain()
-        with suppress(ProcessLookupError):
-            child.send_signal(signal.SIGTERM)
         try:
-            async with asyncio.timeout(STOP_SECONDS):
-                await child.wait()
-        except TimeoutError:
-            _log.warning("envoy.killed", pid=child.pid)
+            if drain_seconds > 0:
+                with suppress(AdminUnreachable, TimeoutError):
+                    async with asyncio.timeout(drain_seconds):
+                        await self._drain()
             with suppress(ProcessLookupError):
-                child.kill()
-            await child.wait()
-        if self._output is not None:
-            await self._output
-        _log.info("envoy.stopped", pid=child.pid, code=child.returncode)
+                child.send_signal(signal.SIGTERM)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_SECONDS):
+                    await child.wait()
+        finally:
+            if child.returncode is None:
+                log.warning("envoy killed", pid=child.pid)
+                with suppress(ProcessLookupError):
+                    child.kill()
+        await child.wait()
+        log.info("envoy stopped", pid=child.pid, code=child.returncode)
 
     async def _drain(self) -> None:
         admin = self.admin
         await admin.post("/healthcheck/fail")
         await admin.post("/drain_listeners?graceful&skip_exit")
-        while await admin.active_connections():
-            await asyncio.sleep(0.1)  # noqa: ASYNC110  (Envoy tells nobody when a connection ends; bounded by the caller)
+        while await admin.active_connections():  # noqa: ASYNC110  (Envoy announces no end of a connection; bounded)
+            await asyncio.sleep(0.1)
 
     async def _relay(self, child: asyncio.subprocess.Process) -> None:
         assert child.stdout is not None  # noqa: S101  (asked for with PIPE)
@@ -203,4 +206,4 @@ class Envoy:
         self._last_lines.append(text)
         if component == "main" and "starting workers" in text:
             self._workers_started.set()
-        getattr(_log, _LEVELS.get(level, "info"))("envoy.log", component=component, text=text)
+        getattr(log, _LEVELS.get(level, "info"))("envoy", component=component, text=text)
