@@ -103,7 +103,7 @@ class ProxySettings(Settings, frozen=True, kw_only=True):
     dataplane: Annotated[str, _about("the Dataplane (egress: the ZoneEgress) as YAML text")] = ""
     dataplane_file: Annotated[str, _about("a file with the same; `dataplane` wins")] = ""
     dataplane_token_file: Annotated[str, _about("file with the token the proxy shows to the control plane")] = ""
-    data_dir: DataDir = ".zonal/proxy"
+    workdir: Annotated[str, _about("directory for the bootstrap and the DNS table")] = ".zonal/proxy"
     admin_host: Annotated[Host, _about("address of Envoy's admin interface")] = "127.0.0.1"
     admin_port: Annotated[Port, _about("port of Envoy's admin interface")] = 9901
     dns_enabled: Annotated[bool, _about("answer DNS for the mesh's hostnames (sidecar only)")] = True

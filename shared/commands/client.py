@@ -1,0 +1,156 @@
+"""The HTTP API as a client sees it, on the standard library: commands start fast."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+from shared import VERSION
+from shared.commands.context import Target
+from shared.commands.failure import CommandFailed
+from shared.process.exit_code import ExitCode
+
+TIMEOUT_SECONDS = 30.0
+PAGE_SIZE = 1000
+"""Items asked for at once; Kuma's upper limit."""
+
+_EXIT_CODES = {
+    400: ExitCode.REFUSED,
+    405: ExitCode.REFUSED,
+    409: ExitCode.CONFLICT,
+    412: ExitCode.CONFLICT,
+    413: ExitCode.REFUSED,
+    422: ExitCode.REFUSED,
+    504: ExitCode.TIMEOUT,
+}
+
+
+class ApiRefused(CommandFailed):
+    """The API answered with an error; `problem` is its problem details."""
+
+    def __init__(self, status: int, problem: dict[str, Any]) -> None:
+        super().__init__(_told(status, problem), _EXIT_CODES.get(status, ExitCode.FAILED))
+        self.status = status
+        self.problem = problem
+
+
+class Client:
+    """Calls one API. Every method raises ApiRefused, or CommandFailed when there was no answer."""
+
+    def __init__(self, target: Target, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self._target = target
+        self._timeout_seconds = timeout_seconds
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The decoded answer. Query values that are None are left out."""
+        return self._call("GET", _with_query(path, query))
+
+    def post(self, path: str, body: bytes) -> Any:
+        """The decoded answer to a JSON body."""
+        return self._call("POST", path, body)
+
+    def delete(self, path: str) -> Any:
+        """The decoded answer, None when it is empty."""
+        return self._call("DELETE", path)
+
+    def pages(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
+        """Every item of a list, page after page."""
+        offset = 0
+        while True:
+            page = self.get(path, **query, size=PAGE_SIZE, offset=offset)
+            items = page.get("items") or []
+            yield from items
+            offset += len(items)
+            if not items or not page.get("next"):
+                return
+
+    def lines(self, path: str, **query: Any) -> Iterator[Any]:
+        """The objects of an endless answer of one JSON object per line, as they come."""
+        with self._open("GET", _with_query(path, query), None, timeout_seconds=None) as answer:
+            try:
+                for line in answer:
+                    if line.strip():
+                        yield json.loads(line)
+            except (OSError, http.client.HTTPException) as error:
+                raise CommandFailed(f"{self._target.api} broke off: {error}") from None
+
+    def _call(self, method: str, path: str, body: bytes | None = None) -> Any:
+        with self._open(method, path, body, timeout_seconds=self._timeout_seconds) as answer:
+            try:
+                data = answer.read()
+            except TimeoutError:
+                raise self._timed_out() from None
+            except (OSError, http.client.HTTPException) as error:
+                raise CommandFailed(f"{self._target.api} broke off: {error}") from None
+        try:
+            return json.loads(data) if data.strip() else None
+        except ValueError:
+            raise CommandFailed(f"{self._target.api} does not answer in JSON; is it a control plane?") from None
+
+    def _open(
+        self, method: str, path: str, body: bytes | None, *, timeout_seconds: float | None
+    ) -> http.client.HTTPResponse:
+        if not self._target.api.startswith(("http://", "https://")):
+            raise CommandFailed(f"{self._target.api} is no http:// or https:// address", ExitCode.USAGE)
+        headers = {"accept": "application/json", "user-agent": f"zonal/{VERSION}"}
+        if body is not None:
+            headers["content-type"] = "application/json"
+        if self._target.token:
+            headers["authorization"] = f"Bearer {self._target.token}"
+        request = urllib.request.Request(self._target.api + path, data=body, headers=headers, method=method)  # noqa: S310 - the scheme is checked above
+        # No proxy of the environment stands between a command and its control plane, and no redirect takes the token.
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({}), _NoRedirect()]
+        if self._target.api.startswith("https://"):
+            handlers.append(urllib.request.HTTPSHandler(context=ssl.create_default_context()))
+        try:
+            answer: http.client.HTTPResponse = urllib.request.build_opener(*handlers).open(
+                request, timeout=timeout_seconds
+            )
+        except urllib.error.HTTPError as error:
+            with error:
+                raise ApiRefused(error.code, _problem(error)) from None
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, TimeoutError):
+                raise self._timed_out() from None
+            raise CommandFailed(f"cannot reach {self._target.api}: {error.reason}") from None
+        except TimeoutError:
+            raise self._timed_out() from None
+        except (OSError, http.client.HTTPException) as error:
+            raise CommandFailed(f"cannot reach {self._target.api}: {error}") from None
+        return answer
+
+    def _timed_out(self) -> CommandFailed:
+        seconds = f"{self._timeout_seconds:g}"
+        return CommandFailed(f"{self._target.api} did not answer within {seconds} s", ExitCode.TIMEOUT)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_request: Any) -> None:
+        return None
+
+
+def _with_query(path: str, query: dict[str, Any]) -> str:
+    given = {name: value for name, value in query.items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def _problem(error: urllib.error.HTTPError) -> dict[str, Any]:
+    try:
+        found = json.loads(error.read())
+    except (ValueError, OSError, http.client.HTTPException):
+        found = None
+    return found if isinstance(found, dict) else {"title": error.reason}
+
+
+def _told(status: int, problem: dict[str, Any]) -> str:
+    """One line for the problem, one for each invalid parameter."""
+    title, detail = problem.get("title") or "refused", problem.get("detail")
+    head = f"{status} {title}: {detail}" if detail and detail != title else f"{status} {title}"
+    parameters = problem.get("invalid_parameters") or []
+    return "\n".join([head, *(f"  {one.get('field', '')}: {one.get('reason', '')}" for one in parameters)])

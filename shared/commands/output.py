@@ -1,0 +1,68 @@
+"""What commands print: a table for people, YAML, or one JSON document. Progress goes to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+Output: TypeAlias = Literal["table", "yaml", "json"]
+
+_COLOURS = {"True": "green", "created": "green", "configured": "yellow", "deleted": "yellow", "False": "red"}
+
+
+def say(text: str) -> None:
+    """Progress and remarks."""
+    print(text, file=sys.stderr)
+
+
+def document(value: Any, output: Output) -> None:
+    """Print one document as JSON or YAML; a table is the caller's affair."""
+    if output == "json":
+        print(json.dumps(value, indent=2, ensure_ascii=False))
+        return
+    import yaml
+
+    if isinstance(value, dict) and isinstance(value.get("items"), list):
+        # A list is a stream of documents, so that it can be applied again.
+        yaml.safe_dump_all(value["items"], sys.stdout, sort_keys=False, allow_unicode=True)
+    else:
+        yaml.safe_dump(value, sys.stdout, sort_keys=False, allow_unicode=True)
+
+
+def line(value: Any) -> None:
+    """Print one JSON object of a stream, at once."""
+    print(json.dumps(value, ensure_ascii=False, separators=(",", ":")), flush=True)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print aligned columns, coloured on a terminal only. A cell may have several lines."""
+    if sys.stdout.isatty():
+        _colourful(headers, rows)
+        return
+    lines = [list(headers)]
+    for row in rows:
+        cells = [cell.split("\n") for cell in row]
+        height = max(len(cell) for cell in cells)
+        lines += [[cell[i] if i < len(cell) else "" for cell in cells] for i in range(height)]
+    widths = [max(len(one[column]) for one in lines) for column in range(len(headers))]
+    for one in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(one, widths, strict=True)).rstrip())
+
+
+def _colourful(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(*headers, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        shown.add_row(*(Text(cell, style=_style(cell)) for cell in row))
+    Console().print(shown)
+
+
+def _style(cell: str) -> str:
+    if "=False" in cell or "Degraded" in cell:
+        return "red"
+    return _COLOURS.get(cell, "")
