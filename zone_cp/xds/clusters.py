@@ -105,7 +105,9 @@ def endpoint_failure(service: ExternalServiceView) -> Failure | None:
     sockets = [one for one in service.endpoints if one.address.startswith("unix://")]
     named = [one for one in service.endpoints if one not in sockets and not is_ip(one.address)]
     if sockets and named:
-        message = f"{sockets[0].address} and {named[0].address}: Envoy cannot dial a socket and a DNS name in one cluster"
+        message = (
+            f"{sockets[0].address} and {named[0].address}: Envoy cannot dial a socket and a DNS name in one cluster"
+        )
         return Failure("MixedEndpoints", message, "spec.endpoints")
     return None
 
@@ -131,7 +133,9 @@ def _localities(service: ExternalServiceView, *, matched: bool) -> Iterator[byte
     # Priorities are compacted: Envoy takes a gap for a priority that is down (decision 8).
     for compact, priority in enumerate(sorted({one.priority or 0 for one in service.endpoints})):
         group = b"".join(
-            part(endpoint.LocalityLbEndpoints, "lb_endpoints", _lb_endpoint(service, one, one.address if matched else ""))
+            part(
+                endpoint.LocalityLbEndpoints, "lb_endpoints", _lb_endpoint(service, one, one.address if matched else "")
+            )
             for one in service.endpoints
             if (one.priority or 0) == priority
         )
@@ -194,7 +198,11 @@ def closed_body(service: ExternalServiceView, failure: Failure) -> bytes:
         (
             part(cluster.Cluster, "name", service.cluster),
             _closed_part(),
-            part(cluster.Cluster, "load_assignment", part(endpoint.ClusterLoadAssignment, "cluster_name", service.cluster)),
+            part(
+                cluster.Cluster,
+                "load_assignment",
+                part(endpoint.ClusterLoadAssignment, "cluster_name", service.cluster),
+            ),
             _described(service, why),
         )
     )
@@ -207,4 +215,3 @@ def service_cluster(
     """The cluster of one service, encoded once for all proxies that carry it."""
     body = cluster_body(service, references) if failure is None else closed_body(service, failure)
     return encode(CLUSTER, service.cluster, body, tuple(dict.fromkeys((*service.sources, *mesh_sources))))
-

@@ -83,7 +83,12 @@ def _chain(mesh: str, protocol_class: ProtocolClass, zone: str, access_log: str,
     versions = [sni.CURRENT] if sni.PREVIOUS is None else [sni.CURRENT, sni.PREVIOUS]
     where = Where("outside", sni.cluster_prefix(protocol_class, mesh) + "%REQUESTED_SERVER_NAME%")
     filters = class_filters(
-        protocol_class, where, mesh, Logged(f"egress/{name}", access_log, zone), forbidden=forbidden, after_handshake=True
+        protocol_class,
+        where,
+        mesh,
+        Logged(f"egress/{name}", access_log, zone),
+        forbidden=forbidden,
+        after_handshake=True,
     )
     match = by_server_name([f"*.{mesh}.{version}" for version in versions], protocols)
     return chain(filters, name=name, match=match, socket=accepting_socket(mesh, protocols))

@@ -125,7 +125,9 @@ def _replies(hop: Hop, zone: str) -> hcm.LocalReplyConfig:
                 _mapper("UF", f"no zone egress of zone {zone} can be reached: %LOCAL_REPLY_BODY%"),
             ]
         )
-    unknown = f"no MeshExternalService is served here (zone {zone}, %DOWNSTREAM_LOCAL_ADDRESS%, %REQUESTED_SERVER_NAME%)"
+    unknown = (
+        f"no MeshExternalService is served here (zone {zone}, %DOWNSTREAM_LOCAL_ADDRESS%, %REQUESTED_SERVER_NAME%)"
+    )
     return hcm.LocalReplyConfig(mappers=[_mapper("NC", unknown), _mapper("UH", REASON)])
 
 

@@ -33,9 +33,7 @@ _remembered: dict[tuple[int, int, str], tuple[ExternalServiceView, Sources, Serv
 # its id cannot be another's. Services with sealed material are asked anew: their bytes may come or go.
 
 
-def serve(
-    service: ExternalServiceView, mesh_sources: Sources, system_ca_path: str, source: SecretSource
-) -> Served:
+def serve(service: ExternalServiceView, mesh_sources: Sources, system_ca_path: str, source: SecretSource) -> Served:
     """Compile one service for a proxy with this system CA."""
     if any((service.ca_cert, service.client_cert, service.client_key)):
         return _serve(service, mesh_sources, system_ca_path, source)
@@ -49,9 +47,7 @@ def serve(
     return known[2]
 
 
-def _serve(
-    service: ExternalServiceView, mesh_sources: Sources, system_ca_path: str, source: SecretSource
-) -> Served:
+def _serve(service: ExternalServiceView, mesh_sources: Sources, system_ca_path: str, source: SecretSource) -> Served:
     failure = service.failure or endpoint_failure(service)
     found = _Found(References())
     if failure is None:
@@ -88,7 +84,9 @@ def _authority(service: ExternalServiceView, system_ca_path: str, source: Secret
     if material is None:
         if system_ca_path:
             return _Found(References(ca_path=system_ca_path))
-        return Failure("NoCertificateAuthority", "the proxy that dials it knows no system CA and caCert is not set", field)
+        return Failure(
+            "NoCertificateAuthority", "the proxy that dials it knows no system CA and caCert is not set", field
+        )
     try:
         pem = source.text(material)
     except MaterialMissing as missing:

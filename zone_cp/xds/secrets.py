@@ -20,7 +20,16 @@ from zone_cp.xds.shape import part
 from zone_cp.xds.snapshot import SECRET, Encoded
 from zone_cp.xds.wire import encode
 
-__all__ = ["MaterialMissing", "SecretSource", "Svid", "authority_fault", "identity", "key_pair", "key_pair_fault", "trust"]
+__all__ = [
+    "MaterialMissing",
+    "SecretSource",
+    "Svid",
+    "authority_fault",
+    "identity",
+    "key_pair",
+    "key_pair_fault",
+    "trust",
+]
 
 REDACTED_PREFIX = b"redacted"
 """What stands for sealed bytes in a replay: nothing can be checked about it."""

@@ -51,7 +51,9 @@ def pack(message: betterproto2.Message) -> google.Any:
     return google.Any.pack(message)
 
 
-def extension(wrapper: type[betterproto2.Message], name: str, message: type[betterproto2.Message], value: bytes) -> bytes:
+def extension(
+    wrapper: type[betterproto2.Message], name: str, message: type[betterproto2.Message], value: bytes
+) -> bytes:
     """`wrapper{name, typed_config: Any(message)}`: the form of every Envoy extension."""
     return part(wrapper, "name", name) + part(wrapper, "typed_config", packed(message, value))
 

@@ -63,6 +63,14 @@ class _Outlet(msgspec.Struct, frozen=True):
         )
 
 
+class _Door(msgspec.Struct, frozen=True):
+    # What is particular to one explicit listener.
+    protocol_class: ProtocolClass
+    sni: str
+    host: str
+    port: int
+
+
 def sidecar_resources(
     view: ZoneView, proxy: ProxyView, resource: Dataplane, source: SecretSource, access_log: str
 ) -> Iterator[Encoded]:
@@ -167,22 +175,17 @@ def _rest_cluster(name: str) -> bytes:
     return bytes(made)
 
 
-def _listener(
-    outlet: _Outlet, service: ExternalServiceView, host: str, port: int, proxy_sources: Sources
-) -> Encoded:
+def _listener(outlet: _Outlet, service: ExternalServiceView, host: str, port: int, proxy_sources: Sources) -> Encoded:
     sources = _union(service.sources, proxy_sources if host != service.vip else ())
-    return _explicit(outlet, service.protocol_class, service.sni, host, port, sources)
+    return _explicit(outlet, _Door(service.protocol_class, service.sni, host, port), sources)
 
 
 @lru_cache(maxsize=65536)
-def _explicit(
-    outlet: _Outlet, protocol_class: ProtocolClass, name: str, host: str, port: int, sources: Sources
-) -> Encoded:
-    listener_name = f"outbound/{host}:{port}"
-    body = listening(
-        listener_name, host, port, (chain(outlet.filters(protocol_class, name)),), direction=core.TrafficDirection.OUTBOUND
-    )
-    return encode(LISTENER, listener_name, body, sources)
+def _explicit(outlet: _Outlet, door: _Door, sources: Sources) -> Encoded:
+    name = f"outbound/{door.host}:{door.port}"
+    only = chain(outlet.filters(door.protocol_class, door.sni))
+    body = listening(name, door.host, door.port, (only,), direction=core.TrafficDirection.OUTBOUND)
+    return encode(LISTENER, name, body, sources)
 
 
 def _union(*sources: Sources) -> Sources:
