@@ -22,6 +22,7 @@ from shared.model.resource import (
     protocol_class,
 )
 from shared.naming.hostname import hostname_for, selects
+from shared.naming.vip import VipRange, parse_cidr, probe
 
 Status: TypeAlias = Literal["True", "False", "Unknown"]
 ORIGINATION_LABEL = "zonal.io/mes-origination"
@@ -147,12 +148,15 @@ def _vip_leased(state: ZoneState, stored: Stored, service: MeshExternalService) 
     if lease is not None:
         return Condition("VipLeased", "True", "Leased", lease.ip, lease.event.time)
     settings = state.own.settings
-    if settings is None or (not stored.key.zone and state.own.seen < stored.created.n):
-        message = f"zone {state.zone} has not decided about {stored.created} yet"
-        return Condition("VipLeased", "Unknown", "Pending", message, stored.last.time)
+    vips = parse_cidr(settings.cidr) if settings is not None else None
     wanted = protocol_class(service.spec.match.protocol)
-    message = f"no address of class {wanted} is left in {settings.cidr}"
-    return Condition("VipLeased", "False", "Exhausted", message, stored.last.time)
+    if isinstance(vips, VipRange):
+        # A decision without result leaves no event: whether the range is exhausted is asked again.
+        if probe(stored.key, vips.quarter(stored.key, wanted), state.own.vips.__contains__) is None:
+            message = f"no address of class {wanted} is left in {vips.cidr}"
+            return Condition("VipLeased", "False", "Exhausted", message, stored.last.time)
+    message = f"zone {state.zone} has not decided about {stored.created} yet"
+    return Condition("VipLeased", "Unknown", "Pending", message, stored.last.time)
 
 
 def _hostnames(state: ZoneState, stored: Stored, service: MeshExternalService) -> Condition:

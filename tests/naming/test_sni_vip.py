@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -50,7 +51,7 @@ def test_quarters_share_a_range_out(prefix: int, start: int) -> None:
     assert isinstance(parsed, VipRange)
     spans = [(quarter.first, quarter.last) for quarter in parsed.quarters]
     assert all(first <= last for first, last in spans)
-    assert all(before[1] < after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] < after[0] for before, after in pairwise(spans))
     assert spans[0][0] == int(network.network_address) + 1
     assert spans[-1][1] == int(network.broadcast_address) - 1
     by_class = ranges(str(network))
