@@ -7,7 +7,7 @@ own on the hub, which imports from GLOBAL exactly the services of `imports_of`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -100,7 +100,7 @@ def hub_text(config: HubConfig) -> str:
         "    jetstream: enabled",
         f"    users: [ {{ nkey: {_quoted(config.global_nkey)} }} ]",
         "    exports: [",
-        *(_export(zone, subject, many=many) for zone in sorted(config.zones) for subject, _, many in imports_of(zone)),
+        *_exports(sorted(config.zones)),
         "    ]",
         "  }",
     ]
@@ -200,9 +200,15 @@ def _tls(files: TlsFiles | None, *, verify: bool | None) -> Sequence[str]:
     return (*lines, "}")
 
 
-def _export(zone: str, subject: str, *, many: bool) -> str:
-    reply = ", response_type: stream" if many else ""
-    return f"      {{ service: {_quoted(subject)}, accounts: [ {_quoted(hub_account(zone))} ]{reply} }}"
+def _exports(zones: Sequence[str]) -> Iterator[str]:
+    # One export per subject, naming all accounts that may import it: of two for one subject the server keeps one.
+    importers: dict[tuple[str, bool], list[str]] = {}
+    for zone in zones:
+        for subject, _, many in imports_of(zone):
+            importers.setdefault((subject, many), []).append(hub_account(zone))
+    for (subject, many), accounts in importers.items():
+        reply = ", response_type: stream" if many else ""
+        yield f"      {{ service: {_quoted(subject)}, accounts: {json.dumps(accounts)}{reply} }}"
 
 
 def _import(subject: str, to: str) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import msgspec
 from nats import errors
@@ -159,7 +159,7 @@ class Connection:
         with contextlib.suppress(TimeoutError, errors.Error, OSError):
             await self.client.close()
 
-    async def __aenter__(self) -> Connection:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

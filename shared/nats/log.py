@@ -210,7 +210,7 @@ class JetStreamLog:
             yield raw
 
     async def _range(self, after: int, until: int) -> AsyncIterator[RawEvent]:
-        position, failures = after, 0
+        position, failures = max(after, 0), 0
         while position < until:
             try:
                 async for raw in self._range_once(position, until):

@@ -21,7 +21,7 @@ OutboxFault = ChainFault | LogFault | Conflict
 
 
 class Outbox:
-    """Forwards `local` to `remote`. on_fault: called once, as it halts, when the hub holds something else than we do."""
+    """Forwards `local` to `remote`. on_fault: called once, as it halts, if the hub holds something else than we do."""
 
     def __init__(self, local: JetStreamLog, remote: JetStreamLog, *, on_fault: Callable[[OutboxFault], None]) -> None:
         self._local = local

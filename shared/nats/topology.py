@@ -1,10 +1,10 @@
 """Names of streams, subjects and consumers, in one place, and the logs that each process opens with them.
 
 Hub, account GLOBAL: `EV` on `mesh.v1.>`, per zone `Z_<zone>` on `zone.v1.<zone>.>`, `S_<zone>` on
-`status.v1.<zone>.>`, and on `EV` one pull consumer `zone-<zone>` per zone. Zone server, account APP: the same three streams for its own zone; its
-`EV` is a copy. The hub's account of a zone imports what the zone may do there under two prefixes that no local stream
-listens to: `hub.js.` (JetStream API) and `hub.` (publishing). So a local publish never reaches the hub by accident, and
-the hub never writes into a zone.
+`status.v1.<zone>.>`, and on `EV` one pull consumer `zone-<zone>` per zone. Zone server, account APP: the same three
+streams for its own zone; its `EV` is a copy. The hub's account of a zone imports what the zone may do there under two
+prefixes that no local stream listens to: `hub.js.` (JetStream API) and `hub.` (publishing). So a local publish never
+reaches the hub by accident, and the hub never writes into a zone.
 
 A zone may not create consumers on the hub: a push consumer's deliver subject would let it write into another zone's
 stream. Global makes its one consumer, and the zone only resets (`CONSUMER.RESET`, nats-server >= 2.14) and pulls it.
