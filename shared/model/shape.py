@@ -7,10 +7,9 @@ we accept); this walker runs when it refused, over the same type information, an
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, get_args, get_origin
+from typing import Any, get_args, get_type_hints
 
 import msgspec
-from immutables import Map
 from msgspec import inspect
 
 from shared.model.document import Fields, Items, Node, Scalar, plain
@@ -70,7 +69,7 @@ def _walk(node: Node, wanted: inspect.Type, path: str, found: list[Shape]) -> An
                 return _refuse(node, path, "must be a list", found)
             return [_walk(item, wanted.item_type, f"{path}[{i}]", found) for i, item in enumerate(node.items)]
         case inspect.CustomType():
-            return _walk_map(node, wanted.cls, path, found)
+            return plain(node) if isinstance(node, Fields) else _refuse(node, path, "must be an object", found)
         case inspect.LiteralType():
             return _walk_literal(node, wanted, path, found)
         case inspect.IntType():
@@ -94,6 +93,7 @@ def _walk_struct(node: Node, wanted: inspect.StructType, path: str, found: list[
     if not isinstance(node, Fields):
         return _refuse(node, path, "must be an object", found)
     known = {field.encode_name: field for field in wanted.fields}
+    maps = text_maps(wanted.cls)
     result: dict[str, Any] = {}
     seen = set()
     for entry in node.fields:
@@ -104,6 +104,9 @@ def _walk_struct(node: Node, wanted: inspect.StructType, path: str, found: list[
             found.append(Shape(where, _unknown(entry.key, known), entry.line, entry.column))
         elif not known[entry.key].required and isinstance(entry.value, Scalar) and entry.value.value is None:
             continue
+        elif known[entry.key].name in maps:
+            seen.add(entry.key)
+            result[entry.key] = _walk_text_map(entry.value, where, found)
         else:
             seen.add(entry.key)
             result[entry.key] = _walk(entry.value, known[entry.key].type, where, found)
@@ -120,15 +123,17 @@ def _unknown(key: str, known: dict[str, Any]) -> str:
     return f"unknown field, known are {', '.join(sorted(known))}" if known else "unknown field"
 
 
-def _walk_map(node: Node, wanted: Any, path: str, found: list[Shape]) -> Any:
-    if (get_origin(wanted) or wanted) is not Map:
-        return plain(node)
+@cache
+def text_maps(wanted: type) -> frozenset[str]:
+    """Fields of a struct that map text to text. msgspec's type information drops the arguments of a map."""
+    return frozenset(name for name, hint in get_type_hints(wanted).items() if get_args(hint) == (str, str))
+
+
+def _walk_text_map(node: Node, path: str, found: list[Shape]) -> Any:
     if not isinstance(node, Fields):
         return _refuse(node, path, "must be an object", found)
-    arguments = get_args(wanted)
-    if arguments and arguments[1] is str:
-        for entry in node.fields:
-            _expect(entry.value, str, "must be text", f'{path}["{entry.key}"]', found)
+    for entry in node.fields:
+        _expect(entry.value, str, "must be text", f'{path}["{entry.key}"]', found)
     return plain(node)
 
 

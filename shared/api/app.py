@@ -1,0 +1,237 @@
+"""The HTTP API of a plane: the application and its routes. It is the same on global and in a zone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Literal
+
+import msgspec
+from litestar import Litestar, Request, Response, delete, get, post, put
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
+from litestar.response import Stream
+
+from shared.api import auth, shown
+from shared.api.openapi import document
+from shared.api.problem import Problem, from_http
+from shared.api.resources import Resources
+from shared.api.response import Call, json_response, number, page
+from shared.api.store import Authenticator, ResourceStore
+from shared.events.event import GLOBAL
+from shared.model import codec
+from shared.model.kinds import KINDS, Kind
+
+BODY_MAX_BYTES = 16 * 1024 * 1024
+"""Room for the largest batch (about ten thousand resources)."""
+PRODUCT = "Zonal"
+
+
+def build_api(
+    store: ResourceStore,
+    *,
+    authenticator: Authenticator,
+    role: Literal["global", "zone"],
+    zone: str = "",
+    version: str = "",
+    ready: Callable[[], bool] = lambda: True,
+    metrics: Callable[[str], tuple[bytes, str]] | None = None,
+) -> Litestar:
+    """The application, to be served by uvicorn in the plane's own loop.
+
+    ready: whether the plane serves already. metrics: body and content type for a scrape's `Accept` header.
+    """
+    resources = Resources(store, zone)
+    handlers: list[HTTPRouteHandler] = []
+    for kind in KINDS:
+        handlers += _kind_routes(resources, kind)
+    handlers += _apply_route(resources)
+    handlers += _index_routes(role, zone, version)
+    handlers += _health_routes(ready, metrics)
+    handlers += _event_routes(store, zone or GLOBAL)
+    handlers += _status_routes(store)
+
+    async def check(request: Request[Any, Any, State]) -> None:
+        auth.check(request, authenticator)
+
+    return Litestar(
+        route_handlers=handlers,
+        before_request=check,
+        exception_handlers={Problem: _on_problem, HTTPException: _on_http, 500: _on_crash},
+        openapi_config=None,
+        request_max_body_size=BODY_MAX_BYTES,
+    )
+
+
+def _on_problem(_: Call, problem: Problem) -> Response[bytes]:
+    return problem.response()
+
+
+def _on_http(_: Call, error: HTTPException) -> Response[bytes]:
+    return from_http(error).response()
+
+
+def _on_crash(_: Call, __: Exception) -> Response[bytes]:
+    # The framework logs the traceback; the caller learns nothing of the inside.
+    return Problem(500, "Internal Server Error").response()
+
+
+# --- routes -----------------------------------------------------------------------------------------------------
+
+
+def _kind_routes(resources: Resources, kind: Kind) -> list[HTTPRouteHandler]:
+    prefix = "/meshes/{mesh:str}" if kind.mesh_scoped else ""
+    item, collection = f"{prefix}/{kind.path}/{{name:str}}", f"{prefix}/{kind.path}"
+    routes = (
+        _mesh_routes(resources, kind, item, collection) if kind.mesh_scoped else _item_routes(resources, kind, item)
+    )
+
+    @get(f"/{kind.path}", name=f"list-all-{kind.path}")
+    async def list_all(request: Call) -> Response[bytes]:
+        return await resources.list(request, kind, None)
+
+    return [*routes, list_all]
+
+
+def _item_routes(resources: Resources, kind: Kind, item: str) -> list[HTTPRouteHandler]:
+    @get(item, name=f"get-{kind.path}")
+    async def get_item(request: Call, name: str) -> Response[bytes]:
+        return await resources.get(request, kind, "", name)
+
+    @put(item, name=f"put-{kind.path}")
+    async def put_item(request: Call, name: str) -> Response[bytes]:
+        return await resources.put(request, kind, "", name)
+
+    @delete(item, name=f"delete-{kind.path}", status_code=200)
+    async def delete_item(request: Call, name: str) -> Response[bytes]:
+        return await resources.delete(request, kind, "", name)
+
+    return [get_item, put_item, delete_item]
+
+
+def _mesh_routes(resources: Resources, kind: Kind, item: str, collection: str) -> list[HTTPRouteHandler]:
+    @get(item, name=f"get-{kind.path}")
+    async def get_item(request: Call, mesh: str, name: str) -> Response[bytes]:
+        return await resources.get(request, kind, mesh, name)
+
+    @put(item, name=f"put-{kind.path}")
+    async def put_item(request: Call, mesh: str, name: str) -> Response[bytes]:
+        return await resources.put(request, kind, mesh, name)
+
+    @delete(item, name=f"delete-{kind.path}", status_code=200)
+    async def delete_item(request: Call, mesh: str, name: str) -> Response[bytes]:
+        return await resources.delete(request, kind, mesh, name)
+
+    @get(collection, name=f"list-{kind.path}")
+    async def list_items(request: Call, mesh: str) -> Response[bytes]:
+        return await resources.list(request, kind, mesh)
+
+    return [get_item, put_item, delete_item, list_items]
+
+
+def _apply_route(resources: Resources) -> list[HTTPRouteHandler]:
+    @post("/apply", status_code=200)
+    async def apply(request: Call) -> Response[bytes]:
+        return await resources.apply(request)
+
+    return [apply]
+
+
+def _index_routes(role: str, zone: str, version: str) -> list[HTTPRouteHandler]:
+    openapi = msgspec.json.encode(document(role, version))
+
+    @get("/")
+    async def index() -> Response[bytes]:
+        return json_response({"product": PRODUCT, "version": version, "role": role, "zone": zone})
+
+    @get("/who-am-i")
+    async def who_am_i(request: Call) -> Response[bytes]:
+        principal = auth.principal(request)
+        return json_response({"name": principal.subject, "groups": principal.roles})
+
+    @get("/schema/openapi.json")
+    async def openapi_json() -> Response[bytes]:
+        return Response(openapi, media_type="application/json")
+
+    return [index, who_am_i, openapi_json]
+
+
+def _health_routes(
+    ready: Callable[[], bool], metrics: Callable[[str], tuple[bytes, str]] | None
+) -> list[HTTPRouteHandler]:
+    @get("/healthy")
+    async def healthy() -> Response[bytes]:
+        return json_response({"status": "healthy"})
+
+    @get("/ready")
+    async def is_ready() -> Response[bytes]:
+        if not ready():
+            raise Problem(503, "Service Unavailable", "not ready yet", headers={"Retry-After": "1"})
+        return json_response({"status": "ready"})
+
+    @get("/metrics")
+    async def scrape(request: Call) -> Response[bytes]:
+        body, media_type = metrics(request.headers.get("accept", "")) if metrics else (b"", "text/plain")
+        return Response(body, media_type=media_type)
+
+    return [healthy, is_ready, scrape]
+
+
+def _event_routes(store: ResourceStore, own: str) -> list[HTTPRouteHandler]:
+    @get("/events")
+    async def events(request: Call) -> Response[bytes]:
+        origin = request.query_params.get("origin", own)
+        after = number(request, "after", 0, 0, 2**53)
+        until = number(request, "until", 2**53, 0, 2**53)
+        limit = number(request, "limit", 100, 1, 1000)
+        try:
+            found, last = await store.events(origin, after, until if until < 2**53 else None, limit)
+        except KeyError:
+            raise _no_origin(origin) from None
+        items = [msgspec.Raw(shown.event_body(event)) for event in found]
+        return json_response({"items": items, "last": last})
+
+    @get("/events/follow")
+    async def follow(request: Call) -> Stream:
+        origin = request.query_params.get("origin", own)
+        after = number(request, "after", 0, 0, 2**53)
+        try:
+            stream = store.follow_events(origin, after)
+        except KeyError:
+            raise _no_origin(origin) from None
+        return Stream(_lines(stream), media_type="application/x-ndjson")
+
+    return [events, follow]
+
+
+def _no_origin(origin: str) -> Problem:
+    return Problem(404, "Not found", f'no log of origin "{origin}" is known here')
+
+
+async def _lines(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for event in stream:
+        yield shown.event_body(event) + b"\n"
+
+
+def _status_routes(store: ResourceStore) -> list[HTTPRouteHandler]:
+    async def rows(request: Call, read: Callable[[], Awaitable[Any]]) -> Response[bytes]:
+        size, offset = number(request, "size", 1000, 1, 10_000), number(request, "offset", 0, 0, 2**31)
+        found = await read()
+        return json_response(page(request, found[offset : offset + size], len(found), offset, size))
+
+    @get("/status/meshexternalservices")
+    async def services(request: Call) -> Response[bytes]:
+        return await rows(request, store.statuses)
+
+    @get("/proxies")
+    async def proxies(request: Call) -> Response[bytes]:
+        return await rows(request, store.proxies)
+
+    @get("/proxies/{proxy:str}/inspect")
+    async def inspect(proxy: str) -> Response[bytes]:
+        found = await store.inspect(proxy)
+        if found is None:
+            raise Problem(404, "Not found", f'proxy "{proxy}" is not known here')
+        return Response(codec.encode(found), media_type="application/json")
+
+    return [services, proxies, inspect]

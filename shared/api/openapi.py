@@ -1,0 +1,224 @@
+"""The OpenAPI document, made from the model: what the contract tests hold the API to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared.api.schemas import REFERENCE, struct_schemas
+from shared.api.store import ProxyRow, ServiceStatus
+from shared.model.kinds import KINDS, Kind
+
+_JSON = "application/json"
+_PROBLEM = "application/problem+json"
+_NAME = {"type": "string", "minLength": 1}
+
+
+def document(role: str, version: str) -> dict[str, Any]:
+    """OpenAPI 3.1 of a plane ("global" or "zone")."""
+    paths: dict[str, Any] = {}
+    for kind in KINDS:
+        paths |= _kind_paths(kind)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": f"Zonal, {role} control plane",
+            "version": version or "0",
+            "description": "Resources in Universal form; the Kubernetes form is accepted in the same places.",
+        },
+        "paths": paths | _other_paths(),
+        "components": {"schemas": _schemas(), "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+        "security": [{"token": []}],
+    }
+
+
+# --- schemas ----------------------------------------------------------------------------------------------------
+
+
+def _schemas() -> dict[str, Any]:
+    schemas = struct_schemas([*(kind.type for kind in KINDS), ServiceStatus, ProxyRow])
+    for kind in KINDS:
+        schemas[f"{kind.name}Shown"] = _shown(schemas[kind.name])
+    schemas["Problem"] = _problem()
+    return schemas
+
+
+def _shown(schema: dict[str, Any]) -> dict[str, Any]:
+    """What GET answers: the input's fields, times and the version; nothing else is promised."""
+    added = {
+        "creationTime": {"type": "string"},
+        "modificationTime": {"type": "string"},
+        "version": {"type": "integer", "minimum": 1},
+    }
+    return schema | {"properties": schema["properties"] | added}
+
+
+def _problem() -> dict[str, Any]:
+    parameter = {
+        "type": "object",
+        "properties": {
+            "field": {"type": "string"},
+            "reason": {"type": "string"},
+            "index": {"type": "integer"},
+            "path": {"type": "string"},
+        },
+        "required": ["field", "reason"],
+    }
+    return {
+        "type": "object",
+        "properties": {
+            "type": {"type": "string"},
+            "status": {"type": "integer"},
+            "title": {"type": "string"},
+            "detail": {"type": "string"},
+            "invalid_parameters": {"type": "array", "items": parameter},
+        },
+        "required": ["type", "status", "title", "detail"],
+    }
+
+
+# --- paths ------------------------------------------------------------------------------------------------------
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": REFERENCE.format(name=name)}
+
+
+def _answer(schema: dict[str, Any], description: str, media: str = _JSON) -> dict[str, Any]:
+    return {"description": description, "content": {media: {"schema": schema}}}
+
+
+def _problems(*statuses: int) -> dict[str, Any]:
+    words = {400: "refused", 401: "no accepted token", 403: "no right", 404: "not found", 405: "read-only here"}
+    words |= {409: "somebody else wrote first", 413: "too large", 503: "not now"}
+    return {str(status): _answer(_ref("Problem"), words[status], _PROBLEM) for status in (401, 403, *statuses)}
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": _NAME}
+
+
+def _query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": schema}
+
+
+def _page_parameters(maximum: int) -> list[dict[str, Any]]:
+    return [
+        _query("size", {"type": "integer", "minimum": 1, "maximum": maximum}),
+        _query("offset", {"type": "integer", "minimum": 0, "maximum": 2**31}),
+    ]
+
+
+def _list_of(items: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            "total": {"type": "integer", "minimum": 0},
+            "items": {"type": "array", "items": items},
+            "next": {"type": ["string", "null"]},
+        },
+        "required": ["total", "items", "next"],
+    }
+
+
+def _kind_paths(kind: Kind) -> dict[str, Any]:
+    prefix = "/meshes/{mesh}" if kind.mesh_scoped else ""
+    parameters = [_path_parameter("mesh")] if kind.mesh_scoped else []
+    item_parameters = [*parameters, _path_parameter("name")]
+    match_ = {"name": "If-Match", "in": "header", "required": False, "schema": {"type": "string"}}
+    shown = _ref(f"{kind.name}Shown")
+    warnings = {"type": "object", "properties": {"warnings": {"type": "array", "items": {"type": "string"}}}}
+    paths: dict[str, Any] = {
+        f"{prefix}/{kind.path}/{{name}}": {
+            "parameters": item_parameters,
+            "get": _operation(
+                f"get{kind.name}",
+                {"200": _answer(shown, "the resource")} | _problems(400, 404),
+                [_query("zone", {"type": "string"})],
+            ),
+            "put": {
+                **_operation(
+                    f"put{kind.name}",
+                    {"200": _answer(warnings, "replaced or unchanged"), "201": _answer(warnings, "created")}
+                    | _problems(400, 404, 405, 409, 413, 503),
+                    [match_],
+                ),
+                "requestBody": {"required": True, "content": {_JSON: {"schema": _ref(kind.name)}}},
+            },
+            "delete": _operation(
+                f"delete{kind.name}",
+                {"200": _answer({"type": "object"}, "deleted")} | _problems(400, 404, 405, 409, 503),
+                [match_],
+            ),
+        },
+    }
+    lists: list[tuple[str, str, list[dict[str, Any]]]] = [(f"/{kind.path}", f"listAll{kind.name}", [])]
+    if kind.mesh_scoped:
+        lists.append((f"{prefix}/{kind.path}", f"list{kind.name}", parameters))
+    for path, name, fixed in lists:
+        filters = [_query("name", {"type": "string"}), _query("zone", {"type": "string"})]
+        answers = {"200": _answer(_list_of(shown), "a page")} | _problems(400, 404)
+        paths[path] = {"parameters": fixed, "get": _operation(name, answers, [*_page_parameters(1000), *filters])}
+    return paths
+
+
+def _operation(name: str, responses: dict[str, Any], parameters: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    return {"operationId": name, "responses": responses, "parameters": parameters or []}
+
+
+def _other_paths() -> dict[str, Any]:
+    any_resource = {"oneOf": [_ref(kind.name) for kind in KINDS]}
+    number = {"type": "integer", "minimum": 0, "maximum": 2**53}
+    applied = {
+        "type": "object",
+        "properties": {
+            "results": {"type": "array", "items": {"type": "object"}},
+            "warnings": {"type": "array", "items": {"type": "string"}},
+            "sequence": number,
+        },
+        "required": ["results", "warnings", "sequence"],
+    }
+    body = {
+        "type": "object",
+        "properties": {"resources": {"type": "array", "minItems": 1, "items": any_resource}},
+        "required": ["resources"],
+        "additionalProperties": False,
+    }
+    events = {
+        "type": "object",
+        "properties": {"items": {"type": "array", "items": {"type": "object"}}, "last": number},
+        "required": ["items", "last"],
+    }
+    origin = _query("origin", {"type": "string"})
+    range_ = [
+        _query("after", number),
+        _query("until", number),
+        _query("limit", number | {"minimum": 1, "maximum": 1000}),
+    ]
+    free = {"type": "object"}
+    unauthenticated: dict[str, Any] = {"security": []}
+    healthy = {"200": _answer(free, "alive")}
+    return {
+        "/apply": {
+            "post": {
+                **_operation("apply", {"200": _answer(applied, "applied")} | _problems(400, 404, 405, 409, 413, 503)),
+                "requestBody": {"required": True, "content": {_JSON: {"schema": body}}},
+            }
+        },
+        "/": {"get": _operation("index", {"200": _answer(free, "what this is")} | _problems())},
+        "/who-am-i": {"get": _operation("whoAmI", {"200": _answer(free, "the caller")} | _problems())},
+        "/events": {
+            "get": _operation("events", {"200": _answer(events, "events")} | _problems(400, 404), [origin, *range_])
+        },
+        "/status/meshexternalservices": _rows("serviceStatuses", "ServiceStatus"),
+        "/proxies": _rows("proxies", "ProxyRow"),
+        "/healthy": {"get": _operation("healthy", healthy) | unauthenticated},
+        "/ready": {
+            "get": _operation("ready", healthy | {"503": _answer(_ref("Problem"), "not yet", _PROBLEM)})
+            | unauthenticated
+        },
+    }
+
+
+def _rows(name: str, schema: str) -> dict[str, Any]:
+    answers = {"200": _answer(_list_of(_ref(schema)), "a page")} | _problems(400)
+    return {"get": _operation(name, answers, _page_parameters(10_000))}
