@@ -110,7 +110,7 @@ class ProxySettings(Settings, frozen=True, kw_only=True):
     dns_host: Annotated[Host, _about("address DNS is answered on")] = "127.0.0.1"
     dns_port: Annotated[Port, _about("port DNS is answered on")] = 15053
     dns_upstream: Annotated[
-        str, _about("server (address:port) for names that are not the mesh's; empty: they are refused")
+        str, _about("servers (address:port, by commas) for all other names; empty: those of resolv.conf")
     ] = ""
     system_ca_path: Annotated[str, _about("file with the operating system's trusted CAs; empty: look for it")] = ""
     envoy: Annotated[str, _about("the Envoy binary; empty: the one installed beside zonal")] = ""
