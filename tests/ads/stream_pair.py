@@ -1,0 +1,183 @@
+"""StreamPair: a DeltaStream joined with a simulated Envoy by two FIFO wires; and snapshots of toy resources.
+
+The client obeys the protocol as Envoy does: one ACK or NACK per response, subscriptions by name, a reconnect
+that reports what it holds. It refuses every resource whose body says `bad`, in one of Envoy's two ways.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from immutables import Map
+
+from shared.events.state import Position
+from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
+from zone_cp.ads.delta import DeltaStream, Fact
+from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Encoded, Snapshot
+from zone_cp.xds.wire import encode, number, piece
+
+WILDCARD_TYPES = (CLUSTER, LISTENER)
+SHORT = {"SDS": SECRET, "CDS": CLUSTER, "EDS": ENDPOINT, "LDS": LISTENER, "RDS": ROUTE}
+LONG = {url: short for short, url in SHORT.items()}
+
+
+def eds_cluster(name: str, content: str = "1") -> bytes:
+    """The body of an EDS cluster; content makes versions differ (field 28, alt_stat_name)."""
+    return piece(1, name) + number(2, 3) + piece(28, content)
+
+
+def snapshot(position: int, /, **types: Mapping[str, str] | Sequence[str]) -> Snapshot:
+    """snapshot(1, CDS={"a": "1"}, LDS=["l"]): names to contents, by short type name. Clusters are EDS clusters."""
+    resources = {}
+    for short, names in types.items():
+        contents = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, "1")
+        url = SHORT[short]
+        make: Callable[[str, str], bytes] = eds_cluster if url == CLUSTER else lambda name, c: piece(1, name) + piece(28, c)
+        resources[url] = Map({name: encode(url, name, make(name, content)) for name, content in contents.items()})
+    return Snapshot(Position(position, 0), Map(resources))
+
+
+def wire_version(type_short: str, name: str, content: str = "1") -> str:
+    """The version that `snapshot` gives this resource."""
+    one: Encoded = snapshot(0, **{type_short: {name: content}}).resources[SHORT[type_short]][name]
+    return one.version
+
+
+class StreamPair:
+    """Client and server. `step` delivers one message; `run` until both wires are empty."""
+
+    def __init__(self, *, whole: bool = False) -> None:
+        """whole: a bad resource makes the client refuse the whole response (a parse-level error)."""
+        self.whole = whole
+        self.holds: dict[str, dict[str, str]] = {}
+        self.wild: set[str] = set()
+        self.names: dict[str, set[str]] = {}
+        self.log: list[DeltaDiscoveryResponse] = []
+        self.facts: list[Fact] = []
+        self.refused: set[tuple[str, str, str]] = set()
+        self.resent_refused: list[tuple[str, str, str]] = []
+        self.absent: set[tuple[str, str]] = set()
+        self.offered: Snapshot | None = None
+        self.auto_ack = True
+        self._reset()
+
+    def _reset(self) -> None:
+        self.server = DeltaStream()
+        self.up: deque[DeltaDiscoveryRequest] = deque()
+        self.down: deque[DeltaDiscoveryResponse] = deque()
+        self.unacked: deque[DeltaDiscoveryRequest] = deque()
+
+    # -- what tests do ------------------------------------------------------------------------------------------
+
+    def offer(self, offered: Snapshot) -> None:
+        self.offered = offered
+        self.server.offer(offered)
+        self._pump()
+
+    def ask(self, short: str, *subscribe: str, unsubscribe: Sequence[str] = (), **initial: str) -> None:
+        """Send a subscription change; no names on a first request means wildcard for CDS and LDS."""
+        url = SHORT[short]
+        names = self.names.setdefault(url, set())
+        if "*" in subscribe or (not subscribe and not unsubscribe and url in WILDCARD_TYPES):
+            self.wild.add(url)
+        names |= set(subscribe) - {"*"}
+        names -= set(unsubscribe)
+        if "*" in unsubscribe:
+            self.wild.discard(url)
+        for name in list(self.holds.get(url, ())):
+            if url not in self.wild and name not in names:
+                del self.holds[url][name]
+        for name in unsubscribe:
+            self.absent.discard((url, name))
+        request = DeltaDiscoveryRequest(
+            type_url=url,
+            resource_names_subscribe=subscribe,
+            resource_names_unsubscribe=unsubscribe,
+            initial_resource_versions=initial,
+        )
+        self.up.append(request)
+
+    def reconnect(self) -> None:
+        """A new stream to a new server: the client reports what it holds, as Envoy does."""
+        self._reset()
+        self.refused.clear()
+        self.absent.clear()
+        if self.offered is not None:
+            self.server.offer(self.offered)
+        for url in (*WILDCARD_TYPES[:1], ENDPOINT, SECRET, *WILDCARD_TYPES[1:], ROUTE):
+            if url in self.wild or self.names.get(url):
+                subscribe = sorted(self.names.get(url, ()))
+                if url in self.wild and subscribe:
+                    subscribe.append("*")
+                self.ask(LONG[url], *subscribe, **self.holds.get(url, {}))
+
+    def step(self, *, downwards: bool) -> bool:
+        """Deliver one message on one wire; False when there is none."""
+        if downwards:
+            if not self.down:
+                return False
+            self._client(self.down.popleft())
+            return True
+        if not self.up:
+            return False
+        self.facts.extend(self.server.receive(self.up.popleft()))
+        self._pump()
+        return True
+
+    def run(self) -> list[DeltaDiscoveryResponse]:
+        """Deliver everything; returns the responses the client got meanwhile."""
+        before = len(self.log)
+        for _ in range(10_000):
+            if not self.step(downwards=False) and not self.step(downwards=True):
+                return self.log[before:]
+        raise AssertionError("server and client never fall silent")
+
+    def ack(self) -> None:
+        """Send the oldest withheld ACK or NACK."""
+        self.up.append(self.unacked.popleft())
+
+    # -- both ends ----------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        self.down.extend(DeltaDiscoveryResponse.FromString(r) for r in self.server.responses())
+
+    def _client(self, response: DeltaDiscoveryResponse) -> None:
+        self.log.append(response)
+        url = response.type_url
+        holds = self.holds.setdefault(url, {})
+        names = self.names.get(url, set())
+        bad = [r for r in response.resources if b"bad" in r.resource.value]
+        for resource in response.resources:
+            key = (url, resource.name, resource.version)
+            if key in self.refused:
+                self.resent_refused.append(key)
+            if self.whole and bad:
+                continue
+            if resource not in bad and (url in self.wild or resource.name in names):
+                holds[resource.name] = resource.version
+                self.absent.discard((url, resource.name))
+        if not (self.whole and bad):
+            for name in response.removed_resources:
+                holds.pop(name, None)
+                self.absent.add((url, name))
+        answer = DeltaDiscoveryRequest(type_url=url, response_nonce=response.nonce)
+        if bad:
+            message = "Proto constraint validation failed" if self.whole else ", ".join(f"{r.name}: bad" for r in bad)
+            answer.error_detail.message = message
+            answer.error_detail.code = 13
+            if len(response.resources) == 1:
+                self.refused.add((url, bad[0].name, bad[0].version))
+        (self.up if self.auto_ack else self.unacked).append(answer)
+
+
+def told(responses: Sequence[DeltaDiscoveryResponse]) -> list[str]:
+    """Responses in words: `CDS +a +b -c`."""
+    return [
+        " ".join([
+            LONG.get(r.type_url, r.type_url),
+            *(f"+{x.name}" for x in sorted(r.resources, key=lambda x: x.name)),
+            *(f"-{name}" for name in sorted(r.removed_resources)),
+        ])
+        for r in responses
+    ]

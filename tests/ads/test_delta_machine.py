@@ -1,0 +1,114 @@
+"""Whatever happens on a stream, the client ends up holding what was offered, and nothing speaks without a cause."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.ads.stream_pair import LONG, SHORT, WILDCARD_TYPES, StreamPair, snapshot, wire_version
+from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
+
+NAMES = ("a", "b", "c", "d")
+contents = st.sampled_from(["1", "2", "3", "bad"])
+resources = st.dictionaries(st.sampled_from(NAMES), contents)
+snapshots = st.fixed_dictionaries({short: resources for short in SHORT})
+NAMED = [LONG[url] for url in (ENDPOINT, ROUTE, SECRET)]
+
+
+class Stream(RuleBasedStateMachine):
+    """A client and a server that exchange messages one at a time, interleaved with everything else."""
+
+    @initialize(whole=st.booleans())
+    def connect(self, whole: bool) -> None:
+        self.pair = StreamPair(whole=whole)
+        self.position = 0
+        self.given: dict[str, dict[str, str]] = {}
+        self.pair.ask("CDS")
+        self.pair.ask("LDS")
+
+    @rule(given=snapshots)
+    def offer(self, given: dict[str, dict[str, str]]) -> None:
+        self._offer(given)
+
+    @precondition(lambda self: bool(self.given))
+    @rule(short=st.sampled_from(sorted(SHORT)), name=st.sampled_from(NAMES), content=contents)
+    def change(self, short: str, name: str, content: str) -> None:
+        self._offer(self.given | {short: self.given[short] | {name: content}})
+
+    @precondition(lambda self: bool(self.given))
+    @rule(short=st.sampled_from(sorted(SHORT)), name=st.sampled_from(NAMES))
+    def remove(self, short: str, name: str) -> None:
+        self._offer(self.given | {short: {n: c for n, c in self.given[short].items() if n != name}})
+
+    def _offer(self, given: dict[str, dict[str, str]]) -> None:
+        self.position += 1
+        self.given = given
+        types: Mapping[str, Mapping[str, str]] = given
+        self.pair.offer(snapshot(self.position, **types))
+
+    @rule(short=st.sampled_from(NAMED), names=st.sets(st.sampled_from(NAMES), min_size=1))
+    def subscribe(self, short: str, names: set[str]) -> None:
+        self.pair.ask(short, *sorted(names))
+
+    @rule(short=st.sampled_from(NAMED), names=st.sets(st.sampled_from(NAMES), min_size=1))
+    def unsubscribe(self, short: str, names: set[str]) -> None:
+        if self.pair.names.get(SHORT[short]):
+            self.pair.ask(short, unsubscribe=sorted(names & self.pair.names[SHORT[short]]))
+
+    @rule(name=st.sampled_from(NAMES), on=st.booleans())
+    def on_demand(self, name: str, on: bool) -> None:
+        if on:
+            self.pair.ask("CDS", name)
+        elif name in self.pair.names[CLUSTER]:
+            self.pair.ask("CDS", unsubscribe=[name])
+
+    @rule(downwards=st.booleans(), count=st.integers(1, 4))
+    def deliver(self, downwards: bool, count: int) -> None:
+        for _ in range(count):
+            self.pair.step(downwards=downwards)
+
+    @rule()
+    def reconnect(self) -> None:
+        self.pair.reconnect()
+
+    @rule()
+    def settle(self) -> None:
+        """Quiescence: what the client holds is what was offered, save what it refused; and all is silent."""
+        self.pair.run()
+        if not self.given:
+            assert not any(self.pair.holds.values())
+            return
+        for url in (CLUSTER, LISTENER, ENDPOINT, ROUTE, SECRET):
+            self._check(url)
+        assert self.pair.server.delivered is not None
+        assert self.pair.server.delivered.g == self.position
+        self._offer(self.given)
+        assert self.pair.run() == [], "the same content again causes no response"
+
+    def _check(self, url: str) -> None:
+        offered, holds = self.given[LONG[url]], self.pair.holds.get(url, {})
+        subscribed = set(offered) | set(holds) if url in WILDCARD_TYPES else self.pair.names.get(url, set())
+        refused = any("bad" in contents.values() for contents in self.given.values())
+        for name in subscribed:
+            content = offered.get(name)
+            if content is None:
+                # a refused user may keep what it uses alive
+                assert name not in holds or refused, f"{LONG[url]} {name} was not removed"
+            elif content != "bad":
+                assert holds.get(name) == wire_version(LONG[url], name, content)
+            else:
+                assert holds.get(name) != wire_version(LONG[url], name, content)
+        if url not in WILDCARD_TYPES:
+            for name in subscribed - set(offered) - set(holds):
+                assert (url, name) in self.pair.absent, f"{LONG[url]} {name} was never answered"
+
+    @invariant()
+    def refused_bytes_stay_away(self) -> None:
+        assert self.pair.resent_refused == []
+
+
+TestStream = Stream.TestCase
+TestStream.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -1,0 +1,41 @@
+"""What a cluster refers to by name, read from its bytes: its load assignment and its SDS secrets."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import msgspec
+from google.protobuf.message import DecodeError
+
+from shared.pb.discovery_pb2 import Cluster, TransportSocket, UpstreamTlsContext
+
+DISCOVERY_TYPE_EDS = 3
+
+
+class References(msgspec.Struct, frozen=True):
+    """What a cluster names: its load assignment ("" when it has none) and its SDS secrets."""
+
+    assignment: str = ""
+    secrets: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=65_536)
+def references_of(version: str, body: bytes) -> References:  # noqa: ARG001 — the version spares a comparison of bodies
+    """Read the names a Cluster refers to; nothing when it is not readable (Envoy will say so itself)."""
+    try:
+        cluster = Cluster.FromString(body)
+        sockets = (cluster.transport_socket, *(m.transport_socket for m in cluster.transport_socket_matches))
+        secrets = tuple(dict.fromkeys(name for socket in sockets for name in _secrets_of(socket)))
+    except DecodeError:
+        return References()
+    eds = cluster.type == DISCOVERY_TYPE_EDS
+    return References((cluster.eds_cluster_config.service_name or cluster.name) if eds else "", secrets)
+
+
+def _secrets_of(socket: TransportSocket) -> list[str]:
+    if not socket.typed_config.type_url.endswith(".UpstreamTlsContext"):
+        return []
+    common = UpstreamTlsContext.FromString(socket.typed_config.value).common_tls_context
+    combined = common.combined_validation_context.validation_context_sds_secret_config
+    configs = (*common.tls_certificate_sds_secret_configs, common.validation_context_sds_secret_config, combined)
+    return [config.name for config in configs if config.name]

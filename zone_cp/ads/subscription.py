@@ -1,0 +1,337 @@
+"""Subscription: what one stream has asked for, been sent and accepted of one resource type. A value machine, no IO.
+
+Theory of operation. Two maps describe the client: `known` is what it will hold once everything in flight is
+accepted, `held` is what it has said it holds (by ACK, or by initial_resource_versions on a new stream). A
+resource is due when the desired version differs from `known`, or when the protocol owes an answer (`owed`). A
+NACK puts `known` back to `held`; the (name, version) at fault is remembered in `rejected` and is never sent
+again on this stream: the last accepted one stays desired in its place. When a rejected response carried several
+resources the guilty one is not known for sure, so they are sent again in smaller groups until one is alone.
+
+Rules: "rule n" is design/xds.md §7; the protocol is
+https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import TypeAlias
+
+import msgspec
+
+from shared.events.state import Position
+from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
+from zone_cp.xds.snapshot import CLUSTER, LISTENER, Encoded
+
+WILDCARD = "*"
+LEGACY_WILDCARD_TYPES = frozenset({CLUSTER, LISTENER})
+MAX_NAMES_PER_TYPE = 100_000
+MAX_REJECTED_PER_TYPE = 1_024
+MAX_SUSPECTS_ALONE = 32
+
+Resources: TypeAlias = Mapping[str, Encoded]
+
+
+class RemoteProtocolError(Exception):
+    """The client broke the protocol; the stream cannot go on. `limit` tells an exceeded limit from nonsense."""
+
+    def __init__(self, message: str, *, limit: bool = False) -> None:
+        """Say what the client did."""
+        super().__init__(message)
+        self.limit = limit
+
+
+class Acked(msgspec.Struct, frozen=True):
+    """The client accepted a response: it holds `versions` (name, version) and no longer holds `removed`."""
+
+    type_url: str
+    nonce: str
+    position: Position
+    versions: tuple[tuple[str, str], ...]
+    removed: tuple[str, ...]
+
+
+class Nacked(msgspec.Struct, frozen=True):
+    """The client refused a response made of `names`. `rejected` (name, version) is the culprit once it is certain."""
+
+    type_url: str
+    nonce: str
+    position: Position
+    message: str
+    names: tuple[str, ...]
+    rejected: tuple[tuple[str, str], ...]
+
+
+Fact: TypeAlias = Acked | Nacked
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A response in flight. serial counts the responses of the stream."""
+
+    serial: int
+    position: Position
+    upserts: tuple[Encoded, ...]
+    removed: tuple[str, ...]
+
+
+class Due(msgspec.Struct, frozen=True):
+    """What must be sent now: resources, and names to be declared nonexistent."""
+
+    upserts: tuple[Encoded, ...] = ()
+    absent: tuple[str, ...] = ()
+
+
+class Subscription:
+    """One type on one stream."""
+
+    def __init__(self, type_url: str) -> None:
+        """Nothing asked yet."""
+        self.type_url = type_url
+        self.wildcard = False
+        self.names: set[str] = set()
+        self.known: dict[str, str] = {}
+        self.held: dict[str, Encoded | str] = {}
+        self.rejected: dict[tuple[str, str], str] = {}
+        self.in_flight: dict[str, Sent] = {}
+        self.gone: set[str] = set()
+        self.reply_due = False
+        self.sent_position: Position | None = None
+        self.acked_position: Position | None = None
+        self._asked = False
+        self._owed: set[str] = set()
+        self._absent: set[str] = set()
+        self._touched: set[str] = set()
+        self._scanned: Resources | None = None
+        self._suspects: list[tuple[str, ...]] = []
+
+    @property
+    def asked(self) -> bool:
+        """Whether the client has asked for this type on this stream."""
+        return self._asked
+
+    @property
+    def suspecting(self) -> bool:
+        """Whether resources of a refused response are still to be sent apart."""
+        return bool(self._suspects)
+
+    # -- what the client says ---------------------------------------------------------------------------------
+
+    def request(self, request: DeltaDiscoveryRequest) -> None:
+        """Apply the subscription part of a request: subscribe before unsubscribe (rule 11), stale nonce or not (16)."""
+        first, self._asked = not self._asked, True
+        initial: Mapping[str, str] = request.initial_resource_versions if first else {}
+        subscribe = request.resource_names_subscribe
+        if first and not subscribe and self.type_url in LEGACY_WILDCARD_TYPES:
+            self._start_wildcard()  # rule 4
+        for name in subscribe:
+            if name == WILDCARD:
+                self._start_wildcard()
+                continue
+            self.names.add(name)
+            self._absent.discard(name)
+            self._touched.add(name)
+            if name not in initial:  # a repeated subscribe must be answered, whatever was sent before (rule 11)
+                self._owed.add(name)
+        if len(self.names) > MAX_NAMES_PER_TYPE:
+            message = f"more than {MAX_NAMES_PER_TYPE} names of {self.type_url}"
+            raise RemoteProtocolError(message, limit=True)
+        for name, version in initial.items():  # rule 12
+            if self._wanted(name):
+                self.known[name] = self.held[name] = version
+                self._touched.add(name)
+        for name in request.resource_names_unsubscribe:
+            self._unsubscribe(name)
+
+    def _start_wildcard(self) -> None:
+        if not self.wildcard:
+            self.wildcard = self.reply_due = True
+            self._scanned = None
+
+    def _unsubscribe(self, name: str) -> None:
+        if name == WILDCARD:
+            if self.wildcard:
+                self.wildcard = self.reply_due = False
+                for other in [n for n in self.known if n not in self.names]:
+                    self._forget(other)
+        elif self.wildcard:
+            self.names.discard(name)
+            self.owe(name)  # rule 14
+        elif name in self.names:
+            self.names.discard(name)
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        self.known.pop(name, None)
+        self.gone.discard(name)
+        self._owed.discard(name)
+        self._absent.discard(name)
+        held = self.held.get(name)
+        if not (isinstance(held, Encoded) and any(key[0] == name for key in self.rejected)):
+            self.held.pop(name, None)  # else it is what a new subscription gets in place of the rejected one
+
+    def owe(self, name: str) -> None:
+        """Send this name again, changed or not."""
+        self._owed.add(name)
+        self._touched.add(name)
+
+    def settle(self, request: DeltaDiscoveryRequest) -> Fact | None:
+        """Apply the ACK or NACK part of a request; a nonce that is not in flight says nothing (rule 16)."""
+        sent = self.in_flight.pop(request.response_nonce, None)
+        if sent is None:
+            return None
+        if request.HasField("error_detail"):
+            return self._refuse(sent, request.response_nonce, request.error_detail.message)
+        for encoded in sent.upserts:
+            if self._wanted(encoded.name):
+                self.held[encoded.name] = encoded
+        for name in sent.removed:
+            self.held.pop(name, None)
+        self.acked_position = sent.position
+        versions = tuple((e.name, e.version) for e in sent.upserts)
+        return Acked(self.type_url, request.response_nonce, sent.position, versions, sent.removed)
+
+    def _refuse(self, sent: Sent, nonce: str, message: str) -> Nacked:
+        names = tuple(e.name for e in sent.upserts)
+        culprit: tuple[tuple[str, str], ...] = ()
+        if len(sent.upserts) == 1:
+            (encoded,) = sent.upserts
+            culprit = ((encoded.name, encoded.version),)
+            self.rejected[culprit[0]] = message
+            if len(self.rejected) > MAX_REJECTED_PER_TYPE:
+                del self.rejected[next(iter(self.rejected))]
+        elif sent.upserts:
+            self._suspects.extend(_split(names, message))
+        for encoded in sent.upserts:
+            if self.known.get(encoded.name) == encoded.version:
+                self._revert(encoded.name)
+        if sent.upserts:  # a removal that nothing but itself was refused with is not sent again
+            for name in sent.removed:
+                self._absent.discard(name)
+                self._touched.add(name)
+                if name in self.held and name not in self.known:
+                    self._revert(name)
+                    self.gone |= {name} & self.known.keys()
+        return Nacked(self.type_url, nonce, sent.position, message, names, culprit)
+
+    def _revert(self, name: str) -> None:
+        held = self.held.get(name)
+        self._touched.add(name)
+        if held is None or not self._wanted(name):
+            self.known.pop(name, None)
+            self.gone.discard(name)
+        else:
+            self.known[name] = version_of(held)
+
+    # -- what the client must be told -------------------------------------------------------------------------
+
+    def due(self, current: Resources, older: Sequence[Resources], newer: Sequence[Resources] = ()) -> Due:
+        """Compare what is desired with what is known.
+
+        current is what the type should be now; older are resources on their way out (still served to who asks
+        by name); newer are those that are not to be sent yet (a name found there only is left waiting).
+        """
+        fresh = current is not self._scanned
+        names: Iterator[str] = iter(tuple(self._touched))
+        if fresh:
+            names = iter(dict.fromkeys(chain(current if self.wildcard else (), self.names, self._touched)))
+            self.gone = {name for name in self.known if name not in current}
+        self._touched = set()
+        self._scanned = current
+        upserts: list[Encoded] = []
+        absent: list[str] = []
+        for name in names:
+            encoded = current.get(name)
+            if encoded is not None and name not in self._owed and self.known.get(name) == encoded.version:
+                continue
+            if name not in self._owed and not self._wanted(name):
+                continue
+            self._compare(name, encoded, upserts, absent, older, newer)
+        return Due(tuple(upserts), tuple(absent))
+
+    def _compare(  # noqa: PLR0917 — one step of the loop above, apart for its length
+        self,
+        name: str,
+        encoded: Encoded | None,
+        upserts: list[Encoded],
+        absent: list[str],
+        older: Sequence[Resources],
+        newer: Sequence[Resources],
+    ) -> None:
+        explicit, owed = name in self.names, name in self._owed
+        if encoded is None:
+            if (explicit or owed) and any(name in resources for resources in newer):
+                self._touched.add(name)
+                return
+            if name in self.known:
+                self.gone.add(name)  # told by remove() once nothing refers to it
+            if explicit or owed:
+                encoded = next((resources[name] for resources in older if name in resources), None)
+        chosen = None if encoded is None else self._acceptable(encoded)
+        self._owed.discard(name)
+        if chosen is not None:
+            if owed or self.known.get(name) != chosen.version:
+                upserts.append(chosen)
+        elif name not in self.known and (owed or (explicit and name not in self._absent)):
+            absent.append(name)  # rule 13
+
+    def _acceptable(self, encoded: Encoded) -> Encoded | None:
+        """The resource, or the last accepted one in place of a rejected one."""
+        if (encoded.name, encoded.version) not in self.rejected:
+            return encoded
+        held = self.held.get(encoded.name)
+        if isinstance(held, Encoded) and (held.name, held.version) not in self.rejected:
+            return held
+        return None
+
+    def removable(self, retained: Sequence[Resources]) -> tuple[str, ...]:
+        """Names the client holds that no retained snapshot has (rule 15: only what the client could hold)."""
+        return tuple(
+            name
+            for name in sorted(self.gone)
+            if name in self.known and not any(name in resources for resources in retained)
+        )
+
+    def groups(self, upserts: tuple[Encoded, ...]) -> list[tuple[Encoded, ...]]:
+        """Split what is due so that suspects of a refused response travel apart from all others."""
+        suspects, self._suspects = self._suspects, []
+        left = {encoded.name: encoded for encoded in upserts}
+        out = []
+        for names in suspects:
+            group = tuple(left.pop(name) for name in names if name in left)
+            if group:
+                out.append(group)
+        return [tuple(left.values()), *out] if left else out
+
+    def mark_sent(self, nonce: str, sent: Sent) -> None:
+        """Record a response as on its way; `known` changes now, not at the ACK (rule 16)."""
+        for encoded in sent.upserts:
+            self.known[encoded.name] = encoded.version
+            self._absent.discard(encoded.name)
+            if self._scanned is not None and encoded.name not in self._scanned:
+                self.gone.add(encoded.name)
+        for name in sent.removed:
+            self.known.pop(name, None)
+            self.gone.discard(name)
+            if name in self.names:
+                self._absent.add(name)
+        self.in_flight[nonce] = sent
+        self.reply_due = False
+        self.sent_position = sent.position
+
+    def _wanted(self, name: str) -> bool:
+        return self.wildcard or name in self.names
+
+
+def version_of(held: Encoded | str) -> str:
+    """The version of something the client holds."""
+    return held if isinstance(held, str) else held.version
+
+
+def _split(names: tuple[str, ...], message: str) -> list[tuple[str, ...]]:
+    """Smaller groups for a refused response: those Envoy's message names alone, the rest together, or halves."""
+    blamed = [name for name in names if name in message]
+    rest = tuple(name for name in names if name not in message)
+    if blamed and rest and len(blamed) <= MAX_SUSPECTS_ALONE:
+        return [rest, *((name,) for name in blamed)]
+    middle = len(names) // 2
+    return [names[:middle], names[middle:]]
