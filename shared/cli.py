@@ -1,6 +1,74 @@
 """The `zonal` command: a tree of lazily imported commands, nothing else."""
 
+from __future__ import annotations
 
-def main() -> None:
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from shared import VERSION
+from shared.commands.failure import CommandFailed
+from shared.process.exit_code import ExitCode
+
+COMMANDS = (
+    ("global", "processes:run_global", "Run the global control plane."),
+    ("zone", "processes:run_zone", "Run a zone control plane."),
+    ("apply", "resources:apply", "Create or replace the resources of files, all or nothing."),
+    ("get", "resources:get", "Show resources, and what became of them."),
+    ("delete", "resources:delete", "Delete a resource."),
+    ("events", "events:events", "Show what happened, from any origin's log."),
+    ("inspect", "inspect:inspect", "List proxies, or show what one is served."),
+    ("replay", "history:replay", "Show what a proxy was served at a moment, from the log alone."),
+    ("diff", "history:diff", "Show what changed for a proxy between two moments."),
+    ("explain", "history:explain", "Name the events behind a proxy's resource."),
+    ("init", "processes:init", "Lay out a deployment: keys, tokens, configuration."),
+    ("demo", "processes:demo", "One command, two zones: the story, every step checked."),
+    ("up", "processes:up", "Start the demo's system and keep it running."),
+    ("bench", "processes:bench", "Measure, and write bench.json."),
+    ("version", "processes:version", "Show the version."),
+)
+PROXY_COMMANDS = (
+    ("sidecar", "processes:sidecar", "Run Envoy and DNS beside an application."),
+    ("egress", "processes:egress", "Run Envoy as the zone's egress."),
+    ("redirect", "processes:redirect", "Redirect traffic to VIPs into the sidecar (root)."),
+)
+
+
+def _tree() -> App:
+    app = App(
+        name="zonal",
+        help="Zonal: an event-sourced, multi-zone control plane for Envoy.",
+        version=VERSION,
+        result_action="return_value",
+    )
+    proxy = App(name="proxy", help="Run a proxy and what belongs to it.", result_action="return_value")
+    for tree, commands in ((app, COMMANDS), (proxy, PROXY_COMMANDS)):
+        for name, place, summary in commands:
+            tree.command(f"shared.commands.{place}", name=name, help=summary)
+    app.command(proxy)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Messages of failures go to stderr."""
+    try:
+        return int(_tree()(arguments, exit_on_error=False) or ExitCode.OK)
+    except CycloptsError:
+        return ExitCode.USAGE  # already told, with the usage
+    except CommandFailed as failed:
+        sys.stderr.write(failed.message + "\n")
+        return failed.code
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Nothing more must be written at exit.
+        sys.stdout = None
+        return ExitCode.OK
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script."""
-    raise SystemExit("not built yet")
+    raise SystemExit(int(run(sys.argv[1:] if arguments is None else arguments)))
+
+
+if __name__ == "__main__":
+    main()

@@ -23,6 +23,7 @@ class ZoneContext(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Where one zone is. `store` is its nats-server's JetStream directory; "" where it is not on this machine."""
 
     api: str = ""
+    ads: str = ""
     token_file: str = ""
     store: str = ""
 
@@ -32,6 +33,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     api: str = DEFAULT_API
     token_file: str = ""
+    ca_file: str = ""
     store: str = ""
     zones: dict[str, ZoneContext] = {}
 
@@ -95,7 +97,13 @@ def _read(file: Path) -> Context:
         return str(file.parent / path) if path else ""
 
     zones = {
-        name: ZoneContext(api=zone.api, token_file=below(zone.token_file), store=below(zone.store))
+        name: msgspec.structs.replace(zone, token_file=below(zone.token_file), store=below(zone.store))
         for name, zone in found.zones.items()
     }
-    return Context(api=found.api, token_file=below(found.token_file), store=below(found.store), zones=zones)
+    return msgspec.structs.replace(
+        found,
+        token_file=below(found.token_file),
+        ca_file=below(found.ca_file),
+        store=below(found.store),
+        zones=zones,
+    )

@@ -178,7 +178,7 @@ def load(
     missing = [name for name in _required(wanted) if name not in values]
     if not faults:
         faults += [
-            f"{name}: required: give {flag_name(name)}, {environment_names(name)[-1]} or `{name}:` in the file"
+            f"required: {name}: give {flag_name(name)}, {environment_names(name)[-1]} or `{name}:` in the file"
             for name in missing
         ]
     if not faults:

@@ -59,7 +59,7 @@ def test_faults_are_named_by_place_and_path_all_at_once() -> None:
     [
         ("- a", "z.yaml: settings are one YAML mapping"),
         ("a: [", "z.yaml:2:1: not valid YAML"),
-        ("log_level: info", "name: required: give --name, ZONAL_NAME or `name:` in the file"),
+        ("log_level: info", "required: name: give --name, ZONAL_NAME or `name:` in the file"),
         ("name: East", 'name: "East" is no RFC 1035 label'),
         ("name: e\nmesh_external_service_cidr: fd00::/8", "mesh_external_service_cidr: fd00::/8 is not an IPv4 range"),
         ("name: e\nallowed_addresses: [nowhere]", "allowed_addresses[0]: 'nowhere' does not appear"),

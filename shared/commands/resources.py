@@ -1,0 +1,238 @@
+"""`zonal apply`, `get`, `delete`: resources as a client of the HTTP API."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from cyclopts import Parameter
+
+from shared.commands import connect, output
+from shared.commands.client import ApiRefused, Client
+from shared.commands.connect import Api, OutputFlag, TokenFile, Zone
+from shared.commands.failure import CommandFailed
+from shared.model import codec, kinds, manifest
+from shared.model.kinds import Kind
+from shared.model.manifest import Document
+from shared.model.resource import DISPLAY_NAME_LABEL, ORIGIN_LABEL, ZONE_LABEL
+from shared.process.exit_code import ExitCode
+
+STANDARD_INPUT = "-"
+_SERVERS_OWN = ("creationTime", "modificationTime", "version")
+_NOTHING = "nothing was applied"
+
+Mesh = Annotated[str, Parameter(name=["--mesh", "-m"], help="Mesh of the resource.")]
+KindWord = Annotated[str, Parameter(help="A kind: mes, hg, dp, mesh, zone, secret, ze, or its full name.")]
+
+
+def apply(
+    *,
+    file: Annotated[list[str], Parameter(name=["--file", "-f"], help="A manifest, - for standard input; repeatable.")],
+    zone: Zone = None,
+    api: Api = None,
+    token_file: TokenFile = None,
+    output: OutputFlag = "table",
+) -> int:
+    """Create or replace every resource of the given files, all or nothing."""
+    documents = _read(file)
+    body = codec.encode({"resources": [document.resource for document in documents]})
+    try:
+        answer = connect.client(api, token_file, zone).post("/apply", body)
+    except ApiRefused as refused:
+        raise _at_lines(refused, documents) from None
+    _show_applied(answer or {}, output)
+    return ExitCode.OK
+
+
+def _read(files: Sequence[str]) -> tuple[Document, ...]:
+    """The documents of all files. Raises CommandFailed naming every fault."""
+    documents: list[Document] = []
+    faults: list[str] = []
+    for name in files:
+        try:
+            text = sys.stdin.read() if name == STANDARD_INPUT else Path(name).read_text()
+        except OSError as error:
+            raise CommandFailed(f"cannot read {name}: {error.strerror}", ExitCode.USAGE) from None
+        except UnicodeDecodeError:
+            raise CommandFailed(f"{name}: not text in UTF-8", ExitCode.REFUSED) from None
+        parsed = manifest.parse(text, "<stdin>" if name == STANDARD_INPUT else name)
+        faults += [str(fault) for fault in parsed.faults]
+        documents += parsed.documents
+    if faults:
+        raise CommandFailed("\n".join([*faults, _NOTHING]), ExitCode.REFUSED)
+    if not documents:
+        raise CommandFailed(f"{', '.join(files)}: no resource in it", ExitCode.REFUSED)
+    return tuple(documents)
+
+
+def _at_lines(refused: ApiRefused, documents: Sequence[Document]) -> CommandFailed:
+    """The server's refusal told where the user wrote what it is about."""
+    told: list[str] = []
+    for parameter in refused.problem.get("invalid_parameters") or ():
+        index, path, reason = parameter.get("index"), parameter.get("path", ""), parameter.get("reason", "")
+        if not isinstance(index, int) or index >= len(documents):
+            return refused
+        told.append(str(documents[index].fault(path, reason)))
+    return CommandFailed("\n".join([*told, _NOTHING]), refused.code) if told else refused
+
+
+def _show_applied(answer: dict[str, Any], form: output.Output) -> None:
+    results = answer.get("results") or []
+    for warning in answer.get("warnings") or ():
+        output.say(f"warning: {warning}")
+    if form == "table":
+        for result in results:
+            print(f"{_label(result)} {result.get('outcome', '')}".rstrip())
+    else:
+        output.document(answer, form)
+
+
+def _label(item: dict[str, Any]) -> str:
+    """`MeshExternalService default/payments`."""
+    path = "/".join(part for part in (item.get("mesh"), item.get("name")) if part)
+    return f"{item.get('type') or item.get('kind') or ''} {path}".strip()
+
+
+def get(
+    kind: KindWord,
+    name: Annotated[str | None, Parameter(help="One resource; all of the kind when left out.")] = None,
+    *,
+    mesh: Mesh = "default",
+    all_meshes: Annotated[bool, Parameter(name=["--all-meshes", "-A"], negative="", help="Of every mesh.")] = False,
+    zone: Zone = None,
+    api: Api = None,
+    token_file: TokenFile = None,
+    output: OutputFlag = "table",
+) -> int:
+    """Show resources, and what became of them."""
+    found = _kind(kind)
+    client = connect.client(api, token_file, zone)
+    if name is not None:
+        item = client.get(_path(found, None if all_meshes else mesh, name))
+        items, whole = [item], item
+    else:
+        items = list(client.pages(_path(found, None if all_meshes else mesh)))
+        whole = {"items": items, "total": len(items)}
+    status = _status(client, found, items)
+    if output != "table":
+        if status is not None and output == "json":
+            whole = {**whole, "status": status}
+        _print(_to_apply(whole) if output == "yaml" else whole, output)
+    elif status is not None:
+        _show_status(items, status)
+    else:
+        _show(found, items)
+    return ExitCode.OK
+
+
+def delete(
+    kind: KindWord,
+    name: Annotated[str, Parameter(help="Name of the resource.")],
+    *,
+    mesh: Mesh = "default",
+    zone: Zone = None,
+    api: Api = None,
+    token_file: TokenFile = None,
+    output: OutputFlag = "table",
+) -> int:
+    """Delete one resource."""
+    found = _kind(kind)
+    connect.client(api, token_file, zone).delete(_path(found, mesh, name))
+    deleted = {"type": found.name, **({"mesh": mesh} if found.mesh_scoped else {}), "name": name, "outcome": "deleted"}
+    if output == "table":
+        print(f"{_label(deleted)} deleted")
+    else:
+        _print(deleted, output)
+    return ExitCode.OK
+
+
+_print = output.document
+
+
+def _to_apply(whole: dict[str, Any]) -> dict[str, Any]:
+    """YAML is made to be edited and applied again: without what only the server may say."""
+    if "items" in whole:
+        return {"items": [_to_apply(item) for item in whole["items"]]}
+    return {name: value for name, value in whole.items() if name not in _SERVERS_OWN}
+
+
+def _kind(word: str) -> Kind:
+    found = kinds.lookup(word)
+    if found is None:
+        known = ", ".join(kind.name for kind in kinds.KINDS)
+        raise CommandFailed(f'there is no kind "{word}"; known are {known}', ExitCode.USAGE)
+    return found
+
+
+def _path(kind: Kind, mesh: str | None, name: str | None = None) -> str:
+    """Path of a list or of one resource; a mesh-scoped list without a mesh is that of every mesh."""
+    start = f"/meshes/{quote(mesh, safe='')}" if kind.mesh_scoped and mesh is not None else ""
+    return f"{start}/{kind.path}" + (f"/{quote(name, safe='')}" if name is not None else "")
+
+
+def _status(client: Client, kind: Kind, items: Iterable[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """What each zone made of the items; None for kinds without, and where the API has no such view."""
+    if kind.name != "MeshExternalService":
+        return None
+    try:
+        rows = client.get(f"/status/{kind.path}").get("items") or []
+    except ApiRefused as refused:
+        if refused.status == 404:
+            return None
+        raise
+    shown = {(item.get("mesh", "default"), item.get("name")) for item in items}
+    return [row for row in rows if (row.get("mesh"), row.get("name")) in shown]
+
+
+def _show(kind: Kind, items: Sequence[dict[str, Any]]) -> None:
+    scope = ["MESH"] if kind.mesh_scoped else []
+    rows = []
+    for item in items:
+        labels = item.get("labels") or {}
+        mesh = [item.get("mesh", "default")] if kind.mesh_scoped else []
+        rows.append([*mesh, item.get("name", ""), _origin(labels), item.get("modificationTime", "")])
+    output.table([*scope, "NAME", "ORIGIN", "CHANGED"], rows)
+
+
+def _origin(labels: dict[str, str]) -> str:
+    origin = labels.get(ORIGIN_LABEL, "")
+    return f"zone {labels[ZONE_LABEL]}" if origin == "zone" and ZONE_LABEL in labels else origin
+
+
+def _show_status(items: Sequence[dict[str, Any]], status: Sequence[dict[str, Any]]) -> None:
+    rows = [
+        [
+            row.get("zone", ""),
+            row.get("mesh", ""),
+            row.get("name", ""),
+            row.get("origin", ""),
+            "\n".join(_hostname(one) for one in row.get("hostnames") or ()),
+            row.get("vip") or "",
+            "\n".join(_condition(one) for one in row.get("conditions") or ()),
+        ]
+        for row in sorted(status, key=lambda row: (row.get("zone", ""), row.get("mesh", ""), row.get("name", "")))
+    ]
+    told = {(row.get("mesh"), row.get("name")) for row in status}
+    # What no zone has heard of yet is shown all the same.
+    for item in items:
+        mesh, name, labels = item.get("mesh", "default"), item.get("name", ""), item.get("labels") or {}
+        if (mesh, name) not in told:
+            rows.append(["", mesh, labels.get(DISPLAY_NAME_LABEL, name), _origin(labels), "", "", ""])
+    output.table(["ZONE", "MESH", "NAME", "ORIGIN", "HOSTNAMES", "VIP", "CONDITIONS"], rows)
+
+
+def _hostname(one: Any) -> str:
+    return str(one.get("hostname", "")) if isinstance(one, dict) else str(one)
+
+
+def _condition(one: dict[str, Any]) -> str:
+    reason, message = one.get("reason") or "", one.get("message") or ""
+    told = ": ".join(part for part in (reason, message) if part)
+    head = f"{one.get('type', '')}={one.get('status', '')}"
+    return f"{head} ({told})" if told and one.get("status") != "True" else head
+
+
+__all__ = ["apply", "delete", "get"]
