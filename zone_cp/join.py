@@ -34,11 +34,6 @@ class Joining(msgspec.Struct, frozen=True):
     features: tuple[str, ...]
     system_ca_path: str
 
-    @property
-    def key(self) -> ResourceKey:
-        """Identity of the resource."""
-        return key_of(self.resource, _zone_of(self.resource))
-
 
 class NotAdmitted(msgspec.Struct, frozen=True):
     """Why a proxy may not connect: as a gRPC status would say it."""
@@ -139,6 +134,3 @@ def stale(state: ZoneState) -> tuple[Change, ...]:
         if status.online
     )
 
-
-def _zone_of(resource: Dataplane | ZoneEgress) -> str:
-    return resource.labels.get("kuma.io/zone", "")

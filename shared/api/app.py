@@ -59,6 +59,7 @@ def build_api(
         before_request=check,
         exception_handlers={Problem: _on_problem, HTTPException: _on_http, 500: _on_crash},
         openapi_config=None,
+        logging_config=None,  # the process configured logging
         request_max_body_size=BODY_MAX_BYTES,
     )
 

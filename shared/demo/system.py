@@ -28,6 +28,7 @@ VIP_CIDRS = {"east": "127.101.0.0/16", "west": "127.102.0.0/16"}
 """Without root each zone leases inside 127/8, where any process may listen."""
 SERVICES_OFFSET = 10
 CALL_SECONDS = 10
+TOKEN_SECONDS = 7 * 24 * 3600
 
 _DATAPLANE = """\
 type: Dataplane
@@ -122,14 +123,14 @@ class System:
         text = _DATAPLANE.format(inbound=ports.inbound, application=ports.application, admin=ports.sidecar_admin)
         options = ["--dataplane", str(self.write(f"{zone}-dataplane.yaml", text)), "--dns-enabled"]
         options += ["--dns-port", str(ports.dns)]
-        token = self._issuer().dataplane_token(mesh="default", name="app", zone=zone)
+        token = self._issuer().dataplane("default", TOKEN_SECONDS, name="app", zone=zone)
         await self._proxy(zone, "sidecar", token, options, ports.sidecar_admin)
 
     async def _egress(self, zone: str) -> None:
         ports = self.zone_ports[zone]
         text = _EGRESS.format(zone=zone, port=ports.egress, admin=ports.egress_admin)
         options = ["--dataplane", str(self.write(f"{zone}-egress.yaml", text))]
-        await self._proxy(zone, "egress", self._issuer().egress_token(name="egress", zone=zone), options, ports.egress_admin)
+        await self._proxy(zone, "egress", self._issuer().egress(zone, TOKEN_SECONDS, name="egress"), options, ports.egress_admin)
 
     async def _proxy(self, zone: str, kind: str, token: str, options: list[str], admin: int) -> None:
         token_file = self.directory / "tokens" / f"{zone}-{kind}.token"
@@ -196,7 +197,7 @@ class System:
 
     def egress_proxy(self, zone: str) -> str:
         """Proxy id of the zone's egress."""
-        return "egress" if zone in ZONES else ""
+        return ".egress" if zone in ZONES else ""
 
     def link(self, zone: str) -> Link:
         """The link between the hub and a zone."""
@@ -210,7 +211,7 @@ class System:
         return path
 
     def _issuer(self) -> TokenIssuer:
-        return TokenIssuer.load(self.deployment.token_signing_key)
+        return TokenIssuer(self.deployment.token_signing_key.read_text())
 
     # --- calling ------------------------------------------------------------------------------------------
 

@@ -1,0 +1,116 @@
+"""The owner of global's state: takes commands, records what they decide, follows every zone's log.
+
+Commands pass through one lock: judge on the present state, append with the expected sequence, fold, answer. If
+another global wrote first, nothing was written; the owner catches up and judges again. What global itself owes the
+mesh (roots, intermediates, key wraps) is recorded right after, as events with their cause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import msgspec
+import structlog
+from immutables import Map
+
+from global_cp.authorities import Authorities
+from global_cp.decide import pending
+from shared.events.decide import Command, Decision, Rejected, decide_write
+from shared.events.event import GLOBAL, Change, DataKeyWrapped, Event
+from shared.events.fold import fold
+from shared.events.log import Conflict, EventLog
+from shared.events.state import GlobalState, LogState
+from shared.process.writer import LogWriter
+
+SYSTEM = "system:global"
+
+log = structlog.get_logger(__name__)
+
+
+class GlobalOwner:
+    """Holds the GlobalState; the only one in this process that moves it.
+
+    `changed()` is called after every move and must not block.
+    """
+
+    def __init__(
+        self, own_log: EventLog, zones: Sequence[str], authorities: Authorities, changed: Callable[[], None]
+    ) -> None:
+        self._writer = LogWriter(own_log, LogState(origin=GLOBAL))
+        self._zones: Map[str, LogState] = Map({zone: LogState(origin=zone) for zone in zones})
+        self._authorities = authorities
+        self._changed = changed
+        self._lock = asyncio.Lock()
+
+    @property
+    def state(self) -> GlobalState:
+        """The present."""
+        return GlobalState(self._writer.state, self._zones)
+
+    async def recover(self) -> None:
+        """Fold the whole log, then record whatever is owed."""
+        async with self._lock:
+            await self._writer.catch_up()
+            await self._settle("")
+
+    async def write(
+        self, commands: Sequence[Command], *, actor: str, wraps: Sequence[DataKeyWrapped] = ()
+    ) -> tuple[Decision | Rejected, tuple[Event, ...]]:
+        """Judge and record a batch, all or nothing. Raises LogUnavailable."""
+        async with self._lock:
+            while True:
+                decision = decide_write(commands, self._writer.state, zones=self._zones, wraps=wraps)
+                if isinstance(decision, Rejected) or not decision.changes:
+                    return decision, ()
+                events = self._writer.prepare(decision.changes, actor=actor)
+                try:
+                    await self._writer.commit(events)
+                except Conflict as conflict:
+                    log.info("another global wrote first, judging again", actual=conflict.actual)
+                    continue
+                await self._settle(events[-1].id)
+                self._changed()
+                return decision, events
+
+    async def follow_own(self, events: Sequence[Event]) -> None:
+        """Take events of global's own log that another global may have written."""
+        async with self._lock:
+            for event in events:
+                self._writer.state = fold(self._writer.state, event)
+            self._changed()
+
+    async def zone_events(self, zone: str, events: Sequence[Event]) -> None:
+        """Take events that a zone's outbox delivered."""
+        async with self._lock:
+            state = self._zones[zone]
+            for event in events:
+                state = fold(state, event)
+            self._zones = self._zones.set(zone, state)
+            self._changed()
+
+    async def renew(self) -> None:
+        """Issue again whatever certificate is due; called by a timer set to the next such moment."""
+        async with self._lock:
+            await self._settle("")
+            self._changed()
+
+    async def _settle(self, cause: str) -> None:
+        """Record what global owes, until nothing is owed (an intermediate needs its root first)."""
+        while needs := pending(self.state, tuple(self._zones), due=self._authorities.due):
+            changes: list[Change] = []
+            for need in needs:
+                changes += self._authorities.meet(need, self.state)
+            if not changes:
+                return
+            try:
+                await self._writer.commit(self._writer.prepare(changes, actor=SYSTEM, cause=cause))
+            except Conflict:
+                continue
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What global says about itself."""
+
+    sequence: int
+    zones: dict[str, int]

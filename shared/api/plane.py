@@ -1,0 +1,62 @@
+"""What the stores of both planes share: rows for the API, commands made fit for the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shared.api.store import ProxyRow, Put, Remove
+from shared.events.decide import Apply, Command, Delete, Result
+from shared.events.event import DataKeyWrapped, Event
+from shared.events.sealing import Seal, seal_all
+from shared.events.state import LogState, Stored
+
+
+def listed(logs: Sequence[LogState], kind: str, mesh: str | None) -> list[Stored]:
+    """Resources of one kind in several logs, by key."""
+    found = [
+        log.resources[key]
+        for log in logs
+        for key in log.kinds.get(kind, ())
+        if mesh is None or key.mesh == mesh
+    ]
+    return sorted(found, key=lambda stored: stored.key)
+
+
+def sealed_commands(
+    commands: Sequence[Put | Remove], seal: Seal
+) -> tuple[list[Command], tuple[DataKeyWrapped, ...], tuple[str, ...]]:
+    """Commands with every secret sealed, the data keys made for that, and warnings."""
+    puts = [command.resource for command in commands if isinstance(command, Put)]
+    admitted = seal_all(puts, seal)
+    resources = iter(admitted.resources)
+    sealed: list[Command] = [
+        Apply(next(resources), command.expected_version)
+        if isinstance(command, Put)
+        else Delete(command.key, command.expected_version)
+        for command in commands
+    ]
+    return sealed, admitted.wraps, admitted.warnings
+
+
+def versions(results: Sequence[Result], written: Sequence[Event]) -> tuple[Result, ...]:
+    """Results with the version that each change got."""
+    return tuple(
+        Result(one.key, one.outcome, written[one.change].n if one.change is not None else one.version, one.change)
+        for one in results
+    )
+
+
+def proxy_rows(zone: str, log: LogState) -> list[ProxyRow]:
+    """Proxies of a zone as its log knows them; delivery is the zone's own knowledge."""
+    return [
+        ProxyRow(
+            zone=zone,
+            proxy=status.proxy,
+            kind=status.key.kind,
+            mesh=status.key.mesh,
+            name=status.key.name,
+            online=status.online,
+            connection=status.connection,
+        )
+        for _, status in sorted(log.proxies.items())
+    ]
