@@ -35,6 +35,18 @@ def test_lines_that_say_nothing() -> None:
     assert [outcome(raw) for raw in said] == [None] * len(said)
 
 
+def test_lines_without_a_host() -> None:
+    """Where the log has no upstream host, a denial says nothing and anything else without flags is a success."""
+    said = {"cluster": NAME, "flags": "-", "reason": None, "sni": "x"}
+    assert outcome(json.dumps({**said, "code": 403}).encode()) is None
+    assert outcome(json.dumps({**said, "code": 0}).encode()) == Transition(NAME, False, "")
+
+
+def test_shorter_names_are_no_destinations() -> None:
+    """A connection that went nowhere on purpose is not a failing service."""
+    assert outcome(line("NC", cluster="mes/forbidden")) is None
+
+
 def test_only_transitions_are_told() -> None:
     """A thousand failures are one report; the next success is one more."""
     told = Outcomes()

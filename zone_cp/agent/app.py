@@ -33,10 +33,10 @@ def run(settings: ProxySettings) -> int:
     """Run one proxy until SIGTERM or SIGINT; the exit code of the process.
 
     When the proxy serves, one JSON line with `"ready": true` goes to stdout, and the same to `ready.json` in the
-    data directory. A first signal drains, a second one stops at once.
+    work directory. A first signal drains, a second one stops at once.
     """
     logs.configure(settings.log_level, component="proxy")
-    place = Workplace(Path(settings.data_dir))
+    place = Workplace(Path(settings.workdir))
     try:
         place.open()
     except (InputRefused, OSError) as error:

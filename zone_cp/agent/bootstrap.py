@@ -128,7 +128,7 @@ def token_secret(token: str) -> bytes:
 def envoy_arguments(bootstrap_path: str, *, admin_address_path: str, concurrency: int, log_level: str) -> list[str]:
     """Flags of Envoy (xds.md §0.7), concurrency 0: one worker per core.
 
-    The main component always logs at info: the agent reads readiness from it.
+    The config component always logs at info: the agent reads readiness from it.
     """
     workers = ["--concurrency", str(concurrency)] if concurrency else []
     return [
@@ -147,7 +147,7 @@ def envoy_arguments(bootstrap_path: str, *, admin_address_path: str, concurrency
         "--log-level",
         log_level,
         "--component-log-level",
-        "main:info",
+        "config:info",
     ]
 
 

@@ -204,6 +204,9 @@ class Envoy:
         match = _LINE.match(line)
         level, component, text = match.groups() if match else ("info", "", line)
         self._last_lines.append(text)
-        if component == "main" and "starting workers" in text:
-            self._workers_started.set()
+        if component == "config":
+            if "starting workers" in text:
+                self._workers_started.set()
+            if level == "info":
+                level = "debug"  # logged for our sake only
         getattr(log, _LEVELS.get(level, "info"))("envoy", component=component, text=text)

@@ -2,11 +2,12 @@
 
 Envoy reports a failed handshake towards the outside nowhere but in `%UPSTREAM_TRANSPORT_FAILURE_REASON%`. The
 control plane therefore gives the listeners of a proxy whose node features name `access-log=<path>` an access log on
-that path, a FIFO of the agent, one JSON object per line:
+that path, a FIFO of the agent, one JSON object per line with (other fields are ignored):
 
-    {"cluster": "%UPSTREAM_CLUSTER%", "flags": "%RESPONSE_FLAGS%", "reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
-     "code": "%RESPONSE_CODE%", "host": "%UPSTREAM_HOST%"}
+    {"cluster": "%UPSTREAM_CLUSTER_RAW%", "flags": "%RESPONSE_FLAGS%", "code": "%RESPONSE_CODE%",
+     "reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%", "host": "%UPSTREAM_HOST%"}
 
+`host` is optional; with it a denial (403) by a policy is told from one by the destination.
 Lines without a time or an id are equal when they say the same, so a burst of a million requests costs one lookup
 per distinct line and read. Pure: the clock is an argument.
 """
@@ -27,8 +28,11 @@ BURST = 4
 REFILL_SECONDS = 10.0
 """… and the time until it may report one more: a flapping service costs six events a minute."""
 
-FAILURE_FLAGS = frozenset({"UF", "UC", "UH", "UO", "UT", "UR", "NC", "DF", "URX", "UPE", "OM"})
-"""Envoy's response flags that say the destination, not the request or the policy, failed."""
+FAILURE_FLAGS = frozenset({"UF", "UC", "UH", "UO", "UT", "UR", "DF", "URX", "UPE", "OM"})
+"""Envoy's response flags that say the destination, not the request or the policy, failed.
+
+NC (no such cluster) is not among them: the name then comes from the client, and is of nothing.
+"""
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -65,7 +69,8 @@ def outcome(raw: bytes) -> Transition | None:
     if flags:
         reason = line.reason if line.reason and line.reason != "-" else ",".join(sorted(flags))
         return Transition(cluster, True, reason[:MAX_REASON])
-    if (line.flags or "-") != "-" or line.host in (None, "", "-"):
+    denied = str(line.code) == "403" if line.host is msgspec.UNSET else line.host in (None, "", "-")
+    if (line.flags or "-") != "-" or denied:
         return None  # ended before the destination was asked: a denial, a local reply, the client gave up
     return Transition(cluster, False, "")
 

@@ -28,17 +28,19 @@ class InputRefused(Exception):
 
 
 def read_resource(kind: Literal["sidecar", "egress"], text: str, path: str) -> Dataplane | ZoneEgress:
-    """The proxy's resource from YAML text or, when that is empty, from a file. Raises InputRefused."""
+    """The proxy's resource from YAML text or, when that is empty, from a file. Raises InputRefused.
+
+    A text of one line that names a file is taken for the file: Kuma's `--dataplane-file` by its shorter name.
+    """
     wanted = Dataplane if kind == "sidecar" else ZoneEgress
+    if text and "\n" not in text and ": " not in text:
+        text, path = "", text
     if not text and not path:
         raise InputRefused(f"a {kind} needs its {wanted.__name__}: give --dataplane or --dataplane-file")
-    if not text:
-        try:
-            text = Path(path).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputRefused(f"{path}: {error}") from None
-    else:
-        path = "--dataplane"
+    try:
+        text, path = (text, "--dataplane") if text else (Path(path).read_text(), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputRefused(f"{path}: {error}") from None
     parsed = parse(text, path)
     if parsed.faults:
         raise InputRefused("\n".join(str(fault) for fault in parsed.faults))
@@ -87,7 +89,7 @@ class Workplace:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
-            raise InputRefused(f"{self.directory}: another agent runs here; give each its own --data-dir") from None
+            raise InputRefused(f"{self.directory}: another agent runs here; give each its own --workdir") from None
         self.ready.unlink(missing_ok=True)
 
     def close(self) -> None:
