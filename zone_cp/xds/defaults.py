@@ -18,9 +18,14 @@ INITIAL_FETCH_TIMEOUT = timedelta(seconds=5)
 
 RETRY_ON = "connect-failure,refused-stream"
 RETRIES = 5
+OUTSIDE_RETRIES = 1
+"""Towards the outside: one more endpoint is tried, and a failure is told without delay."""
 RETRY_BACK_OFF = timedelta(milliseconds=25)
 RETRY_BACK_OFF_LIMIT = timedelta(milliseconds=250)
 TCP_CONNECT_ATTEMPTS = 5
+
+EARLY_DATA_BYTES = 16_384
+"""What a TCP client may send while its egress still dials."""
 
 SERVICE_LIMIT = 1024
 """Connections, pending requests and requests of one external service at one proxy (Kuma's default)."""

@@ -36,6 +36,7 @@ Hop: TypeAlias = Literal["mesh", "outside"]
 """What is behind a filter: the zone egress (an SNI is chosen) or the external service (a cluster is chosen)."""
 
 REASON = f"%METADATA(CLUSTER:{defaults.METADATA_NAMESPACE}:reason)%"
+SERVICE = f"%METADATA(CLUSTER:{defaults.METADATA_NAMESPACE}:service)%"
 
 
 class Where(msgspec.Struct, frozen=True):
@@ -128,7 +129,8 @@ def _replies(hop: Hop, zone: str) -> hcm.LocalReplyConfig:
     unknown = (
         f"no MeshExternalService is served here (zone {zone}, %DOWNSTREAM_LOCAL_ADDRESS%, %REQUESTED_SERVER_NAME%)"
     )
-    return hcm.LocalReplyConfig(mappers=[_mapper("NC", unknown), _mapper("UH", REASON)])
+    failed = f"{SERVICE}: %LOCAL_REPLY_BODY%: %UPSTREAM_TRANSPORT_FAILURE_REASON%"
+    return hcm.LocalReplyConfig(mappers=[_mapper("NC", unknown), _mapper("UH", REASON), _mapper("UF", failed)])
 
 
 def _http_filters(hop: Hop) -> list[hcm.HttpFilter]:
@@ -178,7 +180,6 @@ def _set_state(where: Where) -> bytes:
     value = part(filter_state.FilterStateValue, "object_key", SNI_STATE if where.hop == "mesh" else CLUSTER_STATE)
     form = part(core.SubstitutionFormatString, "text_format_source", source)
     value += part(filter_state.FilterStateValue, "format_string", form)
-    value += scalar(filter_state.FilterStateValue, "read_only", 1)
     body = part(set_filter_state.Config, "on_new_connection", value)
     return extension(listener.Filter, "envoy.filters.network.set_filter_state", set_filter_state.Config, body)
 
@@ -199,6 +200,7 @@ def proxy_to(cluster_name: str, logged: Logged, *, after_handshake: bool = False
     )
     if after_handshake:
         made.upstream_connect_mode = tcp_proxy.UpstreamConnectMode.ON_DOWNSTREAM_TLS_HANDSHAKE
+        made.max_early_data_bytes = defaults.EARLY_DATA_BYTES
     return extension(listener.Filter, "envoy.filters.network.tcp_proxy", tcp_proxy.TcpProxy, bytes(made))
 
 

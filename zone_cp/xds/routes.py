@@ -28,7 +28,7 @@ def _action(hop: Hop, *, at_sidecar: bool) -> route.RouteAction:
         idle_timeout=defaults.STREAM_IDLE_TIMEOUT,
         retry_policy=route.RetryPolicy(
             retry_on=defaults.RETRY_ON,
-            num_retries=defaults.RETRIES,
+            num_retries=defaults.RETRIES if hop == "mesh" else defaults.OUTSIDE_RETRIES,
             retry_back_off=route.RetryPolicyRetryBackOff(
                 base_interval=defaults.RETRY_BACK_OFF, max_interval=defaults.RETRY_BACK_OFF_LIMIT
             ),
