@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, Queue
+from typing import Any
 
 import grpc
+from immutables import Map
 
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Snapshot
 from zone_cp.xds.wire import piece
@@ -61,7 +64,7 @@ class DeltaDouble:
         self._lock = threading.RLock()
         self._nonce = 0
         self._server = grpc.server(ThreadPoolExecutor(8))
-        handler = grpc.stream_stream_rpc_method_handler(self._serve)
+        handler: Any = grpc.stream_stream_rpc_method_handler(self._serve)
         generic = grpc.method_handlers_generic_handler(SERVICE, {"DeltaAggregatedResources": handler})
         self._server.add_generic_rpc_handlers((generic,))
         self._server.add_insecure_port(f"127.0.0.1:{port}")
@@ -120,12 +123,11 @@ class DeltaDouble:
             if first or names:
                 self._push(stream, type_url, names)
 
-    def _push(self, stream: Stream, type_url: str, asked: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    def _push(self, stream: Stream, type_url: str, asked: AbstractSet[str] = frozenset()) -> None:
         if self._snapshot is None:
             return
-        resources = self._snapshot.resources.get(type_url)
-        resources = {} if resources is None else dict(resources)
-        wanted = resources if type_url in (CLUSTER, LISTENER) else stream.subscribed[type_url]
+        resources = dict(self._snapshot.resources.get(type_url, Map()))
+        wanted = set(resources) if type_url in (CLUSTER, LISTENER) else stream.subscribed[type_url]
         sent = stream.sent.setdefault(type_url, {})
         out, changed = b"", type_url in (CLUSTER, LISTENER) and not sent
         for name in wanted:

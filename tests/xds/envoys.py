@@ -59,7 +59,7 @@ class Envoy:
             self._process = subprocess.Popen(
                 [
                     *(ENVOY, "-c", config, "--concurrency", "1", "-l", "info", "--disable-hot-restart"),
-                    *("--drain-time-s", "1", "--drain-strategy", "immediate"),
+                    *("--drain-time-s", "1", "--drain-strategy", "immediate", "--file-flush-interval-msec", "50"),
                 ],
                 stdout=out,
                 stderr=out,

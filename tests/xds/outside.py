@@ -9,7 +9,7 @@ import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
 class _Seen(BaseHTTPRequestHandler):
@@ -24,7 +24,7 @@ class _Seen(BaseHTTPRequestHandler):
                 "sni": getattr(connection, "seen_name", None),
                 "client": [value for group in certificate["subject"] for _, value in group],
                 "headers": {name.lower(): value for name, value in self.headers.items()},
-                "instance": self.server.server_address[1],
+                "instance": connection.getsockname()[1],
             }
         ).encode()
         self.send_response(200)
@@ -88,7 +88,7 @@ def server_context(directory: Path, pair: tuple[str, str], clients: str | None =
     def remember(connection: Any, name: str | None, _: ssl.SSLContext) -> None:
         connection.seen_name = name
 
-    context.sni_callback = remember  # type: ignore[assignment]
+    context.sni_callback = remember
     return context
 
 
@@ -101,7 +101,7 @@ class Outside:
         for server in self._servers:
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
-    def __enter__(self) -> Outside:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

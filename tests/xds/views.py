@@ -21,6 +21,7 @@ from shared.model.resource import (
     Inbound,
     Outbound,
     Protocol,
+    ProtocolClass,
     ResourceKey,
     TransparentProxying,
     Verification,
@@ -41,6 +42,7 @@ from zone_cp.view.zone_view import (
 from zone_cp.xds.secrets import MaterialMissing, Svid
 
 MESH_EVENT = (EventRef("global", 1),)
+VIP_RANGES: Map[ProtocolClass, tuple[str, ...]] = Map([("http", ("127.16.0.0/16",)), ("tcp", ("127.17.0.0/16",))])
 PROXY_EVENT = (EventRef("east", 9),)
 
 
@@ -180,7 +182,7 @@ def zone_view(*meshes: MeshView, egresses: tuple[EgressView, ...] = (), z: int =
         position=Position(1, z),
         meshes=Map({one.name: one for one in meshes}),
         egresses=egresses,
-        vip_ranges=Map({"http": ("127.16.0.0/16",), "tcp": ("127.17.0.0/16",)}),
+        vip_ranges=VIP_RANGES,
     )
 
 
