@@ -239,6 +239,7 @@ def _mesh_view(state: ZoneState, name: str, before: MeshView | None) -> MeshView
         passthrough=mesh.networking.outbound.passthrough,
         services=services,
         sources=(stored.last,),
+        permissive=backend is not None and backend.mode == "PERMISSIVE",
     )
 
 
