@@ -20,8 +20,8 @@ from shared.model.kinds import Kind
 from shared.model.resource import MESH_LABEL, Resource
 from shared.model.shape import Shape
 
-_ECHOED = ("creationTime", "modificationTime", "kri", "snis", "status")
-"""What Kuma's clients send back with a resource; ignored on input (wire contract 3.2)."""
+_ECHOED = ("creationTime", "modificationTime", "kri", "snis", "status", "version")
+"""What clients send back with a resource; ignored on input (wire contract 3.2). `version` is our own."""
 _METADATA = frozenset(
     {
         "name",
