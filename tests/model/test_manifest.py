@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from shared.demo import manifests
 from shared.model import manifest
 from shared.model.resource import Dataplane, DataSource, HostnameGenerator, Mesh, MeshExternalService, Secret
