@@ -40,11 +40,16 @@ class Condition(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """How far the zone's proxies are: whether those that must have ACKed the service's cluster, and who has not."""
+    """How far the zone's proxies are: whether those that must have ACKed the service's cluster, and who has not.
+
+    refused is why a proxy cannot have it, if it cannot: a NACK, or what the compiler found (a missing CA);
+    reason is the CamelCase word for it.
+    """
 
     acked: bool
     waiting: tuple[str, ...] = ()
-    nack: str = ""
+    refused: str = ""
+    reason: str = "Rejected"
     at: str = ""
 
 
@@ -150,11 +155,12 @@ def _vip_leased(state: ZoneState, stored: Stored, service: MeshExternalService) 
     settings = state.own.settings
     vips = parse_cidr(settings.cidr) if settings is not None else None
     wanted = protocol_class(service.spec.match.protocol)
-    if isinstance(vips, VipRange):
-        # A decision without result leaves no event: whether the range is exhausted is asked again.
-        if probe(stored.key, vips.quarter(stored.key, wanted), state.own.vips.__contains__) is None:
-            message = f"no address of class {wanted} is left in {vips.cidr}"
-            return Condition("VipLeased", "False", "Exhausted", message, stored.last.time)
+    # A decision without result leaves no event: whether the range is exhausted is asked again.
+    if isinstance(vips, VipRange) and not probe(
+        stored.key, vips.quarter(stored.key, wanted), state.own.vips.__contains__
+    ):
+        message = f"no address of class {wanted} is left in {vips.cidr}"
+        return Condition("VipLeased", "False", "Exhausted", message, stored.last.time)
     message = f"zone {state.zone} has not decided about {stored.created} yet"
     return Condition("VipLeased", "Unknown", "Pending", message, stored.last.time)
 
@@ -215,8 +221,8 @@ def _ready(state: ZoneState, stored: Stored, vip: Condition, delivery: Delivery 
     if through_egress(mesh) and not _egress_online(state):
         message = f"no zone egress is online in zone {state.zone}: {stored.key.name} answers 503"
         return Condition("Ready", "False", "NoZoneEgress", message, at)
-    if delivery is not None and delivery.nack:
-        return Condition("Ready", "False", "Rejected", delivery.nack, delivery.at or at)
+    if delivery is not None and delivery.refused:
+        return Condition("Ready", "False", delivery.reason, delivery.refused, delivery.at or at)
     if delivery is not None and not delivery.acked:
         message = f"not acknowledged yet by {', '.join(delivery.waiting) or 'its proxies'}"
         return Condition("Ready", "Unknown", "Delivering", message, delivery.at or at)

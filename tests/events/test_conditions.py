@@ -88,7 +88,7 @@ def test_delivery_and_observations_are_facts_from_outside() -> None:
     assert (found["Ready"].status, found["Ready"].reason) == ("Unknown", "Delivering")
     assert (found["Reachable"].status, found["Reachable"].message) == ("False", "CERTIFICATE_VERIFY_FAILED")
     assert found["Degraded"].reason == "SubjectAltNameNotChecked"
-    nack = _conditions(zone, delivery=Delivery(acked=False, nack="bad listener"))["Ready"]
+    nack = _conditions(zone, delivery=Delivery(acked=False, refused="bad listener"))["Ready"]
     assert (nack.status, nack.message) == ("False", "bad listener")
 
 

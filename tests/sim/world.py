@@ -241,6 +241,10 @@ class World:
             self._forward_all(zone)
             expect(self.hub.copies[zone.name].events == zone.own.events, f"{zone.name}: global has another log of it")
             expect(decide(zone.moment, None, zone.settings) == (), f"{zone.name}: something is left to decide")
+            overdue = [
+                until for held in zone.state.expiring.values() for until in held.values() if until <= zone.hub.time
+            ]
+            expect(not any(until <= zone.state.time for until in overdue), f"{zone.name}: a quarantine does not end")
         by_cidr: dict[str, dict[ResourceKey, str]] = {}
         for zone in (*self.zones, *self._fresh_zones()):
             vips = {key: lease.ip for key, lease in zone.state.leases.items() if not key.zone}

@@ -1,0 +1,215 @@
+"""Play a scenario: a folder's `events.yaml`, step by step, through the production fold, decide, project and compile.
+
+A step happens `at` seconds (default: as before), `where` is global or a zone, and does one of: `apply` (canonical
+resources; labels are computed), `delete` (kind/mesh/name), `connect`, `disconnect`, `cut`, `heal`, `restart`.
+Zones that are not cut off follow global after every step.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shared.events.conditions import service_rows
+from shared.events.event import (
+    GLOBAL,
+    Event,
+    EventSkipped,
+    HostnameClaimed,
+    HostnameQuarantined,
+    HostnameReleased,
+    ProxyConnected,
+    ProxyDisconnected,
+    ResourceApplied,
+    ResourceDeleted,
+    VipLeased,
+    VipQuarantined,
+    VipReleased,
+    ZoneSettingsChanged,
+)
+from shared.events.fold import fold_all
+from shared.events.state import LogState
+from shared.model import codec
+from shared.model.resource import Resource, ResourceKey, key_of
+from tests.builders import EPOCH, LogBuilder, ZoneBuilder, applied
+from zone_cp.decide import decide
+from zone_cp.replay import RedactedSecrets
+from zone_cp.view.project import dns_table, project, proxy_view
+from zone_cp.view.zone_view import ExternalServiceView, TlsMaterial, ZoneView
+from zone_cp.xds.compile import compile_proxy
+from zone_cp.xds.inspect import short_type
+
+
+class Scenario:
+    """A played scenario: `hub` and `zones` at its end."""
+
+    def __init__(self, folder: Path) -> None:
+        script = yaml.safe_load((folder / "events.yaml").read_text())
+        self.hub = LogBuilder()
+        self.zones = {
+            name: ZoneBuilder(name, one["cidr"], quarantine_seconds=one.get("quarantine_seconds", 600))
+            for name, one in script["zones"].items()
+        }
+        self._cut: set[str] = set()
+        self._seconds = 0.0
+        for step in script["steps"]:
+            self._step(step)
+            for name, zone in self.zones.items():
+                if name not in self._cut:
+                    zone.follow(self.hub)
+
+    def golden(self) -> dict[str, str]:
+        """File name to text: each zone's view, and what each of its online proxies is told."""
+        files: dict[str, str] = {}
+        for name, zone in self.zones.items():
+            view = project(zone.state)
+            files[f"{name}.view.yaml"] = _yaml(_describe(zone, view))
+            for status in zone.own.state.proxies.values():
+                known = proxy_view(zone.state, status.proxy) if status.online else None
+                if known is not None:
+                    snapshot = compile_proxy(view, known, RedactedSecrets())
+                    told = {
+                        short_type(type_url): {
+                            one.name: ", ".join(map(str, one.sources)) for _, one in sorted(resources.items())
+                        }
+                        for type_url, resources in snapshot.resources.items()
+                        if resources
+                    }
+                    files[f"{name}.{status.proxy}.xds.yaml"] = _yaml(dict(sorted(told.items())))
+        return files
+
+    def _step(self, step: dict[str, Any]) -> None:
+        self._seconds = step.get("at", self._seconds)
+        where = step["where"]
+        match step:
+            case {"cut": True}:
+                self._cut.add(where)
+            case {"heal": True}:
+                self._cut.discard(where)
+            case {"restart": True}:
+                self._restart(self.zones[where])
+            case {"apply": [*documents]}:
+                for document in documents:
+                    resource: Resource = codec.convert(document, Resource)
+                    self._record(where, applied(resource, "" if where == GLOBAL else where))
+            case {"delete": str(path)}:
+                self._record(where, ResourceDeleted(key=_key(path, "" if where == GLOBAL else where)))
+            case {"connect": {"proxy": str(proxy), "key": str(path), **rest}}:
+                features: tuple[str, ...] = tuple(rest.get("features") or ())  # type: ignore[arg-type]
+                key = _key(path, where)
+                self._record(where, ProxyConnected(proxy=proxy, key=key, connection="1", features=features))
+            case {"disconnect": str(proxy)}:
+                self._record(where, ProxyDisconnected(proxy=proxy, connection="1"))
+            case _:
+                raise ValueError(f"no such step: {step}")
+
+    def _record(self, where: str, change: Any) -> None:
+        if where == GLOBAL:
+            self.hub.append(change, seconds=self._seconds)
+        else:
+            self.zones[where].write(change, seconds=self._seconds)
+
+    def _restart(self, zone: ZoneBuilder) -> None:
+        """Drop what is in memory and read the logs again: nothing may move and nothing be decided anew."""
+        kept = zone.hub.n
+        zone.own.state = fold_all(LogState(zone.zone), zone.own.events)
+        zone.hub = fold_all(LogState(GLOBAL), self.hub.events[:kept])
+        changes = decide(zone.state, None, zone.settings)
+        if changes:
+            raise AssertionError(f"a restart of {zone.zone} decided {changes}")
+
+
+def _key(path: str, zone: str) -> ResourceKey:
+    kind, mesh, name = path.split("/")
+    return ResourceKey(kind, mesh, name, zone)
+
+
+def _describe(zone: ZoneBuilder, view: ZoneView) -> dict[str, Any]:
+    rows = {(row.mesh, row.name, row.origin): row for row in service_rows(zone.hub, zone.own.state, zone.zone)}
+    return {
+        "position": str(view.position),
+        "vip_ranges": {name: list(cidrs) for name, cidrs in sorted(view.vip_ranges.items())},
+        "egresses": [f"{egress.name} {egress.address}:{egress.port}" for egress in view.egresses],
+        "meshes": {
+            name: {
+                "origination": mesh.origination,
+                "mtls": mesh.mtls,
+                "forbid_external": mesh.forbid_external,
+                "names": dict(sorted(dns_table(view, name).items())),
+                "services": {str(key): _service(service) for key, service in sorted(mesh.services.items())},
+            }
+            for name, mesh in sorted(view.meshes.items())
+        },
+        "conditions": {
+            f"{mesh}/{name} ({origin})": [
+                f"{one.type}={one.status} {one.reason}" + (f": {one.message}" if one.message else "")
+                for one in row.conditions
+            ]
+            for (mesh, name, origin), row in sorted(rows.items())
+        },
+        "log": [_line(event) for event in zone.own.events],
+    }
+
+
+def _service(service: ExternalServiceView) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "vip": service.vip,
+        "port": f"{service.port}/{service.protocol}",
+        "cluster": service.cluster,
+        "hostnames": list(service.hostnames),
+        "endpoints": [f"{one.address}:{one.port}" if one.port else one.address for one in service.endpoints],
+        "sources": ", ".join(map(str, service.sources)),
+    }
+    materials: dict[str, TlsMaterial | None] = {
+        "ca_cert": service.ca_cert,
+        "client_cert": service.client_cert,
+        "client_key": service.client_key,
+    }
+    told |= {field: material.name for field, material in materials.items() if material is not None}
+    if service.zone_pin is not None:
+        told["zone_pin"] = service.zone_pin
+    if service.failure is not None:
+        told["failure"] = f"{service.failure.reason} {service.failure.field}: {service.failure.message}"
+    return told
+
+
+def _line(event: Event) -> str:
+    seconds = event.time.removeprefix(EPOCH.strftime("%Y-%m-%dT")).removesuffix(".000000Z")
+    return f"{event.n} after g{event.seen} at {seconds}: {_what(event)}"
+
+
+def _what(event: Event) -> str:
+    change = event.change
+    match change:
+        case ResourceApplied(resource=resource):
+            return f"applied {key_of(resource, event.origin)}"
+        case ResourceDeleted(key=key):
+            return f"deleted {key}"
+        case ZoneSettingsChanged():
+            return f"settings {change.cidr}, quarantine {change.quarantine_seconds} s"
+        case VipLeased():
+            return f"leased {change.ip} to {change.key}"
+        case VipQuarantined():
+            return f"quarantined {change.ip} of {change.key} until {change.until[11:19]}"
+        case VipReleased():
+            return f"released {change.ip}"
+        case HostnameClaimed():
+            return f"claimed {change.hostname} in {change.mesh} for {change.key} through {change.generator}"
+        case HostnameQuarantined():
+            return f"quarantined {change.hostname} in {change.mesh} of {change.key} until {change.until[11:19]}"
+        case HostnameReleased():
+            return f"released {change.hostname} in {change.mesh}"
+        case ProxyConnected():
+            return f"connected {change.proxy}"
+        case ProxyDisconnected():
+            return f"disconnected {change.proxy}"
+        case EventSkipped():
+            return f"skipped g{change.g}: {change.reason}"
+        case _:
+            return type(change).__name__
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, width=160)
