@@ -13,7 +13,7 @@ from immutables import Map
 
 from shared.events.state import Position
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
-from zone_cp.ads.delta import DeltaStream, Fact
+from zone_cp.ads.delta import DeltaStream, Fact, Nacked
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Encoded, Snapshot
 from zone_cp.xds.wire import encode, number, piece
 
@@ -121,7 +121,11 @@ class StreamPair:
             return True
         if not self.up:
             return False
-        self.facts.extend(self.server.receive(self.up.popleft()))
+        facts = self.server.receive(self.up.popleft())
+        self.facts.extend(facts)
+        for fact in facts:
+            if isinstance(fact, Nacked) and len(fact.names) == 1:
+                self.refused |= {(fact.type_url, *pair) for pair in fact.rejected}
         self._pump()
         return True
 
@@ -140,7 +144,11 @@ class StreamPair:
     # -- both ends ----------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        self.down.extend(DeltaDiscoveryResponse.FromString(r) for r in self.server.responses())
+        for raw in self.server.responses():
+            response = DeltaDiscoveryResponse.FromString(raw)
+            sent = {(response.type_url, r.name, r.version) for r in response.resources}
+            self.resent_refused.extend(sent & self.refused)
+            self.down.append(response)
 
     def _client(self, response: DeltaDiscoveryResponse) -> None:
         self.log.append(response)
@@ -149,9 +157,6 @@ class StreamPair:
         names = self.names.get(url, set())
         bad = [r for r in response.resources if b"bad" in r.resource.value]
         for resource in response.resources:
-            key = (url, resource.name, resource.version)
-            if key in self.refused:
-                self.resent_refused.append(key)
             if self.whole and bad:
                 continue
             if resource not in bad and (url in self.wild or resource.name in names):
@@ -166,8 +171,6 @@ class StreamPair:
             message = "Proto constraint validation failed" if self.whole else ", ".join(f"{r.name}: bad" for r in bad)
             answer.error_detail.message = message
             answer.error_detail.code = 13
-            if len(response.resources) == 1:
-                self.refused.add((url, bad[0].name, bad[0].version))
         (self.up if self.auto_ack else self.unacked).append(answer)
 
 

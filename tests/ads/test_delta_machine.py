@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import hypothesis.strategies as st
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.ads.stream_pair import LONG, SHORT, WILDCARD_TYPES, StreamPair, snapshot, wire_version
+from tests.ads.stream_pair import LONG, SHORT, WILDCARD_TYPES, StreamPair, snapshot, told, wire_version
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 
 NAMES = ("a", "b", "c", "d")
 contents = st.sampled_from(["1", "2", "3", "bad"])
 resources = st.dictionaries(st.sampled_from(NAMES), contents)
 snapshots = st.fixed_dictionaries({short: resources for short in SHORT})
+PHASES = tuple(set(Phase) - {Phase.explain, Phase.shrink})
 NAMED = [LONG[url] for url in (ENDPOINT, ROUTE, SECRET)]
 
 
@@ -86,7 +87,7 @@ class Stream(RuleBasedStateMachine):
         assert self.pair.server.delivered is not None
         assert self.pair.server.delivered.g == self.position
         self._offer(self.given)
-        assert self.pair.run() == [], "the same content again causes no response"
+        assert told(self.pair.run()) == [], "the same content again causes no response"
 
     def _check(self, url: str) -> None:
         offered, holds = self.given[LONG[url]], self.pair.holds.get(url, {})
@@ -103,7 +104,7 @@ class Stream(RuleBasedStateMachine):
                 assert holds.get(name) != wire_version(LONG[url], name, content)
         if url not in WILDCARD_TYPES:
             for name in subscribed - set(offered) - set(holds):
-                assert (url, name) in self.pair.absent, f"{LONG[url]} {name} was never answered"
+                assert refused or (url, name) in self.pair.absent, f"{LONG[url]} {name} was never answered"
 
     @invariant()
     def refused_bytes_stay_away(self) -> None:
@@ -111,4 +112,4 @@ class Stream(RuleBasedStateMachine):
 
 
 TestStream = Stream.TestCase
-TestStream.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestStream.settings = settings(max_examples=100, stateful_step_count=40, deadline=None, phases=PHASES)

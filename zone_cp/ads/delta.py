@@ -50,6 +50,7 @@ MAX_TYPES = 32
 MAX_STAGED = 16
 LOWER = (SECRET, CLUSTER, ENDPOINT)
 PINNING = (CLUSTER, LISTENER, ROUTE)
+USERS = {LISTENER: (), ROUTE: (LISTENER,), CLUSTER: (LISTENER, ROUTE)}
 NOTHING: Map[str, Encoded] = Map()
 
 
@@ -232,25 +233,30 @@ class DeltaStream:
 
     def _remove(self, floor: Snapshot, out: list[bytes]) -> None:
         """Tell what no retained snapshot has any more: users first, then clusters, then what clusters use (rule 6)."""
-        retained = self._retained()
         for subscription in reversed(self._ordered()):
             type_url = subscription.type_url
-            if type_url == LISTENER or not subscription.gone or len(subscription.in_flight) >= MAX_IN_FLIGHT_PER_TYPE:
+            if type_url == LISTENER or not subscription.gone or subscription.suspecting:
+                continue
+            if len(subscription.in_flight) >= MAX_IN_FLIGHT_PER_TYPE:
                 continue
             if type_url in {ENDPOINT, SECRET} and self._removing_clusters():
                 continue
-            names = subscription.removable(_of(type_url, retained))
+            names = subscription.removable(_of(type_url, self._retained(type_url)))
             self._send(subscription, floor.position, Due(), names, out)
 
     def _removing_clusters(self) -> bool:
         clusters = self._subscription(CLUSTER)
         return bool(clusters.gone) or any(sent.removed for sent in clusters.in_flight.values())
 
-    def _retained(self) -> list[Snapshot]:
-        """Every snapshot the client may still be using a part of, without repetition, newest first."""
+    def _retained(self, type_url: str = SECRET) -> list[Snapshot]:
+        """Every snapshot whose resources of this type may still be in use, without repetition, newest first.
+
+        A pin keeps what the pinned resource uses, not the resource itself.
+        """
         stages = (self._target, *(s for _, s in reversed(self._awaiting)), self._upper)
         rest = (*(s for _, s in reversed(self._settling)), self._floor)
-        pinned = (s for pins in self._pins.values() for s in pins)
+        used_by = USERS.get(type_url, PINNING)
+        pinned = (s for (owner, _), pins in self._pins.items() if owner in used_by for s in pins)
         return list({id(s): s for s in (*stages, *rest, *pinned) if s is not None}.values())
 
     # -- NACKs ------------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ accepted, `held` is what it has said it holds (by ACK, or by initial_resource_ve
 resource is due when the desired version differs from `known`, or when the protocol owes an answer (`owed`). A
 NACK puts `known` back to `held`; the (name, version) at fault is remembered in `rejected` and is never sent
 again on this stream: the last accepted one stays desired in its place. When a rejected response carried several
-resources the guilty one is not known for sure, so they are sent again in smaller groups until one is alone.
+things, nobody knows which of them were applied (xds.md §3.6): they become `UNCERTAIN`, which equals no version, and
+are sent again in smaller groups until the guilty one is alone.
 
 Rules: "rule n" is design/xds.md §7; the protocol is
 https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xds.
@@ -24,6 +25,7 @@ from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
 from zone_cp.xds.snapshot import CLUSTER, LISTENER, Encoded
 
 WILDCARD = "*"
+UNCERTAIN = ""
 LEGACY_WILDCARD_TYPES = frozenset({CLUSTER, LISTENER})
 MAX_NAMES_PER_TYPE = 100_000
 MAX_REJECTED_PER_TYPE = 1_024
@@ -100,6 +102,7 @@ class Subscription:
         self._asked = False
         self._owed: set[str] = set()
         self._absent: set[str] = set()
+        self._uncertain: set[str] = set()
         self._touched: set[str] = set()
         self._scanned: Resources | None = None
         self._suspects: list[tuple[str, ...]] = []
@@ -165,6 +168,7 @@ class Subscription:
         self.gone.discard(name)
         self._owed.discard(name)
         self._absent.discard(name)
+        self._uncertain.discard(name)
         held = self.held.get(name)
         if not (isinstance(held, Encoded) and any(key[0] == name for key in self.rejected)):
             self.held.pop(name, None)  # else it is what a new subscription gets in place of the rejected one
@@ -182,9 +186,11 @@ class Subscription:
         if request.HasField("error_detail"):
             return self._refuse(sent, request.response_nonce, request.error_detail.message)
         for encoded in sent.upserts:
+            self._uncertain.discard(encoded.name)
             if self._wanted(encoded.name):
                 self.held[encoded.name] = encoded
         for name in sent.removed:
+            self._uncertain.discard(name)
             self.held.pop(name, None)
         self.acked_position = sent.position
         versions = tuple((e.name, e.version) for e in sent.upserts)
@@ -201,22 +207,29 @@ class Subscription:
                 del self.rejected[next(iter(self.rejected))]
         elif sent.upserts:
             self._suspects.extend(_split(names, message))
-        for encoded in sent.upserts:
-            if self.known.get(encoded.name) == encoded.version:
-                self._revert(encoded.name)
-        if sent.upserts:  # a removal that nothing but itself was refused with is not sent again
-            for name in sent.removed:
-                self._absent.discard(name)
-                self._touched.add(name)
-                if name in self.held and name not in self.known:
-                    self._revert(name)
-                    self.gone |= {name} & self.known.keys()
+        if len(sent.upserts) + len(sent.removed) > 1:
+            self._uncertain.update(names, sent.removed)
+        pending = self._pending()
+        for name in (*names, *sent.removed) if names else ():  # a refused removal alone is not sent again
+            self._absent.discard(name)
+            if name not in pending:
+                self._revert(name)
         return Nacked(self.type_url, nonce, sent.position, message, names, culprit)
+
+    def _pending(self) -> set[str]:
+        """Names that a response still in flight decides about."""
+        sent = self.in_flight.values()
+        return {e.name for s in sent for e in s.upserts} | {name for s in sent for name in s.removed}
 
     def _revert(self, name: str) -> None:
         held = self.held.get(name)
         self._touched.add(name)
-        if held is None or not self._wanted(name):
+        if not self._wanted(name):
+            self._forget(name)
+        elif name in self._uncertain:
+            self.known[name] = UNCERTAIN
+            self.gone.add(name)
+        elif held is None:
             self.known.pop(name, None)
             self.gone.discard(name)
         else:
@@ -309,6 +322,8 @@ class Subscription:
             self._absent.discard(encoded.name)
             if self._scanned is not None and encoded.name not in self._scanned:
                 self.gone.add(encoded.name)
+            else:
+                self.gone.discard(encoded.name)
         for name in sent.removed:
             self.known.pop(name, None)
             self.gone.discard(name)
