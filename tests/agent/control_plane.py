@@ -47,8 +47,8 @@ class ControlPlane:
 
     async def start(self) -> None:
         self._server = grpc.aio.server()
-        ads = grpc.stream_stream_rpc_method_handler(self._serve_ads)
-        attach = grpc.stream_stream_rpc_method_handler(
+        ads: Any = grpc.stream_stream_rpc_method_handler(self._serve_ads)
+        attach: Any = grpc.stream_stream_rpc_method_handler(
             self._serve_attach,
             request_deserializer=pb.AgentMessage.FromString,
             response_serializer=pb.ControlMessage.SerializeToString,
@@ -124,5 +124,7 @@ class ControlPlane:
                             await self._note(self.observations, message.observation)
                         case "dns_ack":
                             await self._note(self.acked, message.dns_ack.version)
+                        case other:
+                            raise AssertionError(other)
             finally:
                 self._attached.discard(context)

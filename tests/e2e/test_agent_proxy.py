@@ -125,7 +125,7 @@ def alive(pid: int) -> bool:
 
 async def gone(pid: int) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
-        while alive(pid):
+        while alive(pid):  # noqa: ASYNC110 - the kernel tells only the parent
             await asyncio.sleep(0.02)
 
 
@@ -284,7 +284,7 @@ async def test_observation(world: World, tmp_path: Path) -> None:
             assert world.plane.observations[0].failing
             await world.plane.serve(CDS, CLUSTER, xds_cluster(outside, ports.https, outside / "ca.pem"))
             async with asyncio.timeout(WAIT_SECONDS):
-                while (await fetch(f"http://127.0.0.1:{listen}/"))[0] != 200:
+                while (await fetch(f"http://127.0.0.1:{listen}/"))[0] != 200:  # noqa: ASYNC110 - each try is the point
                     await asyncio.sleep(0.05)
             await world.plane.until(lambda: not world.plane.observations[-1].failing)
             assert (world.plane.observations[-1].reason, world.plane.nacks) == ("", [])
