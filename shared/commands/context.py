@@ -100,10 +100,12 @@ def _read(file: Path) -> Context:
         name: msgspec.structs.replace(zone, token_file=below(zone.token_file), store=below(zone.store))
         for name, zone in found.zones.items()
     }
+    # Where `zonal init` puts the hub's store beside the context.
+    hub_store = file.parent / "global" / "nats"
     return msgspec.structs.replace(
         found,
         token_file=below(found.token_file),
         ca_file=below(found.ca_file),
-        store=below(found.store),
+        store=below(found.store) or (str(hub_store) if hub_store.is_dir() else ""),
         zones=zones,
     )

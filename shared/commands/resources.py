@@ -30,7 +30,15 @@ KindWord = Annotated[str, Parameter(help="A kind: mes, hg, dp, mesh, zone, secre
 
 def apply(
     *,
-    file: Annotated[list[str], Parameter(name=["--file", "-f"], help="A manifest, - for standard input; repeatable.")],
+    file: Annotated[
+        list[str],
+        Parameter(
+            name=["--file", "-f"],
+            allow_leading_hyphen=True,
+            negative="",
+            help="A manifest, - for standard input; repeatable.",
+        ),
+    ],
     zone: Zone = None,
     api: Api = None,
     token_file: TokenFile = None,

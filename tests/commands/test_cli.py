@@ -1,0 +1,142 @@
+"""The command line as a whole."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from shared import VERSION, cli
+from shared.process.settings import GlobalSettings, ProxySettings, ZoneSettings
+from tests.commands.conftest import Zonal
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """Puts a function that remembers its arguments where a command finds its process."""
+
+    def put(module: str, name: str = "run") -> list[Any]:
+        calls: list[Any] = []
+
+        def run(*arguments: Any, **options: Any) -> int:
+            calls.append((arguments, options) if options else arguments[0] if len(arguments) == 1 else arguments)
+            return 0
+
+        made = ModuleType(module)
+        setattr(made, name, run)
+        monkeypatch.setitem(sys.modules, module, made)
+        return calls
+
+    return put
+
+
+def test_help_names_every_command(zonal: Zonal) -> None:
+    """`zonal --help` and `zonal proxy --help` list what there is; each command has its own help."""
+    top = zonal("--help")
+    assert top.code == 0
+    assert all(name in top.out for name, _, _ in cli.COMMANDS)
+    assert all(name in zonal("proxy", "--help").out for name, _, _ in cli.PROXY_COMMANDS)
+    for name, _, _ in cli.COMMANDS:
+        shown = zonal(name, "--help")
+        assert (shown.code, shown.err) == (0, ""), name
+
+
+@pytest.mark.parametrize("line", [["nope"], ["get"], ["get", "mes", "--nope"], ["apply"], ["events", "--limit", "x"]])
+def test_a_line_that_cannot_be_read_is_a_usage_error(zonal: Zonal, line: list[str]) -> None:
+    """Unknown commands, missing arguments and values of the wrong type exit with 2, told on stderr."""
+    done = zonal(*line)
+    assert (done.code, done.out) == (2, "")
+    assert done.err
+
+
+def test_the_version_is_the_projects(zonal: Zonal) -> None:
+    """`zonal version`, `--version` and pyproject.toml agree."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["version"] == VERSION
+    assert zonal("version").out == f"zonal {VERSION}\n"
+    assert zonal("--version").out.strip() == VERSION
+
+
+def test_a_process_gets_settings_from_every_source(
+    zonal: Zonal, stand_in: Callable[..., list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`zonal zone` merges file, environment and flags, and runs the zone with the result."""
+    calls = stand_in("zone_cp.app")
+    file = tmp_path / "zone.yaml"
+    file.write_text("name: east\napi_port: 1\nads_port: 2\n")
+    monkeypatch.setenv("ZONAL_ADS_PORT", "3")
+    done = zonal("zone", "--config", str(file), "--api-port", "4", "--allowed-addresses", "127.0.0.0/8,10.0.0.0/8")
+    assert (done.code, done.err) == (0, "")
+    assert calls == [ZoneSettings(name="east", api_port=4, ads_port=3, allowed_addresses=("127.0.0.0/8", "10.0.0.0/8"))]
+
+
+def test_wrong_settings_are_refused_by_path(zonal: Zonal, stand_in: Callable[..., list[Any]], tmp_path: Path) -> None:
+    """A wrong key in the file exits with 3 and its place; a wrong flag with 2; nothing runs."""
+    calls = stand_in("global_cp.app")
+    file = tmp_path / "global.yaml"
+    file.write_text("api_prt: 1\n")
+    done = zonal("global", "--config", str(file))
+    assert done.code == 3
+    assert done.err.startswith(f"{file}:1:1: api_prt: no such setting")
+    assert zonal("global", "--api-port", "many").code == 2
+    assert zonal("global", "--config", str(tmp_path / "gone")).code == 2
+    assert calls == []
+    assert zonal("global").code == 0
+    assert calls == [GlobalSettings()]
+
+
+def test_the_command_of_the_documentation_works(zonal: Zonal, stand_in: Callable[..., list[Any]]) -> None:
+    """The flags of the seed's kuma-dp command are taken as they are written there."""
+    calls = stand_in("zone_cp.agent.app")
+    dataplane = "type: Dataplane\nmesh: default\nname: example\n"
+    done = zonal(
+        "proxy",
+        "sidecar",
+        "--cp-address=https://localhost:5678/",
+        "--dns-enabled=false",
+        "--dataplane-token-file=token-file",
+        f"--dataplane={dataplane}",
+    )
+    assert (done.code, done.err) == (0, "")
+    assert calls == [
+        ProxySettings(
+            kind="sidecar",
+            cp_address="https://localhost:5678/",
+            dns_enabled=False,
+            dataplane_token_file="token-file",
+            dataplane=dataplane,
+        )
+    ]
+
+
+def test_a_dataplane_may_be_a_file(zonal: Zonal, stand_in: Callable[..., list[Any]], tmp_path: Path) -> None:
+    """`--dataplane` with the name of a file means the file."""
+    calls = stand_in("zone_cp.agent.app")
+    (tmp_path / "egress.yaml").write_text("type: ZoneEgress\n")
+    assert zonal("proxy", "egress", "--dataplane", "egress.yaml").code == 0
+    assert (calls[0].kind, calls[0].dataplane, calls[0].dataplane_file) == ("egress", "", "egress.yaml")
+
+
+def test_a_part_that_is_not_built_says_so() -> None:
+    """A command whose part this installation lacks exits with 2 and names it."""
+    from shared.commands import processes
+    from shared.commands.failure import CommandFailed
+
+    with pytest.raises(CommandFailed, match="not built yet"):
+        processes.call("shared.nowhere.run:run")
+
+
+def test_init_takes_zones_and_ranges(zonal: Zonal, stand_in: Callable[..., list[Any]], tmp_path: Path) -> None:
+    """`zonal init` passes on what it was given; a range without a zone is a usage error."""
+    calls = stand_in("shared.keys.init")
+    line = ["init", "--zone", "east,west", "--zone", "north", "--vip-cidr", "east=127.9.0.0/16", "--base-port", "7000"]
+    assert zonal(*line).code == 0
+    ((arguments, options),) = calls
+    assert arguments == (("east", "west", "north"), Path(".zonal"))
+    assert (options["vip_cidrs"], options["base_port"]) == ({"east": "127.9.0.0/16"}, 7000)
+    assert zonal("init", "--zone", "east", "--vip-cidr", "127.9.0.0/16").code == 2
