@@ -83,51 +83,37 @@ def _on_crash(_: Call, __: Exception) -> Response[bytes]:
 def _kind_routes(resources: Resources, kind: Kind) -> list[HTTPRouteHandler]:
     prefix = "/meshes/{mesh:str}" if kind.mesh_scoped else ""
     item, collection = f"{prefix}/{kind.path}/{{name:str}}", f"{prefix}/{kind.path}"
-    routes = (
-        _mesh_routes(resources, kind, item, collection) if kind.mesh_scoped else _item_routes(resources, kind, item)
-    )
 
     @get(f"/{kind.path}", name=f"list-all-{kind.path}")
     async def list_all(request: Call) -> Response[bytes]:
         return await resources.list(request, kind, None)
 
-    return [*routes, list_all]
+    @get(collection, name=f"list-{kind.path}")
+    async def list_of_mesh(request: Call) -> Response[bytes]:
+        return await resources.list(request, kind, request.path_params["mesh"])
+
+    lists = [list_all, list_of_mesh] if kind.mesh_scoped else [list_all]
+    return [*_item_routes(resources, kind, item), *lists]
 
 
 def _item_routes(resources: Resources, kind: Kind, item: str) -> list[HTTPRouteHandler]:
     @get(item, name=f"get-{kind.path}")
-    async def get_item(request: Call, name: str) -> Response[bytes]:
-        return await resources.get(request, kind, "", name)
+    async def get_item(request: Call) -> Response[bytes]:
+        return await resources.get(request, kind, *_place(request))
 
     @put(item, name=f"put-{kind.path}")
-    async def put_item(request: Call, name: str) -> Response[bytes]:
-        return await resources.put(request, kind, "", name)
+    async def put_item(request: Call) -> Response[bytes]:
+        return await resources.put(request, kind, *_place(request))
 
     @delete(item, name=f"delete-{kind.path}", status_code=200)
-    async def delete_item(request: Call, name: str) -> Response[bytes]:
-        return await resources.delete(request, kind, "", name)
+    async def delete_item(request: Call) -> Response[bytes]:
+        return await resources.delete(request, kind, *_place(request))
 
     return [get_item, put_item, delete_item]
 
 
-def _mesh_routes(resources: Resources, kind: Kind, item: str, collection: str) -> list[HTTPRouteHandler]:
-    @get(item, name=f"get-{kind.path}")
-    async def get_item(request: Call, mesh: str, name: str) -> Response[bytes]:
-        return await resources.get(request, kind, mesh, name)
-
-    @put(item, name=f"put-{kind.path}")
-    async def put_item(request: Call, mesh: str, name: str) -> Response[bytes]:
-        return await resources.put(request, kind, mesh, name)
-
-    @delete(item, name=f"delete-{kind.path}", status_code=200)
-    async def delete_item(request: Call, mesh: str, name: str) -> Response[bytes]:
-        return await resources.delete(request, kind, mesh, name)
-
-    @get(collection, name=f"list-{kind.path}")
-    async def list_items(request: Call, mesh: str) -> Response[bytes]:
-        return await resources.list(request, kind, mesh)
-
-    return [get_item, put_item, delete_item, list_items]
+def _place(request: Call) -> tuple[str, str]:
+    return request.path_params.get("mesh", ""), request.path_params["name"]
 
 
 def _apply_route(resources: Resources) -> list[HTTPRouteHandler]:
@@ -229,7 +215,8 @@ def _status_routes(store: ResourceStore) -> list[HTTPRouteHandler]:
         return await rows(request, store.proxies)
 
     @get("/proxies/{proxy:str}/inspect")
-    async def inspect(proxy: str) -> Response[bytes]:
+    async def inspect(request: Call) -> Response[bytes]:
+        proxy = request.path_params["proxy"]
         found = await store.inspect(proxy)
         if found is None:
             raise Problem(404, "Not found", f'proxy "{proxy}" is not known here')

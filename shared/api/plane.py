@@ -13,12 +13,7 @@ from shared.events.state import LogState, Stored
 
 def listed(logs: Sequence[LogState], kind: str, mesh: str | None) -> list[Stored]:
     """Resources of one kind in several logs, by key."""
-    found = [
-        log.resources[key]
-        for log in logs
-        for key in log.kinds.get(kind, ())
-        if mesh is None or key.mesh == mesh
-    ]
+    found = [log.resources[key] for log in logs for key in log.kinds.get(kind, ()) if mesh is None or key.mesh == mesh]
     return sorted(found, key=lambda stored: stored.key)
 
 

@@ -23,6 +23,7 @@ from shared.model.resource import Resource, ResourceKey, mesh_of
 PAGE_DEFAULT = 100
 PAGE_MAX = 1000
 BATCH_MAX = 20_000
+OTHER_TYPE = "type from the URL has to be the same as in body"
 _LABEL_FILTER = "filter[labels."
 
 
@@ -186,15 +187,16 @@ def _read_one(body: dict[str, Any], kind: Kind, mesh: str, name: str) -> Resourc
         body = {"type": kind.name, "name": name, **body}
         if kind.mesh_scoped:
             body = {"mesh": mesh, **body}
+    said = body.get("kind") if "kind" in body else body.get("type")
+    if isinstance(said, str) and said != kind.name and kinds.by_name(said) is not None:
+        raise Problem(400, INVALID, "Resource is not valid", [{"field": "type", "reason": OTHER_TYPE}])
     resources, parameters = _read_batch([body])
     if parameters:
         plain = [{"field": p["path"], "reason": p["reason"]} for p in parameters]
         raise Problem(400, INVALID, "Resource is not valid", plain)
-    resource = resources[0]
-    if type(resource).__name__ != kind.name:
-        reason = "type from the URL has to be the same as in body"
-        raise Problem(400, INVALID, "Resource is not valid", [{"field": "type", "reason": reason}])
-    return resource
+    if not isinstance(resources[0], kind.type):
+        raise Problem(400, INVALID, "Resource is not valid", [{"field": "type", "reason": OTHER_TYPE}])
+    return resources[0]
 
 
 def _at_url(resource: Resource, mesh: str, name: str) -> Resource:

@@ -1,0 +1,109 @@
+"""A plane in memory: the product's decisions and fold on a MemoryLog, with real sealing. For API tests only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from shared.api.store import ProxyRow, Put, Remove, ServiceStatus, StatusCondition, Written
+from shared.events.decide import Apply, Delete, Rejected, Result, decide_write
+from shared.events.event import GLOBAL, encode_event
+from shared.events.log import LogUnavailable, MemoryLog
+from shared.events.sealing import seal_all
+from shared.events.state import LogState, Stored
+from shared.keys.seal import Keyring, Sealer
+from shared.keys.tokens import Principal
+from shared.model.resource import ResourceKey
+from shared.process.writer import LogWriter
+
+ADMIN = {"Authorization": "Bearer admin-token"}
+READER = {"Authorization": "Bearer reader-token"}
+PROXY = {"Authorization": "Bearer proxy-token"}
+
+
+class Tokens:
+    """Three known tokens."""
+
+    def authenticate(self, token: str) -> Principal | None:
+        known = {
+            "admin-token": Principal("user", "alice", ("admin",)),
+            "reader-token": Principal("user", "bob", ()),
+            "proxy-token": Principal("dataplane", "dataplane/default", mesh="default"),
+        }
+        return known.get(token)
+
+
+class MemoryStore:
+    """A ResourceStore on a MemoryLog; `hub` is what a zone knows of global."""
+
+    def __init__(self, zone: str = "", hub: LogState | None = None) -> None:
+        self.zone = zone
+        self.hub = hub
+        self.log = MemoryLog()
+        self.writer = LogWriter(self.log, LogState(origin=zone or GLOBAL))
+        keyring = Keyring(GLOBAL, X25519PrivateKey.generate())
+        self.sealer = Sealer({GLOBAL: keyring.public}, digest_key=keyring.digest_key)
+        self.available = True
+        self._lock = asyncio.Lock()
+
+    async def get(self, key: ResourceKey) -> Stored | None:
+        state = self.writer.state if key.zone == self.zone else self.hub
+        return state.resources.get(key) if state else None
+
+    async def list(self, kind: str, mesh: str | None = None) -> Sequence[Stored]:
+        states = [self.writer.state, *([self.hub] if self.hub else [])]
+        return [
+            stored
+            for state in states
+            for key, stored in state.resources.items()
+            if key.kind == kind and mesh in (None, key.mesh)
+        ]
+
+    async def write(self, commands: Sequence[Put | Remove], actor: str) -> Written | Rejected:
+        if not self.available:
+            raise LogUnavailable("away", ambiguous=True)
+        admitted = seal_all([c.resource for c in commands if isinstance(c, Put)], self.sealer.seal)
+        resources = iter(admitted.resources)
+        ready = [
+            Apply(next(resources), c.expected_version) if isinstance(c, Put) else Delete(c.key, c.expected_version)
+            for c in commands
+        ]
+        async with self._lock:
+            decision = decide_write(ready, self.writer.state, self.hub, self.zone, wraps=admitted.wraps)
+            if isinstance(decision, Rejected):
+                return decision
+            events = self.writer.prepare(decision.changes, actor=actor)
+            await self.writer.commit(events)
+        results = tuple(
+            Result(r.key, r.outcome, r.version if r.change is None else events[r.change].n) for r in decision.results
+        )
+        return Written(results, admitted.warnings + decision.warnings, self.writer.state.n)
+
+    async def events(self, origin: str, after: int, until: int | None, limit: int) -> tuple[Sequence[bytes], int]:
+        if origin != (self.zone or GLOBAL):
+            raise KeyError(origin)
+        end = len(self.log.events) if until is None else min(until, len(self.log.events))
+        return [encode_event(event) for event in self.log.events[after:end][:limit]], len(self.log.events)
+
+    def follow_events(self, origin: str, after: int) -> AsyncIterator[bytes]:
+        if origin != (self.zone or GLOBAL):
+            raise KeyError(origin)
+        return self._follow(after)
+
+    async def _follow(self, after: int) -> AsyncIterator[bytes]:
+        async for batch in self.log.follow(after):
+            for event in batch:
+                yield encode_event(event)
+
+    async def statuses(self) -> Sequence[ServiceStatus]:
+        ready = StatusCondition("Ready", "True", "Ready")
+        return [ServiceStatus("east", "default", "web", "global", "http", 80, "242.0.0.1", ("web.ext.mesh",), (ready,))]
+
+    async def proxies(self) -> Sequence[ProxyRow]:
+        return [ProxyRow("east", "east/app", "Dataplane", "default", "app", online=True)]
+
+    async def inspect(self, proxy: str) -> Mapping[str, Any] | None:
+        return {"proxy": proxy} if proxy == "app" else None
