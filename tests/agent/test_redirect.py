@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zone_cp.agent.redirect import Redirect, iptables_rules, nft_rules
+from zone_cp.agent.redirect import Redirect, iptables_rules, nft_rules, run
 
 ASKED = Redirect(proxy_uid=5678, ranges=("242.0.0.0/8",), exclude_ranges=("10.0.0.0/8",), exclude_ports=(22,))
 
@@ -45,3 +45,10 @@ def test_nonsense_is_refused(wrong: dict[str, object]) -> None:
     """What is no range, port or user never reaches a command."""
     with pytest.raises(ValueError, match=r".+"):
         Redirect(**wrong)  # type: ignore[arg-type]
+
+
+def test_command_refuses_unknown_users(capsys: pytest.CaptureFixture[str]) -> None:
+    """A user that does not exist is refused before anything is changed."""
+    assert run("install", user="no-such-user", port=15001, dns_port=15053, cidr="242.0.0.0/8") == 3
+    assert "no-such-user" in capsys.readouterr().err
+    assert run("install", user="1", port=15001, dns_port=15053, cidr="nonsense") == 3

@@ -43,9 +43,12 @@ networking:
 
 RUN = """
 import sys, msgspec
+from shared.process import logs
 from shared.process.settings import ProxySettings
 from zone_cp.agent.app import run
-sys.exit(run(msgspec.json.decode(sys.argv[1], type=ProxySettings)))
+settings = msgspec.json.decode(sys.argv[1], type=ProxySettings)
+logs.configure(settings.log_level)
+sys.exit(run(settings))
 """
 
 

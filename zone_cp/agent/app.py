@@ -14,7 +14,7 @@ import structlog
 
 from shared.model.resource import Dataplane
 from shared.pb import agent_pb2 as pb
-from shared.process import lifecycle, logs
+from shared.process import lifecycle
 from shared.process.exit_code import ExitCode
 from shared.process.settings import ProxySettings
 from zone_cp.agent import bootstrap as boot
@@ -35,7 +35,6 @@ def run(settings: ProxySettings) -> int:
     When the proxy serves, one JSON line with `"ready": true` goes to stdout, and the same to `ready.json` in the
     work directory. A first signal drains, a second one stops at once.
     """
-    logs.configure(settings.log_level, component="proxy")
     place = Workplace(Path(settings.workdir))
     try:
         place.open()

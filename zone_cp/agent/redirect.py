@@ -8,12 +8,16 @@ excluded, or its connections would come back to it.
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
+import sys
 from ipaddress import IPv4Network
 from typing import Literal, TypeAlias
 
 import msgspec
+
+from shared.process.exit_code import ExitCode
 
 TABLE = "zonal_redirect"
 CHAIN = "ZONAL_REDIRECT"
@@ -57,6 +61,38 @@ class Redirect(msgspec.Struct, frozen=True):
             raise ValueError(f"{self.dns_port} is not a port")
         if self.proxy_uid < 0:
             raise ValueError(f"{self.proxy_uid} is not a user id")
+
+
+def run(action: str, *, user: str | None, port: int, dns_port: int, cidr: str) -> int:
+    """The command: install or remove, said in one line on stdout.
+
+    user: name or id of the proxy's own user, None: whoever calls. cidr: ranges with commas, "" for all destinations.
+    """
+    try:
+        if action == "remove":
+            sys.stdout.write("removed\n" if remove() else "nothing was installed\n")
+            return ExitCode.OK
+        ranges = tuple(word.strip() for word in cidr.split(",") if word.strip())
+        redirect = Redirect(proxy_uid=_uid(user), outbound_port=port, ranges=ranges, dns_port=dns_port)
+        sys.stdout.write(f"installed with {install(redirect)}, user {redirect.proxy_uid} excluded\n")
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return ExitCode.REFUSED
+    except RedirectFailed as error:
+        sys.stderr.write(f"{error}\n")
+        return ExitCode.FAILED
+    return ExitCode.OK
+
+
+def _uid(user: str | None) -> int:
+    if user is None:
+        return os.geteuid()
+    if user.isdecimal():
+        return int(user)
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise ValueError(f"there is no user {user} on this host") from None
 
 
 def install(redirect: Redirect, tool: Tool | None = None) -> Tool:
