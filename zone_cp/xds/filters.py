@@ -62,7 +62,7 @@ def access_log(path: str) -> accesslog.AccessLog:
         "code": "%RESPONSE_CODE%",
         "flags": "%RESPONSE_FLAGS%",
         "reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
-        "sni": "%REQUESTED_SERVER_NAME%",
+        "host": "%UPSTREAM_HOST%",
         "to": "%DOWNSTREAM_LOCAL_ADDRESS%",
     }
     form = google.Struct(fields={key: google.Value(string_value=value) for key, value in fields.items()})

@@ -15,7 +15,7 @@ from envoy_data_plane.google import protobuf as google
 
 from zone_cp.xds import defaults
 from zone_cp.xds.snapshot import TYPE_PREFIX
-from zone_cp.xds.wire import any_message, number, piece
+from zone_cp.xds.wire import LENGTH_DELIMITED, any_message, number, piece, tagged, varint
 
 
 @cache
@@ -25,9 +25,14 @@ def number_of(message: type[betterproto2.Message], field: str) -> int:
     return int(declared.metadata["betterproto"].number)
 
 
+@cache
+def _tag(message: type[betterproto2.Message], field: str) -> bytes:
+    return varint(number_of(message, field) << 3 | LENGTH_DELIMITED)
+
+
 def part(message: type[betterproto2.Message], field: str, data: bytes | str) -> bytes:
     """The field `field` of a `message`, holding `data`: text, or the bytes of a message."""
-    return piece(number_of(message, field), data)
+    return tagged(_tag(message, field), data)
 
 
 def scalar(message: type[betterproto2.Message], field: str, value: int) -> bytes:

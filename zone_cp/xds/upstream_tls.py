@@ -40,6 +40,7 @@ class References(msgspec.Struct, frozen=True):
     client_secret: str = ""
 
 
+@lru_cache(maxsize=65536)
 def is_ip(host: str) -> bool:
     """Whether `host` is an IP literal."""
     try:

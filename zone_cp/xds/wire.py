@@ -18,8 +18,13 @@ from zone_cp.xds.snapshot import Encoded
 LENGTH_DELIMITED = 2
 
 
+_SHORT = tuple(bytes((value,)) for value in range(0x80))
+
+
 def varint(value: int) -> bytes:
     """A non-negative integer as a protobuf varint."""
+    if value < 0x80:
+        return _SHORT[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -32,6 +37,12 @@ def piece(field: int, data: bytes | str) -> bytes:
     """A length-delimited field: a string, bytes or an embedded message."""
     raw = data.encode() if isinstance(data, str) else data
     return varint(field << 3 | LENGTH_DELIMITED) + varint(len(raw)) + raw
+
+
+def tagged(tag: bytes, data: bytes | str) -> bytes:
+    """`piece` for a caller that keeps the tag of its field."""
+    raw = data.encode() if isinstance(data, str) else data
+    return tag + varint(len(raw)) + raw
 
 
 def number(field: int, value: int) -> bytes:
