@@ -49,8 +49,8 @@ class Delivery(msgspec.Struct, frozen=True):
     acked: bool
     waiting: tuple[str, ...] = ()
     refused: str = ""
-    reason: str = "Rejected"
     at: str = ""
+    reason: str = "Rejected"
 
 
 class Observed(msgspec.Struct, frozen=True):
