@@ -1,0 +1,113 @@
+"""`zonal replay`, `diff` and `explain` on the store of a real nats-server that is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from shared import cli
+from shared.events.compose import compose
+from shared.events.event import Change, Event, ProxyConnected, VipLeased
+from shared.events.fold import fold
+from shared.events.state import LogState
+from shared.model.resource import ResourceKey
+from shared.nats import topology
+from shared.nats.config import scratch_text
+from shared.nats.connection import NatsSettings, connect
+from shared.nats.server import start_server
+from tests.builders import applied, at, egress, mes, mesh, service_key, settings
+
+pytestmark = pytest.mark.e2e
+
+
+def composed(origin: str, changes: Sequence[Change], seen: int = 0) -> list[Event]:
+    state = LogState(origin=origin)
+    events: list[Event] = []
+    for number, change in enumerate(changes, 1):
+        made = compose(state, [change], ids=[f"{origin}-{number}"], time=at(number), actor="admin", seen=seen)
+        events += made
+        state = fold(state, made[0])
+    return events
+
+
+async def write_store(directory: Path, port: int) -> None:
+    """A hub's store with a mesh, a service whose endpoint moves, and a zone that leases its VIP."""
+    directory.mkdir()
+    config = directory.parent / "nats.conf"
+    config.write_text(scratch_text("127.0.0.1", port, str(directory)))
+    server = await start_server(config)
+    try:
+        connection = await connect(NatsSettings(url=f"nats://127.0.0.1:{port}"))
+        await topology.ensure_hub(connection)
+        await topology.ensure_zone_on_hub(connection, "east")
+        moves = [mes(endpoints=(f"10.0.0.1:{port}",)) for port in (443, 8443)]
+        changes = [applied(mesh()), *(applied(move) for move in moves)]
+        await topology.global_log(connection).append(composed("global", changes))
+        key = ResourceKey("ZoneEgress", "", "egress-1", "east")
+        own: list[Change] = [
+            settings(),
+            applied(egress(), "east"),
+            VipLeased(key=service_key(), protocol_class="http", ip="242.0.0.7"),
+            ProxyConnected(proxy="egress-1", key=key, connection="c1", system_ca_path="/ca.pem"),
+        ]
+        await topology.zone_log_on_hub(connection, "east").append(composed("east", own, seen=2))
+        await connection.close()
+    finally:
+        await server.stop()
+
+
+@pytest.fixture
+def store(tmp_path: Path, free_port: Callable[[], int]) -> Path:
+    directory = tmp_path / "store"
+    asyncio.run(write_store(directory, free_port()))
+    return directory
+
+
+def files(store: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def test_any_moment_is_told_from_the_log_alone(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Replay shows the endpoint before it moved, diff what moved, explain who moved it; the store stays as it was."""
+    before = files(store)
+
+    def zonal(*words: str) -> str:
+        code = cli.run([*words, "--store", str(store)])
+        captured = capsys.readouterr()
+        assert code == 0, captured.err
+        return captured.out
+
+    told = json.loads(zonal("replay", "--at", "2", "-o", "json"))
+    assert told["zone"] == "east"
+    (service,) = told["found"]["MeshExternalService"].values()
+    assert service["spec"]["endpoints"] == [{"address": "10.0.0.1", "port": 443}]
+
+    served = zonal("replay", "--at", "2", "--proxy", "egress-1", "-o", "json")
+    assert "10.0.0.1" in served
+    assert "8443" not in served
+
+    assert zonal("diff", "2", "3", "--zone", "east").splitlines() == [
+        "MeshExternalService MeshExternalService/default/payments",
+        "  - spec.endpoints[0].port: 443",
+        "  + spec.endpoints[0].port: 8443",
+    ]
+    assert "8443" in zonal("diff", "2", "3", "--proxy", "egress-1")
+
+    explained = zonal("explain", "egress-1", "payments", "--at", "3")
+    assert f"event 3 by admin at {at(3)}: ResourceApplied MeshExternalService payments" in explained
+
+    assert files(store) == before
+
+
+def test_a_moment_that_never_was_is_refused(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown moment or proxy exits with 3, an unknown zone or store with 2 or 3; the message says what there is."""
+    assert cli.run(["replay", "--at", "99", "--store", str(store)]) == 3
+    assert "1 to 3" in capsys.readouterr().err
+    assert cli.run(["replay", "--proxy", "nobody", "--store", str(store)]) == 3
+    assert "egress-1" in capsys.readouterr().err
+    assert cli.run(["replay", "--zone", "north", "--store", str(store)]) == 3
+    assert cli.run(["replay", "--store", str(store / "gone")]) == 2
