@@ -228,7 +228,8 @@ class Subscription:
             self._forget(name)
         elif name in self._uncertain:
             self.known[name] = UNCERTAIN
-            self.gone.add(name)
+            if self._scanned is not None and name not in self._scanned:
+                self.gone.add(name)
         elif held is None:
             self.known.pop(name, None)
             self.gone.discard(name)
@@ -277,7 +278,7 @@ class Subscription:
                 return
             if name in self.known:
                 self.gone.add(name)  # told by remove() once nothing refers to it
-            if explicit or owed:
+            if owed:
                 encoded = next((resources[name] for resources in older if name in resources), None)
         chosen = None if encoded is None else self._acceptable(encoded)
         self._owed.discard(name)

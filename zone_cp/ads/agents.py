@@ -1,0 +1,154 @@
+"""Agents: the attached proxy agents, what their DNS should answer and what they have seen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from google.protobuf.message import DecodeError
+
+from shared.pb.agent_pb2 import AgentMessage, ControlMessage, DnsName, DnsUpdate, Drain, Hello, Observation
+from zone_cp.ads.hub import DnsChange, DnsTable, dns_change
+
+AGENT_SERVICE = "zonal.agent.v1.Agent"
+
+
+class Agent:
+    """One attached agent: the table it was sent, the bell of its writer, whether it has to go."""
+
+    def __init__(self, proxy: str, dns_version: str) -> None:
+        """dns_version: what the agent says it already answers from."""
+        self.proxy = proxy
+        self.reported = dns_version
+        self.sent: DnsTable | None = None
+        self.acked = dns_version
+        self.bell = asyncio.Event()
+        self.draining = False
+        self.replaced = False
+
+    def change(self, table: DnsTable) -> DnsChange | None:
+        """What to tell the agent: nothing, a difference, or the whole table when its own is another."""
+        if self.sent is None and self.reported == table.version:
+            self.sent = table
+            return None
+        change = dns_change(self.sent, table)
+        self.sent = table
+        return change
+
+
+class Agents:
+    """Agents by proxy; the newest attachment of a proxy wins."""
+
+    def __init__(self, on_observation: Callable[[str, Observation], None]) -> None:
+        """on_observation runs on the loop and must not block."""
+        self._on_observation = on_observation
+        self._agents: dict[str, Agent] = {}
+        self._tables: dict[str, DnsTable] = {}
+        self._waiting: dict[str, list[tuple[str, asyncio.Future[None]]]] = {}
+
+    def offer(self, proxy: str, table: DnsTable) -> None:
+        """Let this be what the proxy's agent answers from; the newest table wins."""
+        self._tables[proxy] = table
+        if proxy in self._agents:
+            self._agents[proxy].bell.set()
+
+    def forget(self, proxy: str) -> None:
+        """Drop the table of a proxy."""
+        self._tables.pop(proxy, None)
+
+    def drain(self) -> None:
+        """Tell all agents that the control plane is about to stop."""
+        for agent in self._agents.values():
+            agent.draining = True
+            agent.bell.set()
+
+    def dns_versions(self) -> dict[str, str]:
+        """The table version that each attached agent has said it answers from."""
+        return {proxy: agent.acked for proxy, agent in self._agents.items()}
+
+    async def dns_acked(self, proxy: str, version: str, timeout_seconds: float) -> None:
+        """Wait until the proxy's agent answers from this version. Raises TimeoutError."""
+        agent = self._agents.get(proxy)
+        if agent is not None and agent.acked == version:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (version, future)
+        self._waiting.setdefault(proxy, []).append(entry)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await future
+        finally:
+            with suppress(KeyError, ValueError):
+                self._waiting[proxy].remove(entry)
+                if not self._waiting[proxy]:
+                    del self._waiting[proxy]
+
+    # -- one stream -------------------------------------------------------------------------------------------
+
+    def hello(self, raw: bytes) -> Hello | None:
+        """The first message, when it is what it has to be."""
+        try:
+            message = AgentMessage.FromString(raw)
+        except DecodeError:
+            return None
+        return message.hello if message.WhichOneof("message") == "hello" and message.hello.proxy else None
+
+    def attach(self, proxy: str, hello: Hello) -> Agent:
+        """Take an agent in; an older one of the same proxy is sent away."""
+        older = self._agents.get(proxy)
+        if older is not None:
+            older.replaced = True
+            older.bell.set()
+        agent = self._agents[proxy] = Agent(proxy, hello.dns_version)
+        self._acked(agent, hello.dns_version)
+        agent.bell.set()
+        return agent
+
+    def detach(self, agent: Agent) -> None:
+        """Forget an agent whose stream has ended."""
+        if self._agents.get(agent.proxy) is agent:
+            del self._agents[agent.proxy]
+
+    async def read(self, agent: Agent, read: Callable[[], Awaitable[bytes | None]]) -> None:
+        """Take what the agent says until it ends. Raises DecodeError on nonsense."""
+        while (raw := await read()) is not None:
+            message = AgentMessage.FromString(raw)
+            match message.WhichOneof("message"):
+                case "observation":
+                    self._on_observation(agent.proxy, message.observation)
+                case "dns_ack":
+                    self._acked(agent, message.dns_ack.version)
+                case _:
+                    continue
+
+    async def write(self, agent: Agent, write: Callable[[bytes], Awaitable[None]]) -> None:
+        """Tell the agent what changes, until it is sent away or drained; the only writer of its stream."""
+        while True:
+            await agent.bell.wait()
+            agent.bell.clear()
+            if agent.draining:
+                await write(ControlMessage(drain=Drain()).SerializeToString())
+            if agent.draining or agent.replaced:
+                return
+            table = self._tables.get(agent.proxy)
+            change = None if table is None else agent.change(table)
+            if change is not None:
+                await write(_message(change))
+
+    def _acked(self, agent: Agent, version: str) -> None:
+        agent.acked = version
+        for wanted, future in self._waiting.get(agent.proxy, ()):
+            if wanted == version and not future.done():
+                future.set_result(None)
+
+
+def _message(change: DnsChange) -> bytes:
+    update = DnsUpdate(
+        version=change.version,
+        full=change.full,
+        upsert=[DnsName(name=name, ip=ip) for name, ip in change.upsert],
+        remove=change.remove,
+        ttl_seconds=change.ttl_seconds,
+    )
+    return ControlMessage(dns=update).SerializeToString()
