@@ -58,7 +58,9 @@ class _Global:
         settings, life = self._settings, self._life
         keys = KeysDirectory(Path(settings.keys_dir), GLOBAL)
         sealer = keys.sealer()
-        connection = await connect(nats_settings(settings.nats_url, settings.nats_credentials, settings.nats_ca, "global"))
+        connection = await connect(
+            nats_settings(settings.nats_url, settings.nats_credentials, settings.nats_ca, "global")
+        )
         life.on_stop("nats", connection.close)
         await topology.ensure_hub(connection)
         for zone in settings.zones:
@@ -136,5 +138,3 @@ def _version() -> str:
     from importlib.metadata import version
 
     return version("zonal")
-
-

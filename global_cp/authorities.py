@@ -34,7 +34,10 @@ class Authorities:
             case NeedRoot():
                 certificate, key_pem = ca.create_root(need.mesh, need.backend, self._clock())
                 sealed, wraps = self._sealer.seal(key_pem.encode(), only=(GLOBAL,))
-                return (*wraps, RootCaCreated(mesh=need.mesh, backend=need.backend, certificate=certificate, key=sealed))
+                return (
+                    *wraps,
+                    RootCaCreated(mesh=need.mesh, backend=need.backend, certificate=certificate, key=sealed),
+                )
             case NeedIntermediate():
                 return self._intermediate(need, state)
             case NeedWrap():

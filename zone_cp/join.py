@@ -22,6 +22,11 @@ from shared.model.validate import validate
 RESOURCE_METADATA = "dataplane.resource"
 SERVICE_TAG = "kuma.io/service"
 
+_ENDS: tuple[tuple[str, Literal["drained", "superseded", "lost"]], ...] = (
+    ("superseded", "superseded"),
+    ("stopping", "drained"),
+    ("lost", "lost"),
+)
 _FEATURES = frozenset({"redirect", "bind-vips"})
 _FEATURE_PREFIXES = ("access-log=",)
 
@@ -62,14 +67,32 @@ def join(
     if isinstance(resource, ZoneEgress) and not resource.zone:
         resource = msgspec.structs.replace(resource, zone=state.zone)
     features = tuple(
-        str(one)
-        for one in metadata.get("features", ())
-        if one in _FEATURES or str(one).startswith(_FEATURE_PREFIXES)
+        str(one) for one in metadata.get("features", ()) if one in _FEATURES or str(one).startswith(_FEATURE_PREFIXES)
     )
     labelled = computed(resource, state.zone)
     if not isinstance(labelled, Dataplane | ZoneEgress):
         raise TypeError(f"computing labels turned a proxy into {type(labelled).__name__}")
     return Joining(node_id, labelled, features, str(metadata.get("systemCaPath", "")))
+
+
+def join_agent(proxy: str, principal: Principal | None, state: ZoneState) -> str | NotAdmitted:
+    """Judge an agent's own stream: its token must be that of the proxy it names. Returns the proxy's id."""
+    if principal is None or principal.kind not in ("dataplane", "egress"):
+        return NotAdmitted("UNAUTHENTICATED", "a dataplane or egress token is required: see --dataplane-token-file")
+    if principal.zone and principal.zone != state.zone:
+        return NotAdmitted("PERMISSION_DENIED", f"the token is for zone {principal.zone}, this is {state.zone}")
+    mesh, _, name = proxy.partition(".")
+    if (principal.mesh, principal.kind == "egress") != (mesh, mesh == "") or principal.name not in ("", name):
+        return NotAdmitted("PERMISSION_DENIED", f"the token is not for proxy {proxy}")
+    return proxy
+
+
+def end_of(reason: str) -> Literal["closed", "drained", "superseded", "lost"]:
+    """The log's word for why a stream ended."""
+    for sign, word in _ENDS:
+        if sign in reason:
+            return word
+    return "closed"
 
 
 def _denied(resource: Dataplane | ZoneEgress, principal: Principal, state: ZoneState) -> str | None:
@@ -133,4 +156,3 @@ def stale(state: ZoneState) -> tuple[Change, ...]:
         for status in state.own.proxies.values()
         if status.online
     )
-

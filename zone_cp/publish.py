@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -18,7 +19,8 @@ from immutables import Map
 
 from shared.events.state import Position, ZoneState
 from shared.model.resource import ZoneEgress
-from zone_cp.view.project import dns_table, project, proxy_view
+from zone_cp.ads.hub import DnsTable
+from zone_cp.view.project import dns_table, project, project_next, proxy_view
 from zone_cp.view.zone_view import ProxyView, ZoneView
 from zone_cp.xds.compile import compile_proxy
 from zone_cp.xds.secrets import SecretSource
@@ -26,6 +28,9 @@ from zone_cp.xds.snapshot import Snapshot
 
 Tables: TypeAlias = Map[str, Map[str, str]]
 """Per mesh: hostname to VIP."""
+
+ACK_SECONDS = 30.0
+"""How long one wait for an ACK lasts before it is looked at again which view is the newest."""
 
 log = structlog.get_logger(__name__)
 
@@ -36,8 +41,11 @@ class Delivery(Protocol):
     def offer(self, proxy: str, snapshot: Snapshot) -> None:
         """Make this what `proxy` should hold; newest wins."""
 
-    def offer_dns(self, mesh: str, table: Mapping[str, str]) -> None:
-        """Make this the table that agents of `mesh` answer from."""
+    def offer_dns(self, proxy: str, table: DnsTable) -> None:
+        """Make this the table that the proxy's agent answers from."""
+
+    async def acked(self, proxy: str, position: Position, timeout_seconds: float) -> object:
+        """Wait until `proxy` answered all of a position. Raises TimeoutError."""
 
 
 class _Wanted(msgspec.Struct):
@@ -89,17 +97,61 @@ def _kept(table: Map[str, str], wanted: Map[str, str]) -> Map[str, str]:
     return Map({name: vip for name, vip in table.items() if wanted.get(name) == vip})
 
 
+class EgressWatch:
+    """Tells when each egress holds the newest view: one task per egress, woken by ACKs."""
+
+    def __init__(self, delivery: Delivery, delivered: Callable[[str, ZoneView, tuple[str, ...]], None]) -> None:
+        self._delivery = delivery
+        self._delivered = delivered
+        self._newest: ZoneView | None = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._reached: dict[str, Position] = {}
+
+    def expect(self, view: ZoneView, egresses: Sequence[str]) -> None:
+        """These egresses are to hold `view`."""
+        self._newest = view
+        for proxy in [one for one in self._tasks if one not in egresses]:
+            self._tasks.pop(proxy).cancel()
+            self._reached.pop(proxy, None)
+        for proxy in egresses:
+            if proxy not in self._tasks or self._tasks[proxy].done():
+                self._tasks[proxy] = asyncio.create_task(self._watch(proxy))
+
+    async def _watch(self, proxy: str) -> None:
+        while (view := self._newest) is not None and self._reached.get(proxy) != view.position:
+            try:
+                await self._delivery.acked(proxy, view.position, ACK_SECONDS)
+            except TimeoutError:
+                continue
+            self._reached[proxy] = view.position
+            waiting = tuple(one for one in self._tasks if not _holds(self._reached.get(one), view.position))
+            self._delivered(proxy, view, waiting)
+
+
+def _holds(reached: Position | None, position: Position) -> bool:
+    return reached is not None and reached.g >= position.g and reached.z >= position.z
+
+
 class Publisher:
-    """Owns the newest ZoneView and the task that keeps proxies up to it."""
+    """Owns the newest ZoneView and the task that keeps proxies up to it.
+
+    `before(view)` runs before a view is compiled (to bring issuers of certificates up to date), `published` after,
+    with the egresses that are online.
+    """
 
     def __init__(
-        self, secrets: SecretSource, delivery: Delivery, published: Callable[[ZoneState, ZoneView], None] | None = None
+        self,
+        secrets: SecretSource,
+        delivery: Delivery,
+        before: Callable[[ZoneView], None],
+        published: Callable[[ZoneState, ZoneView, Sequence[str]], None],
     ) -> None:
         self._secrets = secrets
         self._delivery = delivery
+        self._before = before
         self._published = published
         self._gate = NameGate()
-        self._tables: Tables = Map()
+        self._sidecars: dict[str, str] = {}
         self._newest: ZoneState | None = None
         self._wake = asyncio.Event()
         self.view: ZoneView | None = None
@@ -130,13 +182,24 @@ class Publisher:
         """What `proxy` should hold now; None before the first state."""
         return None if self.view is None else compile_proxy(self.view, proxy, self._secrets)
 
+    def _project(self, state: ZoneState) -> ZoneView:
+        if self.view is None or self.state is None:
+            return project(state)
+        return self.view if self.state is state else project_next(self.view, self.state, state)
+
     def _publish(self, state: ZoneState) -> None:
-        view = self.view if self.view is not None and self.state is state else project(state)
+        view = self._project(state)
         self.view, self.state = view, state
-        egresses = []
+        self._before(view)
+        egresses: list[str] = []
+        sidecars: dict[str, str] = {}
         for status in state.own.proxies.values():
             if not status.online or (proxy := proxy_view(state, status.proxy)) is None:
                 continue
+            if isinstance(proxy.resource, ZoneEgress):
+                egresses.append(status.proxy)
+            else:
+                sidecars[status.proxy] = proxy.resource.mesh
             try:
                 snapshot = compile_proxy(view, proxy, self._secrets)
             except Exception:
@@ -144,21 +207,18 @@ class Publisher:
                 log.exception("cannot compile", proxy=status.proxy, position=str(view.position))
                 continue
             self._delivery.offer(status.proxy, snapshot)
-            if isinstance(proxy.resource, ZoneEgress):
-                egresses.append(status.proxy)
-        self._offer_names(self._gate.want(view.position, _tables(view), egresses))
-        if self._published is not None:
-            self._published(state, view)
+        self._sidecars = sidecars
+        tables: Tables = Map({mesh: dns_table(view, mesh) for mesh in view.meshes})
+        self._offer_names(self._gate.want(view.position, tables, egresses))
+        self._published(state, view, egresses)
 
     def _offer_names(self, tables: Tables) -> None:
-        for mesh in tables:
-            if self._tables.get(mesh) != tables[mesh]:
-                self._delivery.offer_dns(mesh, tables[mesh])
-        for mesh in self._tables:
-            if mesh not in tables:
-                self._delivery.offer_dns(mesh, {})
-        self._tables = tables
+        made = {mesh: DnsTable(_version(table), table) for mesh, table in tables.items()}
+        for proxy, mesh in self._sidecars.items():
+            if mesh in made:
+                self._delivery.offer_dns(proxy, made[mesh])
 
 
-def _tables(view: ZoneView) -> Tables:
-    return Map({mesh: dns_table(view, mesh) for mesh in view.meshes})
+def _version(table: Map[str, str]) -> str:
+    text = "\n".join(f"{name} {vip}" for name, vip in sorted(table.items()))
+    return blake2b(text.encode(), digest_size=8).hexdigest()

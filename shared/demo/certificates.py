@@ -38,9 +38,7 @@ def _write(directory: Path, name: str, certificate: x509.Certificate, key: ec.El
     path = directory / f"{name}.key"
     path.touch(mode=0o600)
     path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
 
 

@@ -55,14 +55,16 @@ class _Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         connection = self.connection
         certificate: Any = connection.getpeercert() if isinstance(connection, ssl.SSLSocket) else None
-        body = json.dumps({
-            "instance": self.server.server_address[1],
-            "path": self.path,
-            "host": self.headers.get("host"),
-            "tls": connection.version() if isinstance(connection, ssl.SSLSocket) else None,
-            "sni": getattr(connection, "seen_server_name", None),
-            "client_certificate": _subject(certificate),
-        }).encode()
+        body = json.dumps(
+            {
+                "instance": self.server.server_address[1],
+                "path": self.path,
+                "host": self.headers.get("host"),
+                "tls": connection.version() if isinstance(connection, ssl.SSLSocket) else None,
+                "sni": getattr(connection, "seen_server_name", None),
+                "client_certificate": _subject(certificate),
+            }
+        ).encode()
         self.send_response(200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))

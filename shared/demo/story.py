@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.table import Table
@@ -63,6 +62,13 @@ class Story:
             with self._narrator.step(title) as now:
                 await step(now)
 
+    async def prologue(self) -> None:
+        """Only the beginning: what `zonal up` leaves running."""
+        with self._narrator.step("Declare the mesh, its secrets and three external services") as now:
+            await self._declare(now)
+        with self._narrator.step("Give them names of their own in each zone") as now:
+            await self._zone_names(now)
+
     # --- looking ------------------------------------------------------------------------------------------
 
     async def _call(self, zone: str, hostname: str, port: int, path: str = "/") -> application.Answer:
@@ -87,7 +93,9 @@ class Story:
         for zone in ZONES:
             await eventually(
                 lambda zone=zone: self._rows(zone),  # type: ignore[misc]
-                lambda rows: all(rows[name]["vip"] and rows[name]["hostnames"] for name in ("web", "payments", "ledger")),
+                lambda rows: all(
+                    rows[name]["vip"] and rows[name]["hostnames"] for name in ("web", "payments", "ledger")
+                ),
                 f"{zone} leases a VIP and claims a hostname for each",
             )
             step.check(f"{zone} leased a VIP and claimed a hostname for each", "3 resources", ok=True)
@@ -96,13 +104,17 @@ class Story:
         for zone in ZONES:
             path = self._system.write(f"{zone}-names.yaml", manifests.ZONE_GENERATOR.format(zone=zone))
             code, out, err = await self._system.cli("apply", "--zone", zone, "-f", str(path))
-            step.check(f"{zone} accepts a HostnameGenerator of its own", f"exit {code}", ok=code == 0 or _fail(out + err))
+            step.check(
+                f"{zone} accepts a HostnameGenerator of its own", f"exit {code}", ok=code == 0 or _fail(out + err)
+            )
         for zone in ZONES:
             wanted = f"payments.{zone}.mesh"
             rows = await eventually(
                 lambda zone=zone: self._rows(zone),  # type: ignore[misc]
-                lambda rows, wanted=wanted: wanted in rows["payments"]["hostnames"]  # type: ignore[misc]
-                and all(_ready(row) for row in rows.values()),
+                lambda rows, wanted=wanted: (
+                    wanted in rows["payments"]["hostnames"]  # type: ignore[misc]
+                    and all(_ready(row) for row in rows.values())
+                ),
                 f"{wanted} exists in {zone} and all are ready",
             )
             step.check(f"{wanted} exists in {zone} only", ", ".join(rows["payments"]["hostnames"]), ok=True)
@@ -124,7 +136,9 @@ class Story:
         for zone in ZONES:
             web = await self._answers(zone, f"web.{zone}.mesh", 8080, lambda a: a.status == 200, "200 from web")
             step.check(f"{zone}: http://web.{zone}.mesh:8080 answers", f"instance {web.json['instance']}", ok=True)
-            answer = await self._answers(zone, "payments.ext.mesh", 8443, lambda a: a.status == 200, "200 from payments")
+            answer = await self._answers(
+                zone, "payments.ext.mesh", 8443, lambda a: a.status == 200, "200 from payments"
+            )
             seen = answer.json
             step.check(
                 f"{zone}: payments saw the SNI and client certificate of spec.tls",
@@ -137,22 +151,24 @@ class Story:
             after = await self._counters(zone)
             moved = {name: after[name] - before[zone][name] for name in after}
             step.check(
-                f"{zone}: Envoy's own counters moved on sidecar and egress", moved, ok=all(n > 0 for n in moved.values())
+                f"{zone}: Envoy's own counters moved on sidecar and egress",
+                moved,
+                ok=all(n > 0 for n in moved.values()),
             )
             await self._no_leak(step, zone)
 
     async def _counters(self, zone: str) -> dict[str, int]:
         counted = {}
         for name, port in (("sidecar", self._system.sidecar_admin(zone)), ("egress", self._system.egress_admin(zone))):
-            stats = await application.get("127.0.0.1", port, "admin", "/stats?filter=upstream_rq_total|upstream_cx_total")
+            stats = await application.get(
+                "127.0.0.1", port, "admin", "/stats?filter=upstream_rq_total|upstream_cx_total"
+            )
             lines = [line.rsplit(":", 1) for line in stats.text.splitlines() if ":" in line and ".ads." not in line]
             counted[name] = sum(int(value) for name_, value in lines if "cluster.agent" not in name_)
         return counted
 
     async def _no_leak(self, step: Step, zone: str) -> None:
-        dump = await application.get(
-            "127.0.0.1", self._system.sidecar_admin(zone), "admin", "/config_dump?include_eds"
-        )
+        dump = await application.get("127.0.0.1", self._system.sidecar_admin(zone), "admin", "/config_dump?include_eds")
         services, ca = self._system.services, (self._system.certificates / "ca.pem").read_text()
         needles = {
             "external address": [f'"port_value": {port}' for port in (services.http, services.https, services.tcp)],
@@ -206,8 +222,8 @@ class Story:
         late = []
         for zone in ZONES:
             for proxy in (await self._system.api("GET", "/proxies", zone=zone))["items"]:
-                if proxy["online"] and proxy["acked"]["g"] < self._after_move:
-                    late.append(f"{zone}/{proxy['proxy']} at g{proxy['acked']['g']}")
+                if proxy["online"] and _g(proxy["acked"]) < self._after_move:
+                    late.append(f"{zone}/{proxy['proxy']} at {proxy['acked'] or 'nothing'}")
         return late
 
     async def _bad_input(self, step: Step) -> None:
@@ -217,7 +233,11 @@ class Story:
         lines = [line for line in err.splitlines() if str(path) in line]
         for line in lines:
             step.say(line.replace(str(path), path.name))
-        step.check("refused with exit 3, one line per fault", f"exit {code}, {len(lines)} faults", ok=code == 3 and len(lines) >= 3)
+        step.check(
+            "refused with exit 3, one line per fault",
+            f"exit {code}, {len(lines)} faults",
+            ok=code == 3 and len(lines) >= 3,
+        )
         after = (await self._system.api("GET", "/events?origin=global&limit=1"))["last"]
         step.check("nothing was applied", f"the log is still at {after}", ok=before == after)
 
@@ -246,7 +266,11 @@ class Story:
             step.check(f"external access {word}", f"exit {code}", ok=code == 0 or _fail(out + err))
             for zone in ZONES:
                 answer = await self._answers(
-                    zone, "payments.ext.mesh", 8443, lambda a, status=status: a.status == status, f"{status}"  # type: ignore[misc]
+                    zone,
+                    "payments.ext.mesh",
+                    8443,
+                    lambda a, status=status: a.status == status,
+                    f"{status}",  # type: ignore[misc]
                 )
                 step.check(f"{zone}: {status}", answer.status, ok=True)
 
@@ -259,7 +283,9 @@ class Story:
         await system.kill_sidecar("west")
         step.say("west's sidecar and its Envoy are killed and started again")
         await system.start_sidecar("west")
-        answer = await self._answers("west", "payments.west.mesh", 8443, lambda a: a.status == 200, "200 after the restart")
+        answer = await self._answers(
+            "west", "payments.west.mesh", 8443, lambda a: a.status == 200, "200 after the restart"
+        )
         step.check("west's sidecar is back with full configuration", answer.status, ok=True)
         island = system.write("island.yaml", manifests.ZONE_SERVICE.format(http=system.services.http))
         code, out, err = await system.cli("apply", "--zone", "west", "-f", str(island))
@@ -339,10 +365,10 @@ def _last_line(text: str) -> str:
     return text.strip().splitlines()[-1] if text.strip() else ""
 
 
+def _g(acked: str) -> int:
+    """Global's sequence in a position such as g12.z34; 0 when nothing is ACKed."""
+    return int(acked.removeprefix("g").partition(".")[0] or 0)
+
+
 def _ready(row: dict[str, Any]) -> bool:
     return any(one["type"] == "Ready" and one["status"] == "True" for one in row["conditions"])
-
-
-def read(path: Path) -> str:
-    """Text of a file the demo wrote."""
-    return path.read_text()

@@ -21,14 +21,13 @@ from shared.demo.services import ServicePorts
 from shared.keys.init import Deployment, init
 from shared.keys.ports import GlobalPorts, ZonePorts, global_ports, zone_ports
 from shared.keys.tokens import TokenIssuer
-from shared.nats.server import nats_server_binary
+from shared.nats.server import find_binary
 
 ZONES = ("east", "west")
 VIP_CIDRS = {"east": "127.101.0.0/16", "west": "127.102.0.0/16"}
 """Without root each zone leases inside 127/8, where any process may listen."""
 SERVICES_OFFSET = 10
 CALL_SECONDS = 10
-TOKEN_SECONDS = 7 * 24 * 3600
 
 _DATAPLANE = """\
 type: Dataplane
@@ -101,7 +100,11 @@ class System:
         await asyncio.gather(
             *(
                 self._zonal(
-                    f"{zone}-zone", "zone", "--config", str(deployment.zone_settings(zone)), port=self.zone_ports[zone].api
+                    f"{zone}-zone",
+                    "zone",
+                    "--config",
+                    str(deployment.zone_settings(zone)),
+                    port=self.zone_ports[zone].api,
                 )
                 for zone in ZONES
             )
@@ -123,14 +126,14 @@ class System:
         text = _DATAPLANE.format(inbound=ports.inbound, application=ports.application, admin=ports.sidecar_admin)
         options = ["--dataplane", str(self.write(f"{zone}-dataplane.yaml", text)), "--dns-enabled"]
         options += ["--dns-port", str(ports.dns)]
-        token = self._issuer().dataplane("default", TOKEN_SECONDS, name="app", zone=zone)
+        token = self._issuer().dataplane_token("default", name="app", zone=zone)
         await self._proxy(zone, "sidecar", token, options, ports.sidecar_admin)
 
     async def _egress(self, zone: str) -> None:
         ports = self.zone_ports[zone]
         text = _EGRESS.format(zone=zone, port=ports.egress, admin=ports.egress_admin)
         options = ["--dataplane", str(self.write(f"{zone}-egress.yaml", text))]
-        await self._proxy(zone, "egress", self._issuer().egress(zone, TOKEN_SECONDS, name="egress"), options, ports.egress_admin)
+        await self._proxy(zone, "egress", self._issuer().egress_token(zone, name="egress"), options, ports.egress_admin)
 
     async def _proxy(self, zone: str, kind: str, token: str, options: list[str], admin: int) -> None:
         token_file = self.directory / "tokens" / f"{zone}-{kind}.token"
@@ -141,12 +144,12 @@ class System:
         self._named[name] = await self._zonal(
             name, "proxy", kind, "--cp-address", f"https://127.0.0.1:{self.zone_ports[zone].ads}",
             "--ca-cert-file", str(self.deployment.ca_file), "--dataplane-token-file", str(token_file),
-            "--workdir", str(self.directory / "proxies" / name), "--admin-port", str(admin), *options,
+            "--data-dir", str(self.directory / "proxies" / name), "--admin-port", str(admin), *options,
             port=admin,
         )  # fmt: skip
 
     async def _nats(self, name: str, config: Path, port: int) -> None:
-        argv = [str(nats_server_binary()), "-c", str(config)]
+        argv = [find_binary(), "-c", str(config)]
         self._named[name] = await self._processes.start(name, argv, ready=listening(port))
 
     async def _zonal(self, name: str, *arguments: str, port: int) -> Process:
@@ -211,7 +214,7 @@ class System:
         return path
 
     def _issuer(self) -> TokenIssuer:
-        return TokenIssuer(self.deployment.token_signing_key.read_text())
+        return TokenIssuer.load(self.deployment.token_signing_key)
 
     # --- calling ------------------------------------------------------------------------------------------
 

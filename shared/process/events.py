@@ -7,9 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from shared.nats.log import JetStreamLog
 
 
-async def page(
-    log: JetStreamLog, after: int, until: int | None, limit: int
-) -> tuple[Sequence[bytes], int]:
+async def page(log: JetStreamLog, after: int, until: int | None, limit: int) -> tuple[Sequence[bytes], int]:
     """Up to `limit` events with after < n <= until, and the last n of the log."""
     last = await log.last()
     end = min(last if until is None else min(until, last), after + limit)

@@ -80,6 +80,11 @@ class Refused(msgspec.Struct, frozen=True):
     reason: str
 
 
+def grpc_status(name: str) -> grpc.StatusCode:
+    """The gRPC status of that name, for those who judge without gRPC."""
+    return grpc.StatusCode[name]
+
+
 Admission: TypeAlias = Admitted | Refused
 Admit: TypeAlias = Callable[[NodeInfo, str | None], Awaitable[Admission]]
 

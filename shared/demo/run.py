@@ -1,0 +1,122 @@
+"""`zonal demo` and `zonal up`: start the system, tell the story or stay, leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from shared.demo.narration import Narrator, Step, StepFailed
+from shared.demo.processes import NotReady
+from shared.demo.story import Story
+from shared.demo.system import ZONES, System
+from shared.keys.deployment import PLAN
+from shared.keys.ports import DEFAULT_BASE
+from shared.process.exit_code import ExitCode
+
+UP_DIRECTORY = Path(".zonal")
+
+
+def run(*, base_port: int | None, directory: Path | None, netns: bool = False, output: str = "table") -> int:
+    """Tell the story; returns the exit code. A directory of its own is removed when the story ends well."""
+    if netns:
+        sys.stderr.write("zonal demo --netns is not built yet\n")
+        return ExitCode.USAGE
+    place = directory or Path(tempfile.mkdtemp(prefix="zonal-demo-"))
+    narrator = Narrator(as_json=output == "json")
+
+    async def tell() -> int:
+        try:
+            async with System(place, base_port or DEFAULT_BASE) as system:
+                with narrator.step("Start everything, each as a process of its own") as step:
+                    await _start(system, step)
+                await Story(system, narrator).tell()
+        except StepFailed:
+            narrator.line(f"logs of every process are in {place / 'logs'}")
+            return ExitCode.FAILED
+        return ExitCode.OK
+
+    code = _interruptible(tell)
+    if directory is None and code == ExitCode.OK:
+        shutil.rmtree(place, ignore_errors=True)
+    return code
+
+
+def up(*, base_port: int | None, directory: Path | None) -> int:
+    """Start the system, print what to try, stay until Ctrl-C."""
+    place = (directory or UP_DIRECTORY).absolute()
+    console = Console(highlight=False)
+    if (place / PLAN).exists():
+        console.print(f"taking up the deployment in {place}")
+
+    async def stay() -> int:
+        async with System(place, base_port or DEFAULT_BASE) as system:
+            narrator = Narrator(as_json=False)
+            try:
+                with narrator.step("Start everything, each as a process of its own") as step:
+                    await _start(system, step)
+                await Story(system, narrator).prologue()
+            except StepFailed:
+                console.print(f"logs of every process are in {place / 'logs'}")
+                return ExitCode.FAILED
+            console.print(_hints(system))
+            await asyncio.Event().wait()
+        return ExitCode.OK
+
+    code = _interruptible(stay)
+    return ExitCode.OK if code == _INTERRUPTED else code
+
+
+_INTERRUPTED = 130
+"""128 + SIGINT, the shell's convention."""
+
+
+def _interruptible(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Run until done, SIGINT or SIGTERM; on a signal every context is left properly, so processes are stopped."""
+
+    async def main() -> int:
+        task = asyncio.ensure_future(work())
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, task.cancel)
+        with suppress(asyncio.CancelledError):
+            return await task
+        return _INTERRUPTED
+
+    return asyncio.run(main())
+
+
+async def _start(system: System, step: Step) -> None:
+    system.prepare()
+    step.say(f"keys, certificates and configuration are in {system.directory}")
+    try:
+        await system.start_control_planes()
+        step.check("hub and leaf NATS servers, global and both zones are up", f"API on {system.ports.api}", ok=True)
+        await system.start_services()
+        step.check("external services are up", f"ports from {system.services.base}", ok=True)
+        await system.start_proxies()
+        step.check("a sidecar and a zone egress per zone are up", "4 Envoys", ok=True)
+    except NotReady as error:
+        raise StepFailed("every process is up", str(error)) from error
+
+
+def _hints(system: System) -> str:
+    lines = ["", "[bold]It runs.[/bold] In another terminal, in this directory:", ""]
+    lines += [
+        "  zonal get meshexternalservices",
+        "  zonal events --follow",
+        "  zonal inspect",
+        "  zonal inspect .egress --zone east",
+    ]
+    for zone in ZONES:
+        lines.append(f"  dig @127.0.0.1 -p {system.dns_port(zone)} +short payments.ext.mesh   # asks {zone}'s sidecar")
+    lines += ["", "then curl the address it gives on port 8443 (payments) or 8080 (web). Ctrl-C stops everything."]
+    return "\n".join(lines)

@@ -1,0 +1,281 @@
+"""`zonal zone`: builds everything that does IO, in order, and lets it run."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+
+from shared.api.app import build_api
+from shared.events.conditions import Observed
+from shared.events.event import GLOBAL, Change, ResourceApplied, ZoneSettingsChanged, decode_event
+from shared.events.log import LogUnavailable
+from shared.events.state import ZoneState
+from shared.keys.directory import KeysDirectory
+from shared.keys.files import read_private, read_public
+from shared.model.labels import computed
+from shared.model.resource import key_of
+from shared.naming.hostname import default_generators
+from shared.nats import topology
+from shared.nats.connection import NatsSettings, connect
+from shared.nats.copy import Copier
+from shared.nats.outbox import Outbox, StatusOutbox
+from shared.pb.agent_pb2 import Observation
+from shared.process import lifecycle, logs
+from shared.process.settings import ZoneSettings
+from shared.process.web import serve_api
+from shared.process.writer import event_time
+from zone_cp.ads.delta import Acked, Nacked
+from zone_cp.ads.server import Admitted, AdsServer, NodeInfo, Refused, TlsFiles, grpc_status
+from zone_cp.follow import SYSTEM, Decided, ZoneOwner
+from zone_cp.identity.material import ZoneSecrets
+from zone_cp.identity.rotation import Rotation
+from zone_cp.join import Joining, NotAdmitted, connected, disconnected, end_of, join, join_agent, stale
+from zone_cp.publish import EgressWatch, Publisher
+from zone_cp.status import StatusBoard
+from zone_cp.store import ZoneStore
+from zone_cp.view.zone_view import ZoneView
+
+COMPILER = "1"
+"""Version of what `view` and `xds` make of a state; recorded, because it changes what proxies are served."""
+DRAIN_SECONDS = 3.0
+RECORD_RETRY_SECONDS = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+def run(settings: ZoneSettings) -> int:
+    """Run until told to stop; returns the exit code."""
+    logs.configure(settings.log_level, component=f"zone-{settings.name}")
+
+    async def start(life: lifecycle.Lifecycle) -> None:
+        await _Zone(settings, life).start()
+
+    return lifecycle.run(start)
+
+
+class _Zone:
+    """The parts of one zone control plane and the wires between them."""
+
+    def __init__(self, settings: ZoneSettings, life: lifecycle.Lifecycle) -> None:
+        self._settings = settings
+        self._life = life
+        self._ready = False
+        self._keys = KeysDirectory(Path(settings.keys_dir), settings.name)
+        self._verifier = self._keys.token_verifier()
+        self._joining: dict[str, Joining] = {}
+        self._recording: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        settings, life, keys = self._settings, self._life, self._keys
+        connection = await connect(
+            NatsSettings(
+                url=settings.nats_url,
+                nkey_seed_file=settings.nats_credentials or None,
+                ca_file=settings.nats_ca or None,
+                name=f"zonal-zone-{settings.name}",
+            )
+        )
+        life.on_stop("nats", connection.close)
+        await topology.ensure_zone(connection, settings.name)
+        own, copy = topology.own_log(connection, settings.name), topology.copied_log(connection)
+        status_stream = topology.own_status(connection, settings.name)
+
+        self._owner = ZoneOwner(settings.name, own, self._recorded_settings(), self._changed)
+        self._rotation = Rotation(
+            loop=asyncio.get_running_loop(),
+            jitter=random.random,
+            on_rotated=lambda _mesh, _id: self._publisher.refresh(),
+        )
+        self._secrets = ZoneSecrets(keys.keyring(), lambda: self._owner.state, self._rotation)
+        self._ads = self._ads_server()
+        self._publisher = Publisher(self._secrets, self._ads, self._before, self._published)
+        self._board = StatusBoard(settings.name, status_stream, self._present)
+        self._watch = EgressWatch(self._ads, self._delivered)
+
+        await self._owner.recover(copy)
+        await self._owner.write(stale, actor=SYSTEM)
+        await self._create_defaults()
+        life.start("publish", self._publisher.run())
+        life.start("record status", self._board.run())
+        copier = Copier(
+            topology.hub_log_from_zone(connection, settings.name), copy, on_fault=_halted("copy of global's log")
+        )
+        life.start("follow global", self._follow(copier))
+        outbox = Outbox(own, topology.outbox_target(connection, settings.name), on_fault=_halted("outbox"))
+        life.start("outbox", outbox.run())
+        life.start(
+            "status outbox", StatusOutbox(status_stream, topology.status_target(connection, settings.name)).run()
+        )
+        await self._ads.start()
+        life.on_stop("xDS", self._stop_ads, stop_seconds=DRAIN_SECONDS + 5)
+        await self._serve(ZoneStore(
+            self._owner,
+            self._publisher,
+            keys.sealer().seal,
+            logs={settings.name: own, GLOBAL: copy},
+            statuses=lambda: self._board.rows,
+            acked=self._acked,
+            allowed=settings.allowed_addresses,
+            reserved=(settings.mesh_external_service_cidr,),
+        ))  # fmt: skip
+        self._ready = True
+        log.info("serving", position=str(self._owner.state.position), ads_port=settings.ads_port)
+
+    # --- parts ---------------------------------------------------------------------------------------------
+
+    def _recorded_settings(self) -> ZoneSettingsChanged:
+        settings = self._settings
+        return ZoneSettingsChanged(
+            cidr=settings.mesh_external_service_cidr,
+            quarantine_seconds=settings.vip_quarantine_seconds,
+            compiler=COMPILER,
+            allowed_addresses=settings.allowed_addresses,
+        )
+
+    def _ads_server(self) -> AdsServer:
+        certificate, key = self._keys.ads_files
+        return AdsServer(
+            self._settings.ads_host,
+            self._settings.ads_port,
+            TlsFiles(certificate=read_public(certificate), key=read_private(key)),
+            admit=self._admit,
+            on_connected=self._on_connected,
+            on_disconnected=self._on_disconnected,
+            on_ack=self._on_ack,
+            on_nack=self._on_nack,
+            on_observation=self._on_observation,
+            connection_prefix=f"{event_time()}/",
+        )
+
+    async def _serve(self, store: ZoneStore) -> None:
+        settings = self._settings
+        api = build_api(
+            store,
+            authenticator=self._verifier,
+            role="zone",
+            zone=settings.name,
+            version=version("zonal"),
+            ready=lambda: self._ready,
+        )
+        await serve_api(self._life, api, settings.api_host, settings.api_port)
+
+    async def _create_defaults(self) -> None:
+        generators = default_generators(self._settings.name)
+
+        def missing(state: ZoneState) -> Sequence[Change]:
+            if state.own.n > 1 and state.own.kinds.get("HostnameGenerator"):
+                return ()
+            labelled = (computed(one, state.zone) for one in generators)
+            return [
+                ResourceApplied(resource=one) for one in labelled if key_of(one, state.zone) not in state.own.resources
+            ]
+
+        await self._owner.write(missing, actor=SYSTEM)
+
+    async def _follow(self, copier: Copier) -> None:
+        async for batch in copier.batches():
+            await self._owner.hub_events([decode_event(raw.data) for raw in batch])
+
+    async def _stop_ads(self) -> None:
+        await self._ads.stop(DRAIN_SECONDS)
+
+    # --- state moves ---------------------------------------------------------------------------------------
+
+    def _changed(self, state: ZoneState) -> None:
+        self._publisher.changed(state)
+
+    def _before(self, view: ZoneView) -> None:
+        seconds = {mesh.name: float(mesh.certificate_seconds) for mesh in view.meshes.values() if mesh.mtls}
+        for mesh, reason in self._secrets.refresh(seconds).items():
+            log.warning("no certificates for a mesh", mesh=mesh, reason=reason)
+
+    def _published(self, state: ZoneState, view: ZoneView, egresses: Sequence[str]) -> None:
+        self._watch.expect(view, egresses)
+        self._board.changed()
+
+    def _present(self) -> tuple[ZoneState, ZoneView] | None:
+        publisher = self._publisher
+        return None if publisher.state is None or publisher.view is None else (publisher.state, publisher.view)
+
+    def _delivered(self, proxy: str, view: ZoneView, waiting: tuple[str, ...]) -> None:
+        self._publisher.acked(proxy, view.position)
+        if not waiting:
+            self._board.delivered(view, waiting, event_time())
+
+    def _acked(self, proxy: str) -> str:
+        delivered = self._ads.hub.delivery(proxy).delivered
+        return "" if delivered is None else str(delivered)
+
+    # --- proxies -------------------------------------------------------------------------------------------
+
+    async def _admit(self, node: NodeInfo, token: str | None) -> Admitted | Refused:
+        principal = self._verifier.authenticate(token) if token else None
+        if not node.metadata:
+            # An agent's own stream: it says who it is by its token and its proxy's id alone.
+            judged = join_agent(node.id, principal, self._owner.state)
+        else:
+            judged = join(node.id, node.metadata, principal, self._owner.state)
+        if isinstance(judged, NotAdmitted):
+            log.info("proxy refused", proxy=node.id, status=judged.status, reason=judged.reason)
+            return Refused(grpc_status(judged.status), judged.reason)
+        if isinstance(judged, Joining):
+            self._joining[judged.proxy] = judged
+            return Admitted(judged.proxy)
+        return Admitted(judged)
+
+    def _on_connected(self, proxy: str, connection: str, node: NodeInfo) -> None:
+        joining = self._joining[proxy]
+        log.info("proxy connected", proxy=proxy, connection=connection)
+        self._record(lambda state: connected(joining, state, connection), proxy)
+
+    def _on_disconnected(self, proxy: str, connection: str, reason: str) -> None:
+        log.info("proxy disconnected", proxy=proxy, connection=connection, reason=reason)
+        word = end_of(reason)
+        self._record(lambda state: disconnected(proxy, connection, word, state), proxy)
+
+    def _on_nack(self, proxy: str, nack: Nacked) -> None:
+        log.warning("proxy refused configuration", proxy=proxy, type_url=nack.type_url, reason=nack.message)
+        for name in nack.names:
+            self._board.nacked(name, nack.message)
+
+    def _on_ack(self, proxy: str, ack: Acked) -> None:
+        for name, _ in ack.versions:
+            self._board.nacked(name, "")
+
+    def _on_observation(self, proxy: str, seen: Observation) -> None:
+        self._board.observed(proxy, seen.cluster, Observed(seen.failing, seen.reason, proxy, seen.time))
+
+    def _record(self, decided: Decided, proxy: str) -> None:
+        """Write to the log behind a callback that must not block; tried until the zone's own server takes it."""
+
+        async def write() -> None:
+            while True:
+                try:
+                    await self._owner.write(decided, actor=f"proxy:{proxy}")
+                except LogUnavailable as error:
+                    log.warning("cannot record now", proxy=proxy, error=str(error))
+                    await asyncio.sleep(RECORD_RETRY_SECONDS)
+                else:
+                    return
+
+        task = asyncio.create_task(write())
+        self._recording.add(task)
+        task.add_done_callback(self._recorded)
+
+    def _recorded(self, task: asyncio.Task[None]) -> None:
+        self._recording.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._life.fail("record a proxy", error)
+
+
+def _halted(what: str) -> Callable[[Exception], None]:
+    def tell(fault: Exception) -> None:
+        # Serving goes on with what the zone has; an operator decides (decision 33).
+        log.error("halted", what=what, reason=str(fault))
+
+    return tell

@@ -1,0 +1,116 @@
+"""What the HTTP API shows and writes in a zone (`shared.api.store.ResourceStore`)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from shared.api.plane import listed, proxy_rows, sealed_commands, versions
+from shared.api.store import ProxyRow, Put, Remove, ServiceStatus, Written
+from shared.events.decide import Decision, Rejected, decide_write
+from shared.events.event import Change
+from shared.events.sealing import Seal
+from shared.events.state import Stored, ZoneState
+from shared.model.resource import ResourceKey
+from shared.nats.log import JetStreamLog
+from shared.process import events as event_pages
+from zone_cp.follow import ZoneOwner
+from zone_cp.publish import Publisher
+from zone_cp.view.project import proxy_view
+from zone_cp.xds.inspect import plain
+
+
+class _Refused(Exception):
+    def __init__(self, rejected: Rejected) -> None:
+        super().__init__(rejected.title)
+        self.rejected = rejected
+
+
+class ZoneStore:
+    """Reads global's resources and the zone's own, writes the zone's own."""
+
+    def __init__(
+        self,
+        owner: ZoneOwner,
+        publisher: Publisher,
+        seal: Seal,
+        *,
+        logs: Mapping[str, JetStreamLog],
+        statuses: Callable[[], Mapping[str, ServiceStatus]],
+        acked: Callable[[str], str],
+        allowed: tuple[str, ...],
+        reserved: tuple[str, ...],
+    ) -> None:
+        self._owner = owner
+        self._publisher = publisher
+        self._seal = seal
+        self._logs = logs
+        self._statuses = statuses
+        self._acked = acked
+        self._allowed = allowed
+        self._reserved = reserved
+
+    async def get(self, key: ResourceKey) -> Stored | None:
+        """See ResourceStore."""
+        state = self._owner.state
+        if key.zone not in ("", state.zone):
+            return None
+        return state.resource(key)
+
+    async def list(self, kind: str, mesh: str | None = None) -> Sequence[Stored]:
+        """See ResourceStore."""
+        state = self._owner.state
+        return listed((state.hub, state.own), kind, mesh)
+
+    async def write(self, commands: Sequence[Put | Remove], actor: str) -> Written | Rejected:
+        """See ResourceStore."""
+        sealed, wraps, warnings = sealed_commands(commands, self._seal)
+        decisions: list[Decision] = []
+
+        def decided(state: ZoneState) -> Sequence[Change]:
+            decision = decide_write(
+                sealed,
+                state.own,
+                state.hub,
+                state.zone,
+                allowed=self._allowed,
+                reserved=self._reserved,
+                wraps=wraps,
+            )
+            if isinstance(decision, Rejected):
+                raise _Refused(decision)
+            decisions[:] = [decision]
+            return decision.changes
+
+        try:
+            written = await self._owner.write(decided, actor=actor)
+        except _Refused as refused:
+            return refused.rejected
+        decision = decisions[0]
+        return Written(versions(decision.results, written), warnings + decision.warnings, self._owner.state.own.n)
+
+    async def events(self, origin: str, after: int, until: int | None, limit: int) -> tuple[Sequence[bytes], int]:
+        """See ResourceStore."""
+        return await event_pages.page(self._logs[origin], after, until, limit)
+
+    def follow_events(self, origin: str, after: int) -> AsyncIterator[bytes]:
+        """See ResourceStore."""
+        return event_pages.follow(self._logs[origin], after)
+
+    async def statuses(self) -> Sequence[ServiceStatus]:
+        """See ResourceStore."""
+        return [row for _, row in sorted(self._statuses().items())]
+
+    async def proxies(self) -> Sequence[ProxyRow]:
+        """See ResourceStore."""
+        state = self._owner.state
+        rows = proxy_rows(state.zone, state.own)
+        return [msgspec.structs.replace(row, acked=self._acked(row.proxy)) for row in rows]
+
+    async def inspect(self, proxy: str) -> Mapping[str, Any] | None:
+        """See ResourceStore."""
+        known = proxy_view(self._owner.state, proxy)
+        snapshot = None if known is None else self._publisher.compile(known)
+        return None if snapshot is None else plain(snapshot)
