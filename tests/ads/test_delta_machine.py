@@ -112,4 +112,4 @@ class Stream(RuleBasedStateMachine):
 
 
 TestStream = Stream.TestCase
-TestStream.settings = settings(max_examples=100, stateful_step_count=40, deadline=None, phases=PHASES)
+TestStream.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, phases=PHASES)

@@ -1,0 +1,218 @@
+"""The gRPC skin, spoken to by a bare client: admission, the newest stream wins, DNS updates, draining."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+from immutables import Map
+
+from shared.events.state import Position
+from shared.pb.agent_pb2 import AgentMessage, ControlMessage, DnsAck, Hello, Observation
+from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
+from tests.ads.stream_pair import SHORT, snapshot
+from zone_cp.ads.hub import SUPERSEDED, DnsTable
+from zone_cp.ads.server import DRAINING, Admission, Admitted, AdsServer, NodeInfo, Refused
+
+ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+ATTACH = "/zonal.agent.v1.Agent/Attach"
+SECONDS = 5.0
+pytestmark = pytest.mark.anyio
+
+
+class World:
+    """A running server, a channel to it and everything it called back with."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.server = AdsServer(
+            "127.0.0.1",
+            0,
+            None,
+            admit=self.admit,
+            on_connected=lambda proxy, connection, node: self.calls.append(("up", proxy, connection, node)),
+            on_disconnected=lambda proxy, connection, reason: self.calls.append(("down", proxy, connection, reason)),
+            on_ack=lambda proxy, fact: self.calls.append(("ack", proxy, fact.type_url)),
+            on_nack=lambda proxy, fact: self.calls.append(("nack", proxy, fact.message)),
+            on_observation=lambda proxy, seen: self.calls.append(("seen", proxy, seen.cluster)),
+        )
+        self.channel: aio.Channel
+
+    async def admit(self, node: NodeInfo, token: str | None) -> Admission:
+        if token is None:
+            return Refused(grpc.StatusCode.UNAUTHENTICATED, "no dataplane token: give one with --dataplane-token-file")
+        if token != f"token-of-{node.id}":
+            return Refused(grpc.StatusCode.PERMISSION_DENIED, f"this token is not for {node.id}")
+        return Admitted(node.id)
+
+    def call(self, method: str, proxy: str, token: str | None = "") -> Any:
+        token = f"token-of-{proxy}" if token == "" else token
+        metadata = None if token is None else (("authorization", f"Bearer {token}"),)
+        multi: Any = self.channel.stream_stream(method)
+        return multi(metadata=metadata)
+
+
+@asynccontextmanager
+async def world() -> AsyncGenerator[World]:
+    it = World()
+    port = await it.server.start()
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as it.channel:
+        yield it
+    await it.server.stop(0)
+
+
+async def ask(call: Any, short: str = "CDS", proxy: str = "", **fields: Any) -> None:
+    node = Node(id=proxy, metadata={"features": ["redirect"]}) if proxy else None
+    await call.write(DeltaDiscoveryRequest(node=node, type_url=SHORT[short], **fields).SerializeToString())
+
+
+async def answer(call: Any) -> DeltaDiscoveryResponse:
+    async with asyncio.timeout(SECONDS):
+        return DeltaDiscoveryResponse.FromString(await call.read())
+
+
+async def ending(call: Any) -> tuple[grpc.StatusCode, str]:
+    async with asyncio.timeout(SECONDS):
+        return await call.code(), await call.details()
+
+
+async def test_an_admitted_stream_gets_its_snapshot_and_acks_are_waited_for() -> None:
+    """offer before or after connect; acked() returns when the proxy has answered that position."""
+    async with world() as it:
+        it.server.offer("p", snapshot(1, CDS=["a"]))
+        call = it.call(ADS, "p")
+        await ask(call, proxy="p")
+        first = await answer(call)
+        assert [r.name for r in first.resources] == ["a"]
+        with pytest.raises(TimeoutError):
+            await it.server.acked("p", Position(1, 0), 0.01)
+        await ask(call, response_nonce=first.nonce)
+        delivery = await it.server.acked("p", Position(1, 0), SECONDS)
+        assert delivery.delivered == Position(1, 0)
+        (clusters,) = delivery.types
+        assert clusters.sent_digest == clusters.acked_digest
+        it.server.offer("p", snapshot(2, CDS=["a", "b"]))
+        assert [r.name for r in (await answer(call)).resources] == ["b"]
+        assert it.calls[0] == ("up", "p", "1", NodeInfo("p", "", {"features": ["redirect"]}))
+        assert it.calls[1] == ("ack", "p", SHORT["CDS"])
+
+
+@pytest.mark.parametrize(
+    "token, status, part",
+    [
+        (None, grpc.StatusCode.UNAUTHENTICATED, "--dataplane-token-file"),
+        ("token-of-q", grpc.StatusCode.PERMISSION_DENIED, "not for p"),
+    ],
+)
+async def test_a_refused_stream_ends_with_a_status_and_a_reason(
+    token: str | None, status: grpc.StatusCode, part: str
+) -> None:
+    """Without a token UNAUTHENTICATED, with another's PERMISSION_DENIED; nothing is served."""
+    async with world() as it:
+        it.server.offer("p", snapshot(1, CDS=["a"]))
+        call = it.call(ADS, "p", token)
+        await ask(call, proxy="p")
+        code, details = await ending(call)
+        assert code == status
+        assert part in details
+        assert it.calls == []
+
+
+async def test_a_second_stream_of_a_proxy_supersedes_the_first() -> None:
+    """The older is told why; its end is reported before the newer's begin."""
+    async with world() as it:
+        it.server.offer("p", snapshot(1, CDS=["a"]))
+        first = it.call(ADS, "p")
+        await ask(first, proxy="p")
+        await answer(first)
+        second = it.call(ADS, "p")
+        await ask(second, proxy="p")
+        await answer(second)
+        assert await ending(first) == (grpc.StatusCode.ABORTED, SUPERSEDED)
+        assert [c[:3] for c in it.calls] == [("up", "p", "1"), ("down", "p", "1"), ("up", "p", "2")]
+        assert it.server.deliveries()[0].connection == "2"
+
+
+async def test_a_broken_request_ends_the_stream_with_invalid_argument() -> None:
+    """A missing type is the client's fault and says so."""
+    async with world() as it:
+        call = it.call(ADS, "p")
+        await call.write(DeltaDiscoveryRequest(node=Node(id="p")).SerializeToString())
+        code, details = await ending(call)
+        assert code == grpc.StatusCode.INVALID_ARGUMENT
+        assert "type_url" in details
+
+
+async def test_a_closed_stream_is_reported_once() -> None:
+    """When the proxy goes, its connection does."""
+    async with world() as it:
+        call = it.call(ADS, "p")
+        await ask(call, proxy="p")
+        it.server.offer("p", snapshot(1))
+        await answer(call)
+        await call.done_writing()
+        code, _ = await ending(call)
+        assert code == grpc.StatusCode.OK
+        assert [c[0] for c in it.calls] == ["up", "down"]
+        assert it.server.deliveries()[0].connection == ""
+
+
+async def attach(it: World, proxy: str, dns_version: str = "") -> Any:
+    call = it.call(ATTACH, proxy)
+    await call.write(AgentMessage(hello=Hello(proxy=proxy, dns_version=dns_version)).SerializeToString())
+    return call
+
+
+async def control(call: Any) -> ControlMessage:
+    async with asyncio.timeout(SECONDS):
+        return ControlMessage.FromString(await call.read())
+
+
+async def test_an_agent_gets_the_whole_table_first_and_differences_then() -> None:
+    """DnsUpdate is incremental; an ACK of a version can be waited for."""
+    async with world() as it:
+        it.server.offer_dns("p", DnsTable("v1", Map({"a.mesh": "242.0.0.1", "b.mesh": "242.0.0.2"})))
+        call = await attach(it, "p")
+        first = (await control(call)).dns
+        assert (first.version, first.full, len(first.upsert)) == ("v1", True, 2)
+        it.server.offer_dns("p", DnsTable("v2", Map({"a.mesh": "242.0.0.3"})))
+        update = (await control(call)).dns
+        assert not update.full
+        assert [(n.name, n.ip) for n in update.upsert] == [("a.mesh", "242.0.0.3")]
+        assert list(update.remove) == ["b.mesh"]
+        await call.write(AgentMessage(dns_ack=DnsAck(version="v2")).SerializeToString())
+        await it.server.agents.dns_acked("p", "v2", SECONDS)
+
+
+async def test_an_agent_that_has_the_table_on_disk_is_sent_nothing_until_it_changes() -> None:
+    """Hello names the version; the first difference is relative to it."""
+    async with world() as it:
+        it.server.offer_dns("p", DnsTable("v1", Map({"a.mesh": "242.0.0.1"})))
+        call = await attach(it, "p", "v1")
+        await it.server.agents.dns_acked("p", "v1", SECONDS)
+        await call.write(AgentMessage(observation=Observation(cluster="mes/x")).SerializeToString())
+        it.server.offer_dns("p", DnsTable("v2", Map({"a.mesh": "242.0.0.1", "c.mesh": "242.0.0.4"})))
+        update = (await control(call)).dns
+        assert not update.full
+        assert [n.name for n in update.upsert] == ["c.mesh"]
+        assert ("seen", "p", "mes/x") in it.calls
+
+
+async def test_a_graceful_stop_drains_agents_and_ends_streams() -> None:
+    """Agents hear Drain, ADS streams end UNAVAILABLE, within the given time."""
+    async with world() as it:
+        it.server.offer("p", snapshot(1))
+        agent = await attach(it, "p")
+        call = it.call(ADS, "p")
+        await ask(call, proxy="p")
+        await answer(call)
+        it.server.offer_dns("p", DnsTable("v1", Map()))
+        await control(agent)
+        await it.server.stop(SECONDS)
+        assert (await control(agent)).WhichOneof("message") == "drain"
+        assert await ending(call) == (grpc.StatusCode.UNAVAILABLE, DRAINING)
