@@ -89,12 +89,37 @@ def service_conditions(
 
     `delivery` None means that nothing is known of ACKs here: Ready then says what the logs say.
     """
-    state = ZoneState(zone, hub, own)
+    return _conditions(_ground(ZoneState(zone, hub, own)), key, delivery, observed)
+
+
+class _Ground(msgspec.Struct, frozen=True):
+    """What the conditions of all services of a zone have in common."""
+
+    state: ZoneState
+    generators: tuple[HostnameGenerator, ...]
+    egress_online: bool
+
+
+def _ground(state: ZoneState) -> _Ground:
+    generators = tuple(
+        stored.resource
+        for log in (state.own, state.hub)
+        for _, stored in sorted(log.kinds.get("HostnameGenerator", Map()).items())
+        if isinstance(stored.resource, HostnameGenerator)
+    )
+    online = any(status.online and status.key.kind == "ZoneEgress" for status in state.own.proxies.values())
+    return _Ground(state, generators, online)
+
+
+def _conditions(
+    ground: _Ground, key: ResourceKey, delivery: Delivery | None, observed: Observed | None
+) -> tuple[Condition, ...]:
+    state = ground.state
     stored = state.resource(key)
     if stored is None or not isinstance(stored.resource, MeshExternalService):
         return ()
     vip = _vip_leased(state, stored, stored.resource)
-    conditions = [vip, _hostnames(state, stored, stored.resource), _ready(state, stored, vip, delivery)]
+    conditions = [vip, _hostnames(ground, stored, stored.resource), _ready(ground, stored, vip, delivery)]
     degraded = _degraded(stored, stored.resource)
     if degraded is not None:
         conditions.append(degraded)
@@ -113,6 +138,7 @@ def service_rows(
 ) -> tuple[ServiceRow, ...]:
     """The status table of a zone: global's services and the zone's own, by mesh and name."""
     rows: list[ServiceRow] = []
+    ground = _ground(ZoneState(zone, hub, own))
     for key, stored in sorted(
         (*_services(hub), *_services(own)), key=lambda item: (item[0].mesh, item[0].name, item[0])
     ):
@@ -120,13 +146,11 @@ def service_rows(
         if not isinstance(service, MeshExternalService):
             continue
         lease = own.leases.get(key)
-        facts = service_conditions(
+        facts = _conditions(
+            ground,
             key,
-            hub,
-            own,
-            zone,
-            delivery=delivery.get(key) if delivery is not None else None,
-            observed=observed.get(key) if observed is not None else None,
+            delivery.get(key) if delivery is not None else None,
+            observed.get(key) if observed is not None else None,
         )
         rows.append(
             ServiceRow(
@@ -165,13 +189,13 @@ def _vip_leased(state: ZoneState, stored: Stored, service: MeshExternalService) 
     return Condition("VipLeased", "Unknown", "Pending", message, stored.last.time)
 
 
-def _hostnames(state: ZoneState, stored: Stored, service: MeshExternalService) -> Condition:
+def _hostnames(ground: _Ground, stored: Stored, service: MeshExternalService) -> Condition:
     """Every generator that selects the service, or the first reason why one gives it no name."""
-    key, mesh = stored.key, stored.key.mesh
+    key, mesh, state = stored.key, stored.key.mesh, ground.state
     held = state.own.names.get(key, Map())
     faults: list[tuple[str, str]] = []
     selected = False
-    for generator in _generators(state):
+    for generator in ground.generators:
         if not selects(generator, service.labels):
             continue
         selected = True
@@ -199,15 +223,9 @@ def _hostnames(state: ZoneState, stored: Stored, service: MeshExternalService) -
     return Condition("HostnamesGenerated", "True", "Generated", ", ".join(sorted(held)), at)
 
 
-def _generators(state: ZoneState) -> Iterator[HostnameGenerator]:
-    for log in (state.own, state.hub):
-        for _, stored in sorted(log.kinds.get("HostnameGenerator", Map()).items()):
-            if isinstance(stored.resource, HostnameGenerator):
-                yield stored.resource
-
-
-def _ready(state: ZoneState, stored: Stored, vip: Condition, delivery: Delivery | None) -> Condition:
+def _ready(ground: _Ground, stored: Stored, vip: Condition, delivery: Delivery | None) -> Condition:
     """Whether the zone serves the service: nothing about the outside itself, that is Reachable."""
+    state = ground.state
     mesh = _mesh(state, stored.key.mesh)
     fault = service_fault(state, stored.key)
     at = max(stored.last.time, vip.at)
@@ -218,7 +236,7 @@ def _ready(state: ZoneState, stored: Stored, vip: Condition, delivery: Delivery 
     if fault is not None:
         message = f"{fault.field}: {fault.message}" if fault.field else fault.message
         return Condition("Ready", "False", fault.reason, message, at)
-    if through_egress(mesh) and not _egress_online(state):
+    if through_egress(mesh) and not ground.egress_online:
         message = f"no zone egress is online in zone {state.zone}: {stored.key.name} answers 503"
         return Condition("Ready", "False", "NoZoneEgress", message, at)
     if delivery is not None and delivery.refused:
@@ -241,10 +259,6 @@ def _mesh(state: ZoneState, name: str) -> Mesh | None:
         if stored is not None and isinstance(stored.resource, Mesh):
             return stored.resource
     return None
-
-
-def _egress_online(state: ZoneState) -> bool:
-    return any(status.online and status.key.kind == "ZoneEgress" for status in state.own.proxies.values())
 
 
 def _degraded(stored: Stored, service: MeshExternalService) -> Condition | None:
