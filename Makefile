@@ -5,6 +5,7 @@ VENV := .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := $(VENV)/bin/python
 LOCK := deploy/lock
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 SEED ?= 1
 ONLY ?=
 ARGS ?=
@@ -18,20 +19,27 @@ help: ## list the targets
 
 # --- set-up ---------------------------------------------------------------------------------------------------
 # Debian's `python3 -m venv` may lack ensurepip, so the system's pip installs into the venv from outside.
-# The project itself is a path entry and a launcher: no build, no build requirements.
+# The project itself is a path entry, its metadata and a launcher: no build, no build requirements.
 
 define launcher
 #!/bin/sh
 exec "$(abspath $(VENV))/bin/python" -P -m shared.cli "$$@"
 endef
-export launcher
+define metadata
+Metadata-Version: 2.1
+Name: zonal
+Version: $(VERSION)
+endef
+export launcher metadata
 
 $(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "zonal needs python 3.11 or later")'
 	$(PYTHON) -m venv --without-pip $(VENV)
 
-$(VENV)/.project: Makefile | $(RUN)
-	@site="$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" && pwd > "$$site/zonal-project.pth"
+$(VENV)/.project: Makefile pyproject.toml | $(RUN)
+	@site="$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" && pwd > "$$site/zonal-project.pth" \
+		&& rm -rf "$$site"/zonal-*.dist-info && mkdir "$$site/zonal-$(VERSION).dist-info" \
+		&& printf '%s\n' "$$metadata" > "$$site/zonal-$(VERSION).dist-info/METADATA"
 	@rm -f $(VENV)/bin/zonal && printf '%s\n' "$$launcher" > $(VENV)/bin/zonal && chmod +x $(VENV)/bin/zonal
 	@touch $@
 
