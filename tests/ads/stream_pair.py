@@ -33,7 +33,9 @@ def snapshot(position: int, /, **types: Mapping[str, str] | Sequence[str]) -> Sn
     for short, names in types.items():
         contents = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, "1")
         url = SHORT[short]
-        make: Callable[[str, str], bytes] = eds_cluster if url == CLUSTER else lambda name, c: piece(1, name) + piece(28, c)
+        make: Callable[[str, str], bytes] = (
+            eds_cluster if url == CLUSTER else lambda name, c: piece(1, name) + piece(28, c)
+        )
         resources[url] = Map({name: encode(url, name, make(name, content)) for name, content in contents.items()})
     return Snapshot(Position(position, 0), Map(resources))
 
@@ -177,10 +179,12 @@ class StreamPair:
 def told(responses: Sequence[DeltaDiscoveryResponse]) -> list[str]:
     """Responses in words: `CDS +a +b -c`."""
     return [
-        " ".join([
-            LONG.get(r.type_url, r.type_url),
-            *(f"+{x.name}" for x in sorted(r.resources, key=lambda x: x.name)),
-            *(f"-{name}" for name in sorted(r.removed_resources)),
-        ])
+        " ".join(
+            [
+                LONG.get(r.type_url, r.type_url),
+                *(f"+{x.name}" for x in sorted(r.resources, key=lambda x: x.name)),
+                *(f"-{name}" for name in sorted(r.removed_resources)),
+            ]
+        )
         for r in responses
     ]
