@@ -19,7 +19,7 @@ from shared.events.event import Event, decode_event, encode_event
 from shared.events.log import Conflict, LogUnavailable
 from shared.nats.connection import ApiError, Connection, decode_api
 from shared.nats.direct import read_direct
-from shared.nats.pull import TRANSIENT, PullSession, RawEvent, Start
+from shared.nats.pull import TRANSIENT, Inbox, PullSession, RawEvent, Start
 from shared.nats.stream import API, ensure_stream
 
 MAX_BATCH = 1000
@@ -260,19 +260,24 @@ class JetStreamLog:
     async def follow_raw(self, after: int = 0) -> AsyncIterator[list[RawEvent]]:
         """As `follow`, not decoded: one batch per wake-up, never empty."""
         position = after
-        while True:
-            session = PullSession(self.connection, self._api, self.stream, self._reader)
-            try:
-                batch = await self._open_at(session, position)
-                while batch is not None:
-                    for raw in batch:
-                        self._check_next(position, raw)
-                        position = raw.sequence
-                    yield batch
-                    batch = await _next_batch(session)
-            finally:
-                await session.close()
-            await self.connection.pause(REOPEN_SECONDS)
+        inbox = Inbox(self.connection) if self._reader else None
+        try:
+            while True:
+                session = PullSession(self.connection, self._api, self.stream, reader=self._reader, inbox=inbox)
+                try:
+                    batch = await self._open_at(session, position)
+                    while batch is not None:
+                        for raw in batch:
+                            self._check_next(position, raw)
+                            position = raw.sequence
+                        yield batch
+                        batch = await _next_batch(session)
+                finally:
+                    await session.close()
+                await self.connection.pause(REOPEN_SECONDS)
+        finally:
+            if inbox is not None:
+                await inbox.close()
 
     async def _open_at(self, session: PullSession, position: int) -> list[RawEvent] | None:
         try:

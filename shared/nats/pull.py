@@ -1,7 +1,12 @@
 """A pull consumer read by our own code: overlapped pulls, heartbeats, and no gap that goes unseen.
 
-One `PullSession` is one consumer and one inbox. It ends at the first doubt (a missed heartbeat, a gap in the
-consumer's sequence, any unexpected status), and its owner opens the next one after the last message it handed on.
+A `PullSession` ends at the first doubt (a missed heartbeat, a gap, an unexpected status), and its owner opens another
+one after the last message handed on. Where we may make consumers, each session makes one and deletes it.
+
+Where a consumer was made for us, sessions reset it instead. Pulls of an earlier session stay armed on the server,
+which does not notice across accounts and leaf nodes that their inbox is gone (measured on 2.15.1): they would swallow
+what the next session waits for. Hence such a reader keeps one `Inbox` for all its sessions, so that no pull of its own
+is ever lost, and its pulls expire soon, so that those of a process that died do no harm for long.
 """
 
 from __future__ import annotations
@@ -18,14 +23,15 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from shared.events.log import LogUnavailable
-from shared.nats.connection import ApiError, Connection
+from shared.nats.connection import ApiError, Connection, MessageCallback
 from shared.nats.stream import NANOSECONDS
 
 PULL_MESSAGES = 1000
 PULL_BYTES = 16 * 1024 * 1024
 OVERLAPPED_PULLS = 2
 BUFFERED_MESSAGES = 4 * PULL_MESSAGES
-PULL_EXPIRES_SECONDS = 30
+PULL_EXPIRES_SECONDS = 30.0
+SHARED_PULL_EXPIRES_SECONDS = 1.0
 HEARTBEAT_SECONDS = 0.4
 STALL_SECONDS = 0.9
 API_TIMEOUT_SECONDS = 1.0
@@ -48,27 +54,69 @@ class Interrupted(Exception):
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Where a session begins: after a sequence; or, with `latest`, at the last message of each subject of it."""
+    """Where a session begins: after a sequence; or, with `latest`, at the last message of each subject of it.
+
+    gapless: the stream has every sequence, so a missing one was lost on the way.
+    """
 
     after: int = 0
     latest: str | None = None
+    gapless: bool = True
+
+
+class Inbox:
+    """Where pulled messages arrive, for one session after the other."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._subject = connection.new_inbox()
+        self._subscription: Subscription | None = None
+        self._count = 0
+        self._receiver: MessageCallback | None = None
+
+    async def open(self, receiver: MessageCallback) -> None:
+        """Hand what arrives from now on to `receiver`. Raises LogUnavailable."""
+        self._receiver = receiver
+        if self._subscription is None:
+            self._subscription = await self._connection.subscribe(f"{self._subject}.*", self._receive)
+
+    def address(self) -> tuple[int, str]:
+        """A number never given before, and the subject that carries it: replies name the pull they end."""
+        self._count += 1
+        return self._count, f"{self._subject}.{self._count}"
+
+    async def close(self) -> None:
+        """Receive nothing more."""
+        self._receiver = None
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            with contextlib.suppress(Exception):
+                await subscription.unsubscribe()
+
+    async def _receive(self, message: Msg) -> None:
+        if self._receiver is not None:
+            await self._receiver(message)
 
 
 class PullSession:
-    """See the module. `reader` names a consumer that exists already; without it an ephemeral one is made."""
+    """See the module. `reader` names a consumer that exists already, `inbox` is the one of all its sessions."""
 
-    def __init__(self, connection: Connection, api: str, stream: str, reader: str | None = None) -> None:
+    def __init__(
+        self, connection: Connection, api: str, stream: str, *, reader: str | None = None, inbox: Inbox | None = None
+    ) -> None:
         self._connection = connection
         self._api = api
         self._stream = stream
         self._ephemeral = reader is None
         self._consumer = reader or f"r-{uuid.uuid4().hex[:16]}"
-        self._inbox = connection.new_inbox()
-        self._subscription: Subscription | None = None
+        self._inbox = inbox or Inbox(connection)
+        self._own_inbox = inbox is None
+        self._request = _pull_request(PULL_EXPIRES_SECONDS if inbox is None else SHARED_PULL_EXPIRES_SECONDS)
         self._buffer: list[RawEvent] = []
         self._delivered = 0
+        self._last = 0
+        self._gapless = True
         self._pulls: deque[list[int]] = deque()
-        self._pulled = 0
         self._failure: str | None = None
         self._wake = asyncio.Event()
         self._unlisten = connection.when_connected(self._reconnected)
@@ -85,7 +133,8 @@ class PullSession:
             subject = f"{self._api}.CONSUMER.RESET.{self._stream}.{self._consumer}"
             body = {"seq": start.after + 1}
         await self._connection.api(subject, body, timeout_seconds=API_TIMEOUT_SECONDS)
-        self._subscription = await self._connection.subscribe(f"{self._inbox}.*", self._receive)
+        self._last, self._gapless = start.after, start.gapless
+        await self._inbox.open(self._receive)
         await self._pull()
 
     async def batch(self) -> list[RawEvent]:
@@ -106,13 +155,12 @@ class PullSession:
     async def close(self) -> None:
         """Take the inbox off, and the consumer where it was made here."""
         self._unlisten()
-        with contextlib.suppress(Exception):
-            if self._subscription is not None:
-                await self._subscription.unsubscribe()
+        if self._own_inbox:
+            await self._inbox.close()
         if self._ephemeral:
             with contextlib.suppress(LogUnavailable):
                 subject = f"{self._api}.CONSUMER.DELETE.{self._stream}.{self._consumer}"
-                await self._connection.publish(subject, reply=self._inbox)
+                await self._connection.publish(subject, reply=self._connection.new_inbox())
 
     def _reconnected(self) -> None:
         self._fail("reconnected")
@@ -123,12 +171,12 @@ class PullSession:
 
     async def _pull(self) -> None:
         while len(self._pulls) < OVERLAPPED_PULLS and len(self._buffer) < BUFFERED_MESSAGES:
-            self._pulled += 1
-            self._pulls.append([self._pulled, PULL_MESSAGES])
+            number, address = self._inbox.address()
+            self._pulls.append([number, PULL_MESSAGES])
             await self._connection.publish(
                 f"{self._api}.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}",
-                _PULL,
-                reply=f"{self._inbox}.{self._pulled}",
+                self._request,
+                reply=address,
             )
 
     async def _receive(self, message: Msg) -> None:
@@ -142,12 +190,20 @@ class PullSession:
         # $JS.ACK.….<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>: read from the end, since the
         # front differs between versions of the server.
         fields = message.reply.rsplit(".", 5)
-        if int(fields[3]) != self._delivered + 1:
-            self._fail("gap in the delivery")
-            return
-        self._delivered += 1
-        self._buffer.append(RawEvent(int(fields[2]), message.subject, message.data))
-        self._wake.set()
+        sequence, delivered = int(fields[2]), int(fields[3])
+        follows = delivered == self._delivered + 1
+        self._delivered = delivered
+        if sequence > self._last:
+            # A hole in the stream itself is not ours to judge: it shows as the next delivery of the consumer.
+            if not follows and not (self._gapless and sequence == self._last + 1):
+                self._fail("gap in the delivery")
+                return
+            self._last = sequence
+            self._buffer.append(RawEvent(sequence, message.subject, message.data))
+            self._wake.set()
+        await self._count_down()
+
+    async def _count_down(self) -> None:
         if self._pulls:
             self._pulls[0][1] -= 1
             if self._pulls[0][1] <= 0:
@@ -157,8 +213,8 @@ class PullSession:
     async def _on_status(self, status: str, message: Msg) -> None:
         headers = message.headers or {}
         if status == _HEARTBEAT:
-            last = int(headers.get("Nats-Last-Consumer", "0"))
-            if last > self._delivered:
+            name, seen = ("Nats-Last-Stream", self._last) if self._gapless else ("Nats-Last-Consumer", self._delivered)
+            if int(headers.get(name, "0")) > seen:
                 self._fail("heartbeat is ahead: messages were lost")
             self._wake.set()
             return
@@ -178,14 +234,15 @@ class PullSession:
             self._fail(str(error))
 
 
-_PULL = json.dumps(
-    {
-        "batch": PULL_MESSAGES,
-        "max_bytes": PULL_BYTES,
-        "expires": PULL_EXPIRES_SECONDS * NANOSECONDS,
-        "idle_heartbeat": int(HEARTBEAT_SECONDS * NANOSECONDS),
-    }
-).encode()
+def _pull_request(expires_seconds: float) -> bytes:
+    return json.dumps(
+        {
+            "batch": PULL_MESSAGES,
+            "max_bytes": PULL_BYTES,
+            "expires": int(expires_seconds * NANOSECONDS),
+            "idle_heartbeat": int(HEARTBEAT_SECONDS * NANOSECONDS),
+        }
+    ).encode()
 
 
 def _ephemeral_config(name: str, start: Start) -> dict[str, Any]:

@@ -6,7 +6,7 @@ that were replaced before it came. The resource log never depends on it (decisio
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -62,7 +62,7 @@ class StatusStream:
         """Leave an empty value at `key`: nothing is observed any more. Raises LogUnavailable."""
         await self.put(key, b"")
 
-    async def follow(self) -> AsyncIterator[list[Status]]:
+    async def follow(self) -> AsyncGenerator[list[Status], None]:
         """Non-empty batches: first the present values, then each change; for ever, across cuts of the link."""
         position = 0
         while True:
@@ -81,7 +81,9 @@ class StatusStream:
         try:
             if position and await self._last() < position:
                 position = 0  # The stream began anew: everything in it is news.
-            await session.open(Start(position) if position else Start(latest=f"{self.subjects}>"))
+            await session.open(
+                Start(position, gapless=False) if position else Start(latest=f"{self.subjects}>", gapless=False)
+            )
         except TRANSIENT:
             return None
         return await _next(session)

@@ -61,6 +61,14 @@ def write(builder: LogBuilder, count: int) -> list[Event]:
     return list(builder.append(*(applied(mes(f"s-{builder.state.n + i}"), zone) for i in range(count))))
 
 
+async def status_arrives(world: World, zone: str, data: bytes) -> None:
+    """Wait until the hub's status stream of the zone says `data`."""
+    async with asyncio.timeout(10), contextlib.aclosing(topology.status_on_hub(world.hub, zone).follow()) as following:
+        async for statuses in following:
+            if statuses[-1].data == data:
+                return
+
+
 async def test_events_reach_the_other_side_and_nobody_else(tmp_path: Path) -> None:
     """Global's events are in each zone's copy, each zone's in its own stream on the hub, statuses too, within moments."""
     async with running_world(tmp_path, "east", "west") as world:
@@ -76,11 +84,7 @@ async def test_events_reach_the_other_side_and_nobody_else(tmp_path: Path) -> No
             assert await until(lambda: east.outbox.delivered == 5, "the outbox") < 2
             await east.status.put("default.payments", b'{"reason":"x"}')
             await east.status.put("default.payments", b'{"reason":"y"}')
-            seen: dict[str, bytes] = {}
-            async for statuses in topology.status_on_hub(world.hub, "east").follow():
-                seen |= {status.key: status.data for status in statuses}
-                if seen.get("default.payments") == b'{"reason":"y"}':
-                    break
+            await status_arrives(world, "east", b'{"reason":"y"}')
         assert [event async for event in east.copy.read()] == hub.events
         assert [event async for event in topology.zone_log_on_hub(world.hub, "east").read()] == east_log.events
         assert await topology.zone_log_on_hub(world.hub, "west").last() == 0
@@ -116,9 +120,7 @@ async def test_a_cut_link_only_delays(tmp_path: Path, how: Literal["refuse", "sw
             await log.append(write(hub, 1))
             await zone.own.append(write(own, 1))
             assert await until(lambda: len(zone.copied) == 1024 and zone.outbox.delivered == 23, "news") < 2
-            async for statuses in topology.status_on_hub(world.hub, "west").follow():
-                if statuses[-1].data == b"22":
-                    break
+            await status_arrives(world, "west", b"22")
         assert zone.copied == list(range(1, 1025))
         assert [event async for event in zone.copy.read()] == hub.events
         assert [event async for event in topology.zone_log_on_hub(world.hub, "west").read()] == own.events
