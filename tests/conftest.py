@@ -11,6 +11,11 @@ from collections.abc import Callable, Generator
 import pytest
 
 
+def pytest_configure() -> None:
+    """Debian keeps ip and nft where only root's PATH looks."""
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """Asynchronous tests run on asyncio, as the product does."""
