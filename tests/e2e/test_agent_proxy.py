@@ -6,12 +6,13 @@ import asyncio
 import json
 import os
 import signal
+import socketserver
 import stat
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -263,8 +264,7 @@ async def test_observation(world: World, tmp_path: Path) -> None:
     """A handshake that fails is told once with Envoy's reason, and once more when it works."""
     outside = tmp_path / "outside"
     certificates.make(outside)
-    ports = services.ServicePorts(world.free_port())
-    servers = services.serve(outside, ports)
+    ports, servers = serve_outside(outside, world.free_port)
     listen = world.free_port()
     try:
         async with world.agent() as agent:
@@ -295,6 +295,17 @@ async def test_observation(world: World, tmp_path: Path) -> None:
         for server in servers:
             await asyncio.to_thread(server.shutdown)
             server.server_close()
+
+
+def serve_outside(
+    directory: Path, free_port: Callable[[], int]
+) -> tuple[services.ServicePorts, list[socketserver.BaseServer]]:
+    """The demo's external services; they want several ports in a row, which may be taken."""
+    for _ in range(20):
+        ports = services.ServicePorts(free_port())
+        with suppress(OSError):
+            return ports, services.serve(directory, ports)
+    raise AssertionError("no four free ports in a row")
 
 
 async def opened(port: int) -> None:
