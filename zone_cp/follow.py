@@ -14,7 +14,7 @@ from typing import TypeAlias
 import structlog
 
 from shared.events.event import Change, Event, ResourceApplied, ResourceDeleted, ZoneSettingsChanged
-from shared.events.fold import fold
+from shared.events.fold import fold, fold_all
 from shared.events.log import Conflict, EventLog, LogUnavailable
 from shared.events.state import LogState, ZoneState
 from shared.process.writer import LogWriter
@@ -60,24 +60,18 @@ class ZoneOwner:
         decided anew, one by one, which yields exactly what a crash kept from being recorded.
         """
         async with self._lock:
-            decided = 0
-            async for event in self._writer.log.read():
-                self._writer.state = fold(self._writer.state, event)
-                decided = max(decided, event.seen)
-            last: Event | None = None
+            await self._writer.catch_up()
+            decided = self._writer.state.seen
+            decided_on: list[Event] = []
             pending: list[Event] = []
             async for event in copy.read():
-                if event.n <= decided:
-                    self._hub = fold(self._hub, event)
-                    last = event
-                else:
-                    pending.append(event)
+                (decided_on if event.n <= decided else pending).append(event)
+            self._hub = fold_all(self._hub, decided_on)
             await self._settle()
-            if last is not None:
-                # Its own decisions may have been cut short by the crash; deciding again adds only what is missing.
-                await self._commit(self._prepare(decide(self.state, last, self._settings), cause=last.id))
-            await self._advance(pending)
+            # What was decided last may have been cut short by the crash, and a release in it decides for those who
+            # waited: everything is compared before the next event is looked at.
             await self._commit(self._prepare(decide(self.state, None, self._settings)))
+            await self._advance(pending)
             self._changed(self.state)
 
     async def hub_events(self, events: Sequence[Event]) -> None:

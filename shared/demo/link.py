@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 
 class Link:
@@ -30,30 +29,25 @@ class Link:
         await asyncio.gather(*relays, return_exceptions=True)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._relays.add(task)
+        # A task of its own, because asyncio reports a connection callback that ends cancelled.
+        relay = asyncio.create_task(self._both_ways(reader, writer))
+        self._relays.add(relay)
+        await asyncio.wait((relay,))
+        self._relays.discard(relay)
+
+    async def _both_ways(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends = [writer]
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-        except OSError:
-            writer.transport.abort()
-            self._forget(task)
-            return
-        try:
+            ends.append(far_writer)
             async with asyncio.TaskGroup() as group:
                 group.create_task(_pump(reader, far_writer))
                 group.create_task(_pump(far_reader, writer))
         except* (OSError, _Ended):
             pass
         finally:
-            self._forget(task)
-            for end in (writer, far_writer):
-                with suppress(Exception):
-                    end.transport.abort()
-
-    def _forget(self, task: asyncio.Task[None] | None) -> None:
-        if task is not None:
-            self._relays.discard(task)
+            for end in ends:
+                end.transport.abort()
 
 
 class _Ended(Exception):

@@ -144,7 +144,7 @@ class System:
         self._named[name] = await self._zonal(
             name, "proxy", kind, "--cp-address", f"https://127.0.0.1:{self.zone_ports[zone].ads}",
             "--ca-cert-file", str(self.deployment.ca_file), "--dataplane-token-file", str(token_file),
-            "--data-dir", str(self.directory / "proxies" / name), "--admin-port", str(admin), *options,
+            "--workdir", str(self.directory / "proxies" / name), "--admin-port", str(admin), *options,
             port=admin,
         )  # fmt: skip
 

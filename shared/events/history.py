@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from shared.events.event import GLOBAL, Event
-from shared.events.fold import fold
+from shared.events.fold import fold_all
 from shared.events.state import LogState, Position, ZoneState
 
 _AT_ZONE = re.compile(r"(?P<zone>[a-z][a-z0-9-]*):(?P<z>\d+)")
@@ -76,9 +76,7 @@ class History(msgspec.Struct, frozen=True):
 
 def folded(state: LogState, events: Sequence[Event]) -> LogState:
     """Fold events in order on top of `state`."""
-    for event in events:
-        state = fold(state, event)
-    return state
+    return fold_all(state, events)
 
 
 def _until(events: Sequence[Event], time: str) -> int:

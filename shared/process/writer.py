@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from shared.events.compose import compose
 from shared.events.event import Change, Event
-from shared.events.fold import fold
+from shared.events.fold import fold, fold_all
 from shared.events.log import Conflict, EventLog
 from shared.events.state import LogState
 
@@ -57,5 +57,4 @@ class LogWriter:
 
     async def catch_up(self) -> None:
         """Fold whatever the log holds beyond the state."""
-        async for event in self.log.read(after=self.state.n):
-            self.state = fold(self.state, event)
+        self.state = fold_all(self.state, [event async for event in self.log.read(after=self.state.n)])
