@@ -11,6 +11,7 @@ from shared.model.kinds import KINDS, Kind
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
 _NAME = {"type": "string", "minLength": 1}
+_NUMBER = {"type": "integer", "minimum": 0, "maximum": 2**53}
 
 
 def document(role: str, version: str) -> dict[str, Any]:
@@ -166,57 +167,63 @@ def _operation(name: str, responses: dict[str, Any], parameters: list[dict[str, 
 
 
 def _other_paths() -> dict[str, Any]:
-    any_resource = {"oneOf": [_ref(kind.name) for kind in KINDS]}
-    number = {"type": "integer", "minimum": 0, "maximum": 2**53}
-    applied = {
-        "type": "object",
-        "properties": {
-            "results": {"type": "array", "items": {"type": "object"}},
-            "warnings": {"type": "array", "items": {"type": "string"}},
-            "sequence": number,
-        },
-        "required": ["results", "warnings", "sequence"],
-    }
-    body = {
-        "type": "object",
-        "properties": {"resources": {"type": "array", "minItems": 1, "items": any_resource}},
-        "required": ["resources"],
-        "additionalProperties": False,
-    }
-    events = {
-        "type": "object",
-        "properties": {"items": {"type": "array", "items": {"type": "object"}}, "last": number},
-        "required": ["items", "last"],
-    }
-    origin = _query("origin", {"type": "string"})
-    range_ = [
-        _query("after", number),
-        _query("until", number),
-        _query("limit", number | {"minimum": 1, "maximum": 1000}),
-    ]
     free = {"type": "object"}
     unauthenticated: dict[str, Any] = {"security": []}
     healthy = {"200": _answer(free, "alive")}
+    not_ready = {"503": _answer(_ref("Problem"), "not yet", _PROBLEM)}
     return {
-        "/apply": {
-            "post": {
-                **_operation("apply", {"200": _answer(applied, "applied")} | _problems(400, 404, 405, 409, 413, 503)),
-                "requestBody": {"required": True, "content": {_JSON: {"schema": body}}},
-            }
-        },
+        "/apply": _apply_path(),
+        "/events": _events_path(),
         "/": {"get": _operation("index", {"200": _answer(free, "what this is")} | _problems())},
         "/who-am-i": {"get": _operation("whoAmI", {"200": _answer(free, "the caller")} | _problems())},
-        "/events": {
-            "get": _operation("events", {"200": _answer(events, "events")} | _problems(400, 404), [origin, *range_])
-        },
         "/status/meshexternalservices": _rows("serviceStatuses", "ServiceStatus"),
         "/proxies": _rows("proxies", "ProxyRow"),
         "/healthy": {"get": _operation("healthy", healthy) | unauthenticated},
-        "/ready": {
-            "get": _operation("ready", healthy | {"503": _answer(_ref("Problem"), "not yet", _PROBLEM)})
-            | unauthenticated
-        },
+        "/ready": {"get": _operation("ready", healthy | not_ready) | unauthenticated},
     }
+
+
+def _apply_path() -> dict[str, Any]:
+    body = {
+        "type": "object",
+        "properties": {
+            "resources": {"type": "array", "minItems": 1, "items": {"oneOf": [_ref(kind.name) for kind in KINDS]}}
+        },
+        "required": ["resources"],
+        "additionalProperties": False,
+    }
+    result = {
+        "type": "object",
+        "properties": {
+            **{name: {"type": "string"} for name in ("type", "mesh", "name", "zone")},
+            "outcome": {"type": "string", "enum": ["created", "configured", "unchanged"]},
+            "version": _NUMBER,
+        },
+        "required": ["type", "mesh", "name", "zone", "outcome", "version"],
+    }
+    applied = {
+        "type": "object",
+        "properties": {
+            "results": {"type": "array", "items": result},
+            "warnings": {"type": "array", "items": {"type": "string"}},
+            "sequence": _NUMBER,
+        },
+        "required": ["results", "warnings", "sequence"],
+    }
+    answers = {"200": _answer(applied, "applied")} | _problems(400, 404, 405, 409, 413, 503)
+    request = {"required": True, "content": {_JSON: {"schema": body}}}
+    return {"post": {**_operation("apply", answers), "requestBody": request}}
+
+
+def _events_path() -> dict[str, Any]:
+    events = {
+        "type": "object",
+        "properties": {"items": {"type": "array", "items": {"type": "object"}}, "last": _NUMBER},
+        "required": ["items", "last"],
+    }
+    limit = _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000})
+    parameters = [_query("origin", {"type": "string"}), _query("after", _NUMBER), _query("until", _NUMBER), limit]
+    return {"get": _operation("events", {"200": _answer(events, "events")} | _problems(400, 404), parameters)}
 
 
 def _rows(name: str, schema: str) -> dict[str, Any]:

@@ -71,10 +71,9 @@ def keep_sealed(after: Resource, before: Resource) -> Resource:
         case Secret(sealed=Sealed() as new), Secret(sealed=Sealed() as old) if new.digest == old.digest:
             return replace(after, sealed=old)
         case MeshExternalService(), MeshExternalService():
-            new_key, old_key = _client_key(after), _client_key(before)
-            new, old = (key.sealed if key else None for key in (new_key, old_key))
-            same = new is not None and old is not None and new.digest == old.digest
-            return _with_client_key(after, old_key) if same and old_key else after
+            old_key = _client_key(before)
+            same = old_key is not None and _digest(_client_key(after)) == _digest(old_key) != ""
+            return _with_client_key(after, old_key) if same and old_key is not None else after
         case _:
             return after
 
@@ -100,6 +99,10 @@ def redacted(resource: Resource) -> Resource:
             return _with_client_key(resource, DataSource())
         case _:
             return resource
+
+
+def _digest(source: DataSource | None) -> str:
+    return source.sealed.digest if source is not None and source.sealed is not None else ""
 
 
 def _names_secret(service: MeshExternalService) -> bool:
