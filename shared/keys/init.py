@@ -27,6 +27,8 @@ from shared.nats.config import LEAF_NKEY_FILE, HubConfig, LeafConfig, TlsFiles, 
 from shared.process.exit_code import ExitCode
 from shared.process.settings import GlobalSettings, ZoneSettings, to_yaml
 
+__all__ = ["Deployment", "InitRefused", "init", "run"]
+
 DEFAULT_DIRECTORY = Path(".zonal")
 ADMIN_SUBJECT = "admin"
 HOST = "127.0.0.1"
@@ -238,17 +240,24 @@ class _Layout:
 
     def context(self) -> None:
         deployment = self.deployment
+
+        def below(path: Path) -> str:
+            # The command line resolves paths from where the context lies, so the directory may move.
+            return str(path.relative_to(deployment.directory))
+
         zones = {
             zone: {
                 "api": f"http://{HOST}:{deployment.zone_ports(zone).api}",
                 "ads": f"https://{HOST}:{deployment.zone_ports(zone).ads}",
+                "store": below(deployment.leaf_store(zone)),
             }
             for zone in deployment.plan.zones
         }
         context = {
             "api": f"http://{HOST}:{deployment.ports.api}",
-            "token_file": str(deployment.admin_token),
-            "ca_file": str(deployment.ca_file),
+            "token_file": below(deployment.admin_token),
+            "ca_file": below(deployment.ca_file),
+            "store": below(deployment.hub_store),
             "zones": zones,
         }
         self.public(deployment.context, yaml.safe_dump(context, sort_keys=False))

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import yaml
 
+from shared.commands import context
 from shared.keys import deployment, init
 from shared.keys.files import KeyFileError
 from shared.keys.init import InitRefused
@@ -82,11 +82,13 @@ def test_settings_are_those_the_processes_read(laid: deployment.Deployment) -> N
 
 
 def test_the_context_points_the_command_line(laid: deployment.Deployment) -> None:
-    """The context names the APIs and the token file."""
-    context = yaml.safe_load(laid.context.read_text())
-    assert context["api"] == "http://127.0.0.1:21000"
-    assert context["zones"]["west"]["api"] == "http://127.0.0.1:21040"
-    assert Path(context["token_file"]) == laid.admin_token
+    """The command line reads the context: APIs, token file, stores."""
+    found = context.load(laid.environment(), Path("/nowhere"), None)
+    assert found.api == "http://127.0.0.1:21000"
+    assert found.zones["west"].api == "http://127.0.0.1:21040"
+    assert Path(found.token_file) == laid.admin_token
+    assert Path(found.store) == laid.hub_store
+    assert Path(found.zones["west"].store) == laid.leaf_store("west")
     assert laid.environment()["ZONAL_CONTEXT"] == str(laid.context)
 
 
