@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Literal
 
 import msgspec
+import structlog
 from litestar import Litestar, Request, Response, delete, get, post, put
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
@@ -14,17 +15,20 @@ from litestar.response import Stream
 
 from shared.api import auth, shown
 from shared.api.openapi import document
-from shared.api.problem import Problem, from_http
+from shared.api.problem import Problem, from_http, unavailable
 from shared.api.resources import Resources
 from shared.api.response import Call, json_response, number, page
 from shared.api.store import Authenticator, ResourceStore
 from shared.events.event import GLOBAL
+from shared.events.log import LogUnavailable
 from shared.model import codec
 from shared.model.kinds import KINDS, Kind
 
 BODY_MAX_BYTES = 16 * 1024 * 1024
 """Room for the largest batch (about ten thousand resources)."""
 PRODUCT = "Zonal"
+
+log = structlog.get_logger(__name__)
 
 
 def build_api(
@@ -57,7 +61,12 @@ def build_api(
     return Litestar(
         route_handlers=handlers,
         before_request=check,
-        exception_handlers={Problem: _on_problem, HTTPException: _on_http, 500: _on_crash},
+        exception_handlers={
+            Problem: _on_problem,
+            LogUnavailable: _on_unavailable,
+            HTTPException: _on_http,
+            500: _on_crash,
+        },
         openapi_config=None,
         logging_config=None,  # the process configured logging
         request_max_body_size=BODY_MAX_BYTES,
@@ -72,8 +81,13 @@ def _on_http(_: Call, error: HTTPException) -> Response[bytes]:
     return from_http(error).response()
 
 
-def _on_crash(_: Call, __: Exception) -> Response[bytes]:
-    # The framework logs the traceback; the caller learns nothing of the inside.
+def _on_unavailable(_: Call, error: LogUnavailable) -> Response[bytes]:
+    return unavailable(ambiguous=error.ambiguous).response()
+
+
+def _on_crash(call: Call, error: Exception) -> Response[bytes]:
+    # The caller learns nothing of the inside; the body may hold secrets and is not logged.
+    log.error("request failed", method=call.method, path=call.url.path, exc_info=error)
     return Problem(500, "Internal Server Error").response()
 
 

@@ -70,6 +70,12 @@ def rejected(rejection: Rejected, *, batch: bool) -> Problem:
     return Problem(rejection.status, rejection.title, rejection.detail, parameters)
 
 
+def unavailable(*, ambiguous: bool) -> Problem:
+    """The event log is away; a write may have happened only if `ambiguous`."""
+    detail = f"the event log cannot be reached{'; the write may have happened' if ambiguous else ''}"
+    return Problem(503, "Service Unavailable", detail, headers={"Retry-After": "1"})
+
+
 def from_http(error: HTTPException) -> Problem:
     """A refusal of the framework itself (no such route, wrong method, body too large)."""
     titles = {404: "Not found", 405: "Method not allowed", 413: "Request body is too large"}

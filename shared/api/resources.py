@@ -14,7 +14,6 @@ from shared.api.problem import Problem, rejected
 from shared.api.response import Call, json_response, number, page
 from shared.api.store import Put, Remove, ResourceStore, Written
 from shared.events.decide import INVALID, NO_MESH, NOT_DELETED, NOT_FOUND, Rejected
-from shared.events.log import LogUnavailable
 from shared.events.state import Stored
 from shared.model import kinds, manifest
 from shared.model.kinds import Kind
@@ -129,11 +128,7 @@ class Resources:
             raise Problem(405, "Method not allowed", reason, headers={"Allow": "GET"})
 
     async def _write(self, commands: Sequence[Put | Remove], call: Call, *, batch: bool) -> Written:
-        try:
-            outcome = await self.store.write(commands, actor(call))
-        except LogUnavailable as error:
-            detail = f"the event log cannot be reached{'; the write may have happened' if error.ambiguous else ''}"
-            raise Problem(503, "Service Unavailable", detail, headers={"Retry-After": "1"}) from None
+        outcome = await self.store.write(commands, actor(call))
         if isinstance(outcome, Rejected):
             raise rejected(outcome, batch=batch)
         return outcome

@@ -9,6 +9,7 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from shared.api.app import build_api
+from shared.events.log import LogUnavailable
 from shared.events.state import LogState
 from tests.api.memory_store import ADMIN, PROXY, READER, MemoryStore, Tokens
 
@@ -299,6 +300,22 @@ def test_unavailable_log_is_503(api, store):
     response = api.put(WEB, json=MES)
     assert response.status_code == 503
     assert "may have happened" in response.json()["detail"]
+
+
+def test_failures_say_nothing_of_the_inside(api, store, monkeypatch):
+    """A fault of ours is a 500 problem without its message; a log that is away is 503 for reads too."""
+    monkeypatch.setattr(store, "statuses", lambda: 1 / 0)
+    api.raise_server_exceptions = False
+    response = api.get("/status/meshexternalservices")
+    assert response.status_code == 500
+    assert response.json()["title"] == "Internal Server Error"
+    assert "zero" not in response.text
+
+    def away():
+        raise LogUnavailable("away")
+
+    monkeypatch.setattr(store, "proxies", away)
+    assert api.get("/proxies").status_code == 503
 
 
 def test_index_status_and_schema(api):
