@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -22,26 +24,29 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+FIRST_PORT, PORTS = 20_000, 3_000
+"""Each xdist worker takes from a span of its own, below the ports that the kernel gives to clients."""
+_turn = itertools.count(random.randrange(PORTS))
+
+
 def take_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port that was free on loopback a moment ago."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that was free on loopback a moment ago, and that no later call gives again soon."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
+    for _ in range(PORTS):
+        port = FIRST_PORT + worker * PORTS + next(_turn) % PORTS
+        with socket.socket(socket.AF_INET, kind) as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no free port")
 
 
 @pytest.fixture
 def free_port() -> Callable[[], int]:
     """A function giving another free TCP port of loopback at every call."""
-    given: set[int] = set()
-
-    def take() -> int:
-        while (port := take_port()) in given:
-            continue
-        given.add(port)
-        return port
-
-    return take
+    return take_port
 
 
 NAMESPACES = (["sh", "-c", "ip netns add zonal-probe && ip netns del zonal-probe"], ["unshare", "-Urnm", "true"])
