@@ -59,6 +59,7 @@ class World:
         ports = Ports()
         self.outside, self.authority, self.secrets = outside, authority, Secrets()
         self.port, self.egress_port, self.outbound_port = ports(), ports(), ports()
+        self.dead = ports()
         self.log = directory / "access.log"
         self.log.touch()
         self.sidecar = sidecar("bind-vips", outbound=(outbound_to("plain", self.outbound_port),))
@@ -94,6 +95,18 @@ class World:
             service("closed", vip="127.16.0.5", port=self.port, failure=Failure("Held", "a person closed it")),
             mutual("uncertain", "127.16.0.6", None),
             service(
+                "socket", vip="127.16.0.7", port=self.port, endpoints=(Endpoint(address=f"unix://{outside.socket}"),)
+            ),
+            service(
+                "failover",
+                vip="127.16.0.8",
+                port=self.port,
+                endpoints=(
+                    Endpoint(address="127.0.0.1", port=self.dead, priority=3),
+                    Endpoint(address="localhost", port=outside.http, priority=7),
+                ),
+            ),
+            service(
                 "echo",
                 vip="127.17.0.1",
                 port=self.port,
@@ -121,9 +134,7 @@ class World:
         return get(vip, self.port, headers)
 
     def eventually(self, vip: str, status: int) -> str:
-        seen = eventually(
-            lambda: (found := self.get(vip))[0] == status and found, f"{status} from {vip}: {self.get(vip)}"
-        )
+        seen = eventually(lambda: (found := self.get(vip))[0] == status and found, f"{status} from {vip}")
         return str(seen[1])
 
 
@@ -133,7 +144,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     authority = Authority()
     pair = authority.issue(NAME, x509.DNSName(NAME))
     mutual = server_context(directory, pair, authority.pem)
-    with Outside(mutual, server_context(directory, pair)) as outside:
+    with Outside(directory, mutual, server_context(directory, pair)) as outside:
         made = World(directory, outside, authority)
         try:
             yield made
@@ -181,6 +192,18 @@ def test_a_closed_service_says_why(world: World, vip: str, why: str) -> None:
     if why:
         assert why in world.eventually(vip, 503)
     assert world.get("127.16.0.1")[0] == 200
+
+
+def test_a_unix_socket_is_an_endpoint(world: World) -> None:
+    """`unix:///path` is dialled on the host of the proxy that dials (decision 1)."""
+    assert json.loads(world.eventually("127.16.0.7", 200))["instance"] == str(world.outside.socket)
+
+
+def test_a_dead_endpoint_gives_way_to_the_next_priority(world: World) -> None:
+    """Priorities 3 and 7, the first one dead: the named one answers, and its name is the Host."""
+    seen = json.loads(world.eventually("127.16.0.8", 200))
+    assert (seen["instance"], seen["headers"]["host"]) == (world.outside.http, "localhost")
+    assert [world.get("127.16.0.8")[0] for _ in range(5)] == [200] * 5
 
 
 def test_tcp_goes_the_same_way(world: World) -> None:

@@ -19,12 +19,13 @@ class _Seen(BaseHTTPRequestHandler):
         connection: Any = self.connection
         encrypted = isinstance(connection, ssl.SSLSocket)
         certificate: Any = (connection.getpeercert() if encrypted else None) or {"subject": ()}
+        name: Any = connection.getsockname()
         body = json.dumps(
             {
                 "sni": getattr(connection, "seen_name", None),
                 "client": [value for group in certificate["subject"] for _, value in group],
                 "headers": {name.lower(): value for name, value in self.headers.items()},
-                "instance": connection.getsockname()[1],
+                "instance": name[1] if isinstance(name, tuple) else name,
             }
         ).encode()
         self.send_response(200)
@@ -48,6 +49,13 @@ class _Http(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         return
+
+
+class _Socket(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), _Seen)
 
 
 class _Lines(socketserver.StreamRequestHandler):
@@ -95,9 +103,11 @@ def server_context(directory: Path, pair: tuple[str, str], clients: str | None =
 class Outside:
     """The servers, by what they speak; stops them on exit."""
 
-    def __init__(self, mutual: ssl.SSLContext, simple: ssl.SSLContext) -> None:
-        self._servers = [_Http(None), _Http(mutual), _Echo(simple)]
-        self.http, self.https, self.tcp = (server.server_address[1] for server in self._servers)
+    def __init__(self, directory: Path, mutual: ssl.SSLContext, simple: ssl.SSLContext) -> None:
+        self.socket = directory / "outside.sock"
+        tcp = [_Http(None), _Http(mutual), _Echo(simple)]
+        self.http, self.https, self.tcp = (server.server_address[1] for server in tcp)
+        self._servers: list[socketserver.BaseServer] = [*tcp, _Socket(self.socket)]
         for server in self._servers:
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
