@@ -83,14 +83,14 @@ bench: $(VENV)/.dev $(VENV)/.project ## measure, and write bench.json (ONLY=a,b 
 sim: $(VENV)/.dev $(VENV)/.project ## the seeded simulation (SEED=n)
 	$(RUN) -m tests.sim --seed $(SEED) $(ARGS)
 
-golden: $(VENV)/.dev $(VENV)/.project ## write the golden scenarios anew
-	ZONAL_UPDATE_GOLDEN=1 $(RUN) -m pytest -q tests/scenarios $(ARGS)
-
 soak: ## run for hours under load (not built yet)
 	@echo "make soak is not built yet" >&2; exit 2
 
 fuzz: ## feed the parsers garbage (not built yet)
 	@echo "make fuzz is not built yet" >&2; exit 2
+
+golden: $(VENV)/.dev $(VENV)/.project ## write the golden scenarios anew
+	ZONAL_UPDATE_GOLDEN=1 $(RUN) -m pytest -q tests/scenarios $(ARGS)
 
 # --- keeping house --------------------------------------------------------------------------------------------
 
