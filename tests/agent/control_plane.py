@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import grpc
 
 from shared.keys.pki import create_authority, issue
 from shared.pb import agent_pb2 as pb
 from shared.pb import discovery_pb2 as discovery
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@cache
+def grpc_loop() -> asyncio.AbstractEventLoop:
+    """The one loop of all gRPC here: grpc.aio's poller outlives loops, and stumbles over those that were closed."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="grpc", daemon=True).start()
+    return loop
+
+
+def on_grpc_loop(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Let a coroutine method run there, whatever loop awaits it."""
+
+    @wraps(method)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(method(*args, **kwargs), grpc_loop()))
+
+    return call
+
 
 CDS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 LDS = "type.googleapis.com/envoy.config.listener.v3.Listener"
@@ -45,6 +69,7 @@ class ControlPlane:
         self._attached: set[Any] = set()
         self._server: Any = None
 
+    @on_grpc_loop
     async def start(self) -> None:
         self._server = grpc.aio.server()
         ads: Any = grpc.stream_stream_rpc_method_handler(self._serve_ads)
@@ -63,20 +88,24 @@ class ControlPlane:
         self.port = self._server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         await self._server.start()
 
+    @on_grpc_loop
     async def stop(self) -> None:
         await self._server.stop(0)
 
+    @on_grpc_loop
     async def until(self, condition: Callable[[], Any]) -> Any:
         """Wait until something that was told makes `condition` true."""
         async with asyncio.timeout(WAIT_SECONDS), self._changed:
             await self._changed.wait_for(condition)
             return condition()
 
+    @on_grpc_loop
     async def serve(self, type_url: str, name: str, body: bytes) -> None:
         self.resources[type_url][name] = body
         for context in list(self._ads):
             await context.write(self._response(type_url))
 
+    @on_grpc_loop
     async def push_dns(self, update: pb.DnsUpdate) -> None:
         for context in list(self._attached):
             await context.write(pb.ControlMessage(dns=update))
