@@ -101,6 +101,6 @@ lock: $(VENV)/.dev ## resolve the requirements anew into deploy/lock (UPGRADE=1 
 	$(COMPILE) $(if $(UPGRADE),--upgrade) -o $(LOCK)/runtime.txt pyproject.toml
 	$(COMPILE) $(if $(UPGRADE),--upgrade) -o $(LOCK)/dev.txt -c $(LOCK)/runtime.txt pyproject.toml --group dev
 
-clean: ## remove caches and what runs left behind; .venv stays
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .zonal bench.json dist build
+clean: ## remove caches and results; .venv and .zonal (keys!) stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache bench.json dist build
 	find global_cp zone_cp shared tests -name __pycache__ -type d -prune -exec rm -rf {} +
