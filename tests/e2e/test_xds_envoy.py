@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from cryptography import x509
 
@@ -96,6 +97,13 @@ class World:
             mutual("uncertain", "127.16.0.6", None),
             service(
                 "socket", vip="127.16.0.7", port=self.port, endpoints=(Endpoint(address=f"unix://{outside.socket}"),)
+            ),
+            service(
+                "rpc",
+                vip="127.16.0.9",
+                port=self.port,
+                protocol="grpc",
+                endpoints=(Endpoint(address="127.0.0.1", port=outside.rpc),),
             ),
             service(
                 "failover",
@@ -197,6 +205,18 @@ def test_a_closed_service_says_why(world: World, vip: str, why: str) -> None:
 def test_a_unix_socket_is_an_endpoint(world: World) -> None:
     """`unix:///path` is dialled on the host of the proxy that dials (decision 1)."""
     assert json.loads(world.eventually("127.16.0.7", 200))["instance"] == str(world.outside.socket)
+
+
+def test_grpc_streams_in_both_directions(world: World) -> None:
+    """Plaintext HTTP/2 from the application stays HTTP/2 all the way; closed services answer a gRPC status."""
+    for address, expected in (("127.16.0.9", [b"one", b"two"]), ("127.16.0.5", "a person closed it")):
+        with grpc.insecure_channel(f"{address}:{world.port}") as channel:
+            talk: Any = channel.stream_stream("/test.Echo/Talk")
+            try:
+                said: object = list(talk(iter([b"one", b"two"]), timeout=10))
+            except grpc.RpcError as fault:
+                said = fault.details()
+        assert said == expected or (isinstance(expected, str) and expected in str(said))
 
 
 def test_a_dead_endpoint_gives_way_to_the_next_priority(world: World) -> None:

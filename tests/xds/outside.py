@@ -7,9 +7,12 @@ import socket
 import socketserver
 import ssl
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
+
+import grpc
 
 
 class _Seen(BaseHTTPRequestHandler):
@@ -108,6 +111,11 @@ class Outside:
         tcp = [_Http(None), _Http(mutual), _Echo(simple)]
         self.http, self.https, self.tcp = (server.server_address[1] for server in tcp)
         self._servers: list[socketserver.BaseServer] = [*tcp, _Socket(self.socket)]
+        self._rpc = grpc.server(ThreadPoolExecutor(2))
+        handler: Any = grpc.stream_stream_rpc_method_handler(lambda requests, _: iter(requests))
+        self._rpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", {"Talk": handler}),))
+        self.rpc = self._rpc.add_insecure_port("127.0.0.1:0")
+        self._rpc.start()
         for server in self._servers:
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -115,6 +123,7 @@ class Outside:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._rpc.stop(0)
         for server in self._servers:
             server.shutdown()
             server.server_close()
