@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -81,14 +82,18 @@ class _Global:
             life.start(f"follow status of {zone}", self._follow_status(zone, topology.status_on_hub(connection, zone)))
         life.start("renew certificate authorities", self._renew(owner))
         api = build_api(
-            store, authenticator=keys.token_verifier(), role="global", ready=lambda: self._ready, version=_version()
+            store,
+            authenticator=keys.token_verifier(),
+            role="global",
+            ready=lambda: self._ready,
+            version=version("zonal"),
         )
         await serve_api(life, api, settings.api_host, settings.api_port)
         self._ready = True
         log.info("serving", api=f"http://{settings.api_host}:{settings.api_port}", sequence=owner.state.hub.n)
 
     async def _create_defaults(self, store: GlobalStore) -> None:
-        """What Kuma creates at a first start: the mesh `default`, the global generators, and the zones of the settings."""
+        """What Kuma creates at a first start: mesh `default`, the global generators; and the zones of the settings."""
         wanted: list[Put] = []
         if not await store.list("Mesh") and not await store.list("HostnameGenerator"):
             wanted.append(Put(Mesh(name="default"), 0))
@@ -132,9 +137,3 @@ class _Global:
 def nats_settings(url: str, credentials: str, ca: str, name: str) -> NatsSettings:
     """How this process reaches its nats-server."""
     return NatsSettings(url=url, nkey_seed_file=credentials or None, ca_file=ca or None, name=f"zonal-{name}")
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("zonal")

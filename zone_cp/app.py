@@ -215,6 +215,7 @@ class _Zone:
 
     async def _admit(self, node: NodeInfo, token: str | None) -> Admitted | Refused:
         principal = self._verifier.authenticate(token) if token else None
+        judged: Joining | str | NotAdmitted
         if not node.metadata:
             # An agent's own stream: it says who it is by its token and its proxy's id alone.
             judged = join_agent(node.id, principal, self._owner.state)

@@ -24,11 +24,13 @@ from shared.events.event import (
     Change,
     Event,
     EventRef,
+    EventSkipped,
     HostnameClaimed,
     HostnameQuarantined,
     HostnameReleased,
     ResourceApplied,
     ResourceDeleted,
+    Unreadable,
     VipLeased,
     VipQuarantined,
     VipReleased,
@@ -67,6 +69,8 @@ def decide(state: ZoneState, event: Event | None, settings: ZoneSettingsChanged)
             draft.retire(key)
         case ResourceApplied(resource=HostnameGenerator()) | ResourceDeleted(key=ResourceKey(kind="HostnameGenerator")):
             draft.claim_all(draft.services())
+        case Unreadable(reason=reason) if event is not None and event.origin == GLOBAL:
+            draft.skip(event.n, reason)
         case _:
             pass
     return tuple(draft.changes)
@@ -117,6 +121,11 @@ class _Draft:
         if stored is not None:
             self._lease(stored)
             self._claim(stored)
+
+    def skip(self, g: int, reason: str) -> None:
+        """Say in the zone's own log that an event of global's could not be read here."""
+        if g not in self._own.skipped:
+            self.changes.append(EventSkipped(g=g, reason=reason))
 
     def retire(self, key: ResourceKey) -> None:
         """Quarantine all that a deleted service held: names first."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from zone_cp.xds.secrets import Svid
 from zone_cp.xds.snapshot import Snapshot
 
 REDACTED = "redacted"
+_NO_TIME = datetime.fromtimestamp(0, UTC)
 
 
 class RedactedSecrets:
@@ -45,8 +47,8 @@ class RedactedSecrets:
             key_pem=REDACTED,
             serial="",
             fingerprint="",
-            not_before="",
-            not_after="",
+            not_before=_NO_TIME,
+            not_after=_NO_TIME,
         )
 
     def trust_bundle(self, mesh: str) -> str:

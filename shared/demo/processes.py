@@ -9,6 +9,7 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 _PR_SET_PDEATHSIG = 1
 STOP_SECONDS = 10
@@ -65,7 +66,7 @@ class Processes:
         self._directory = log_directory
         self._running: list[Process] = []
 
-    async def __aenter__(self) -> Processes:
+    async def __aenter__(self) -> Self:
         self._directory.mkdir(parents=True, exist_ok=True)
         return self
 

@@ -57,7 +57,7 @@ class _Answer(BaseHTTPRequestHandler):
         certificate: Any = connection.getpeercert() if isinstance(connection, ssl.SSLSocket) else None
         body = json.dumps(
             {
-                "instance": self.server.server_address[1],
+                "instance": self.connection.getsockname()[1],
                 "path": self.path,
                 "host": self.headers.get("host"),
                 "tls": connection.version() if isinstance(connection, ssl.SSLSocket) else None,
@@ -129,7 +129,7 @@ def _context(directory: Path, *, demand_client: bool) -> ssl.SSLContext:
     def remember(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
         connection.seen_server_name = name  # type: ignore[union-attr]  # read back by _Answer
 
-    context.sni_callback = remember  # type: ignore[assignment]  # typeshed wants an int back; None means "go on"
+    context.sni_callback = remember
     return context
 
 

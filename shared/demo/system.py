@@ -12,13 +12,14 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from shared.demo import certificates
 from shared.demo.link import Link
 from shared.demo.processes import Process, Processes, listening
 from shared.demo.services import ServicePorts
-from shared.keys.init import Deployment, init
+from shared.keys.deployment import Deployment
+from shared.keys.init import init
 from shared.keys.ports import GlobalPorts, ZonePorts, global_ports, zone_ports
 from shared.keys.tokens import TokenIssuer
 from shared.nats.server import find_binary
@@ -72,7 +73,7 @@ class System:
         self._named: dict[str, Process] = {}
         self._deployment: Deployment | None = None
 
-    async def __aenter__(self) -> System:
+    async def __aenter__(self) -> Self:
         await self._processes.__aenter__()
         return self
 

@@ -157,6 +157,14 @@ class EventSkipped(_Change, frozen=True, tag="EventSkipped"):
     reason: str
 
 
+class Unreadable(_Change, frozen=True, tag="Unreadable"):
+    """Stands where a reader met a change it does not understand (of a newer program, or nonsense): it changes
+    nothing, the chain goes on behind it, and the reader says so. Never written to a log.
+    """
+
+    reason: str
+
+
 Change: TypeAlias = (
     ResourceApplied
     | ResourceDeleted
@@ -174,6 +182,7 @@ Change: TypeAlias = (
     | ProxyConnected
     | ProxyDisconnected
     | EventSkipped
+    | Unreadable
 )
 
 
@@ -233,7 +242,28 @@ class EventRef(msgspec.Struct, frozen=True, order=True):
         return str(self.n) if self.origin == GLOBAL else f"{self.origin}:{self.n}"
 
 
+class _Envelope(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """An Event whose change is not looked at."""
+
+    id: str
+    v: int
+    origin: str
+    n: int
+    incarnation: str
+    seen: int
+    time: str
+    actor: str
+    subject: str
+    change: msgspec.Raw
+    cause: str
+    prev: str
+    payload_hash: str
+    kid: str = ""
+    sig: str = ""
+
+
 _event_decoder = codec.decoder(Event)
+_envelope_decoder = codec.decoder(_Envelope)
 
 
 def payload_hash(change: Change) -> str:
@@ -258,6 +288,14 @@ def encode_event(event: Event) -> bytes:
 
 
 def decode_event(data: bytes) -> Event:
-    """Read an event back; `msgspec.ValidationError` names the path of a fault."""
-    event: Event = _event_decoder.decode(data)
+    """Read an event back. A change that cannot be read becomes `Unreadable`: poison stops no reader.
+
+    Raises `msgspec.ValidationError` when not even the envelope is one.
+    """
+    try:
+        event: Event = _event_decoder.decode(data)
+    except msgspec.ValidationError as error:
+        envelope = _envelope_decoder.decode(data)
+        known = {name: getattr(envelope, name) for name in Event.__struct_fields__}
+        return Event(**{**known, "change": Unreadable(reason=str(error))})
     return event

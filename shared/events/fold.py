@@ -29,6 +29,7 @@ from shared.events.event import (
     ResourceApplied,
     ResourceDeleted,
     RootCaCreated,
+    Unreadable,
     VipLeased,
     VipQuarantined,
     VipReleased,
@@ -64,7 +65,7 @@ def check(state: LogState, event: Event) -> ChainFault | None:
         return ChainFault("schema", f"{ref(event)} has schema {event.v}, this program reads {SCHEMA}")
     if event.origin != state.origin:
         return ChainFault("origin", f"{event.id} is of {event.origin}, not of {state.origin}")
-    if payload_hash(event.change) != event.payload_hash:
+    if not isinstance(event.change, Unreadable) and payload_hash(event.change) != event.payload_hash:
         return ChainFault("payload", f"{ref(event)} does not hold what its header says")
     if event.n <= state.n:
         return _check_repeat(state, event)
@@ -154,6 +155,8 @@ def _apply(state: LogState, event: Event) -> LogState:
             return msgspec.structs.replace(state, settings=change)
         case EventSkipped():
             return msgspec.structs.replace(state, skipped=state.skipped.set(change.g, change.reason))
+        case Unreadable():
+            return msgspec.structs.replace(state, skipped=state.skipped.set(event.n, change.reason))
         case LogRestored():
             return state
         case _:

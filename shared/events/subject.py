@@ -27,6 +27,7 @@ from shared.events.event import (
     ResourceApplied,
     ResourceDeleted,
     RootCaCreated,
+    Unreadable,
     VipLeased,
     VipQuarantined,
     VipReleased,
@@ -94,5 +95,7 @@ def _place(change: Change) -> tuple[str, str, str]:
             return "", "Proxy", change.proxy
         case EventSkipped():
             return "", "Skipped", str(change.g)
+        case Unreadable():
+            raise ValueError("what could not be read is not written again")
         case _:
             assert_never(change)

@@ -11,11 +11,9 @@ async def page(log: JetStreamLog, after: int, until: int | None, limit: int) -> 
     """Up to `limit` events with after < n <= until, and the last n of the log."""
     last = await log.last()
     end = min(last if until is None else min(until, last), after + limit)
-    found: list[bytes] = []
-    if end > after:
-        async for raw in log.read_raw(after, end):
-            found.append(raw.data)
-    return found, last
+    if end <= after:
+        return [], last
+    return [raw.data async for raw in log.read_raw(after, end)], last
 
 
 async def follow(log: JetStreamLog, after: int) -> AsyncIterator[bytes]:
