@@ -92,7 +92,9 @@ class Secrets:
 
     def authority(self, mesh: str) -> Authority:
         """The mesh's root."""
-        return self.authorities.setdefault(mesh, Authority(mesh))
+        if mesh not in self.authorities:
+            self.authorities[mesh] = Authority(mesh)
+        return self.authorities[mesh]
 
     def text(self, material: TlsMaterial) -> bytes:
         if material.name in self.withheld or material.text is None:

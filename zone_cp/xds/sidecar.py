@@ -136,26 +136,33 @@ def _labelled(service: ExternalServiceView, wanted: Labels) -> bool:
 def _redirected(
     view: ZoneView, mesh: MeshView, proxy: ProxyView, outlet: _Outlet, redirect: TransparentProxying
 ) -> Iterator[Encoded]:
-    name = f"{_ORIGINAL}.{mesh.name}.{sni.CURRENT}"
-    chains = [
-        chain(outlet.filters(one, name), name=f"outbound/{one}", match=by_ranges(view.vip_ranges[one]))
-        for one in _CLASSES
-        if view.vip_ranges.get(one)
-    ]
     rest = defaults.PASSTHROUGH if mesh.passthrough else defaults.BLACKHOLE
+    ranges = tuple((one, view.vip_ranges[one]) for one in _CLASSES if view.vip_ranges.get(one))
+    sources = _union(proxy.sources, mesh.sources)
+    body = _redirect_listener(outlet, ranges, redirect.redirect_port_outbound, rest)
+    yield encode(LISTENER, REDIRECT_LISTENER, body, sources)
+    yield encode(CLUSTER, rest, _rest_cluster(rest), sources)
+
+
+@lru_cache(maxsize=256)
+def _redirect_listener(
+    outlet: _Outlet, ranges: tuple[tuple[ProtocolClass, tuple[str, ...]], ...], port: int, rest: str
+) -> bytes:
+    name = f"{_ORIGINAL}.{outlet.mesh}.{sni.CURRENT}"
+    chains = [
+        chain(outlet.filters(protocol_class, name), name=f"outbound/{protocol_class}", match=by_ranges(networks))
+        for protocol_class, networks in ranges
+    ]
     logged = Logged(f"outbound/{rest}", outlet.access_log, outlet.zone)
-    body = listening(
+    return listening(
         REDIRECT_LISTENER,
         ANY_ADDRESS,
-        redirect.redirect_port_outbound,
+        port,
         chains,
         direction=core.TrafficDirection.OUTBOUND,
         inspector=listener_filter("envoy.filters.listener.original_dst", pack(original_dst.OriginalDst())),
         rest=chain((proxy_to(rest, logged),), name=rest),
     )
-    sources = _union(proxy.sources, mesh.sources)
-    yield encode(LISTENER, REDIRECT_LISTENER, body, sources)
-    yield encode(CLUSTER, rest, _rest_cluster(rest), sources)
 
 
 @lru_cache(maxsize=8)
