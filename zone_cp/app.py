@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import structlog
 from shared.api.app import build_api
 from shared.events.conditions import Observed
 from shared.events.event import GLOBAL, Change, ResourceApplied, ZoneSettingsChanged, decode_event
-from shared.events.log import LogUnavailable
+from shared.events.log import EventLog, LogUnavailable
 from shared.events.state import ZoneState
 from shared.keys.directory import KeysDirectory
 from shared.keys.files import read_private, read_public
@@ -23,7 +23,9 @@ from shared.naming.hostname import default_generators
 from shared.nats import topology
 from shared.nats.connection import NatsSettings, connect
 from shared.nats.copy import Copier
+from shared.nats.log import JetStreamLog
 from shared.nats.outbox import Outbox, StatusOutbox
+from shared.nats.status import StatusStream
 from shared.pb.agent_pb2 import Observation
 from shared.process import lifecycle, logs
 from shared.process.settings import ZoneSettings
@@ -71,7 +73,7 @@ class _Zone:
         self._recording: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        settings, life, keys = self._settings, self._life, self._keys
+        settings, life = self._settings, self._life
         connection = await connect(
             NatsSettings(
                 url=settings.nats_url,
@@ -83,50 +85,38 @@ class _Zone:
         life.on_stop("nats", connection.close)
         await topology.ensure_zone(connection, settings.name)
         own, copy = topology.own_log(connection, settings.name), topology.copied_log(connection)
-        status_stream = topology.own_status(connection, settings.name)
-
-        self._owner = ZoneOwner(settings.name, own, self._recorded_settings(), self._changed)
-        self._rotation = Rotation(
-            loop=asyncio.get_running_loop(),
-            jitter=random.random,
-            on_rotated=lambda _mesh, _id: self._publisher.refresh(),
-        )
-        self._secrets = ZoneSecrets(keys.keyring(), lambda: self._owner.state, self._rotation)
-        self._ads = self._ads_server()
-        self._publisher = Publisher(self._secrets, self._ads, self._before, self._published)
-        self._board = StatusBoard(settings.name, status_stream, self._present)
-        self._watch = EgressWatch(self._ads, self._delivered)
-
+        status = topology.own_status(connection, settings.name)
+        self._build(own, status)
         await self._owner.recover(copy)
         await self._owner.write(stale, actor=SYSTEM)
         await self._create_defaults()
         life.start("publish", self._publisher.run())
         life.start("record status", self._board.run())
-        copier = Copier(
-            topology.hub_log_from_zone(connection, settings.name), copy, on_fault=_halted("copy of global's log")
-        )
-        life.start("follow global", self._follow(copier))
-        outbox = Outbox(own, topology.outbox_target(connection, settings.name), on_fault=_halted("outbox"))
-        life.start("outbox", outbox.run())
-        life.start(
-            "status outbox", StatusOutbox(status_stream, topology.status_target(connection, settings.name)).run()
-        )
+        source = topology.hub_log_from_zone(connection, settings.name)
+        life.start("follow global", self._follow(Copier(source, copy, on_fault=_halted("copy of global's log"))))
+        target = topology.outbox_target(connection, settings.name)
+        life.start("outbox", Outbox(own, target, on_fault=_halted("outbox")).run())
+        life.start("status outbox", StatusOutbox(status, topology.status_target(connection, settings.name)).run())
         await self._ads.start()
         life.on_stop("xDS", self._stop_ads, stop_seconds=DRAIN_SECONDS + 5)
-        await self._serve(ZoneStore(
-            self._owner,
-            self._publisher,
-            keys.sealer().seal,
-            logs={settings.name: own, GLOBAL: copy},
-            statuses=lambda: self._board.rows,
-            acked=self._acked,
-            allowed=settings.allowed_addresses,
-            reserved=(settings.mesh_external_service_cidr,),
-        ))  # fmt: skip
+        await self._serve({settings.name: own, GLOBAL: copy})
         self._ready = True
         log.info("serving", position=str(self._owner.state.position), ads_port=settings.ads_port)
 
     # --- parts ---------------------------------------------------------------------------------------------
+
+    def _build(self, own: EventLog, status: StatusStream) -> None:
+        self._owner = ZoneOwner(self._settings.name, own, self._recorded_settings(), self._changed)
+        self._rotation = Rotation(
+            loop=asyncio.get_running_loop(),
+            jitter=random.random,
+            on_rotated=lambda _mesh, _id: self._publisher.refresh(),
+        )
+        self._secrets = ZoneSecrets(self._keys.keyring(), lambda: self._owner.state, self._rotation)
+        self._ads = self._ads_server()
+        self._publisher = Publisher(self._secrets, self._ads, self._before, self._published)
+        self._board = StatusBoard(self._settings.name, status, self._present)
+        self._watch = EgressWatch(self._ads, self._delivered)
 
     def _recorded_settings(self) -> ZoneSettingsChanged:
         settings = self._settings
@@ -152,8 +142,18 @@ class _Zone:
             connection_prefix=f"{event_time()}/",
         )
 
-    async def _serve(self, store: ZoneStore) -> None:
+    async def _serve(self, sources: Mapping[str, JetStreamLog]) -> None:
         settings = self._settings
+        store = ZoneStore(
+            self._owner,
+            self._publisher,
+            self._keys.sealer().seal,
+            logs=sources,
+            statuses=lambda: self._board.rows,
+            acked=self._acked,
+            allowed=settings.allowed_addresses,
+            reserved=(settings.mesh_external_service_cidr,),
+        )
         api = build_api(
             store,
             authenticator=self._verifier,

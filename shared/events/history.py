@@ -81,6 +81,6 @@ def folded(state: LogState, events: Sequence[Event]) -> LogState:
 
 def _until(events: Sequence[Event], time: str) -> int:
     if not re.match(r"\d{4}-\d\d-\d\d", time):
-        raise NoSuchMoment(f"{time!r} is no moment: give a sequence (1234), zone:sequence (east:57) or an RFC 3339 time")
+        raise NoSuchMoment(f"{time!r} is no moment: give 1234, east:57 or an RFC 3339 time")
     # RFC 3339 in UTC with fixed width sorts as text; a shorter time names the beginning of what it leaves out.
     return bisect_right(events, time, key=lambda event: event.time)
