@@ -12,8 +12,9 @@ from typing import Any
 import grpc
 import pytest
 from cryptography import x509
+from immutables import Map
 
-from shared.model.resource import Endpoint
+from shared.model.resource import Endpoint, Inbound
 from tests.xds.delta_double import DeltaDouble
 from tests.xds.envoys import Envoy, eventually, get
 from tests.xds.outside import Outside, server_context
@@ -63,7 +64,11 @@ class World:
         self.dead = ports()
         self.log = directory / "access.log"
         self.log.touch()
-        self.sidecar = sidecar("bind-vips", outbound=(outbound_to("plain", self.outbound_port),))
+        self.inbound_port = ports()
+        tags = Map({"kuma.io/service": "web"})
+        inbound = Inbound(port=self.inbound_port, service_port=outside.http, tags=tags)
+        outbound = outbound_to("plain", self.outbound_port)
+        self.sidecar = sidecar("bind-vips", outbound=(outbound,), inbound=(inbound,))
         self.redirected = sidecar("redirect", redirect_port=self.port)
         self.egress = egress(self.egress_port, f"access-log={self.log}")
         ads = {"sidecar": ports(), "egress": ports()}
@@ -289,6 +294,18 @@ def test_nobody_enters_the_egress_without_a_certificate_of_the_mesh(world: World
     assert _knock(world, sni, "http/1.1", with_certificate=True, pair=foreign) == ""
 
 
+def test_an_inbound_lets_in_workloads_of_the_mesh_alone(world: World) -> None:
+    """STRICT: a certificate of the mesh opens the application's port; nothing else does. PERMISSIVE: plaintext too."""
+    port = world.inbound_port
+    assert _knock(world, "", "x", with_certificate=True, port=port) == "200"
+    assert _knock(world, "", "x", with_certificate=False, port=port) == ""
+    assert get("127.0.0.1", port)[0] == 0
+    world.show(world.with_services(*world.services, permissive=True))
+    eventually(lambda: get("127.0.0.1", port)[0] == 200, "plaintext to be let in")
+    assert _knock(world, "", "x", with_certificate=True, port=port) == "200"
+    assert _knock(world, "", "x", with_certificate=False, port=port) == ""
+
+
 def test_direct_mode_carries_the_clusters_itself(world: World) -> None:
     """A mesh whose TLS is originated at the sidecar: same clusters, same answers, no egress needed."""
     world.show(world.with_services(*world.services, origination="sidecar", egresses=()))
@@ -317,9 +334,9 @@ def _echo(host: str, port: int) -> bytes:
 
 
 def _knock(
-    world: World, sni: str, protocol: str, *, with_certificate: bool, pair: tuple[str, str] | None = None
+    world: World, sni: str, protocol: str, *, with_certificate: bool, pair: tuple[str, str] | None = None, port: int = 0
 ) -> str:
-    """Speak to the egress directly: the HTTP status it answers, "" when it closes the connection."""
+    """Speak to the egress (or another port) directly: the HTTP status it answers, "" when it closes the connection."""
     svid = world.secrets.identity("default", "spiffe://default/web")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -333,8 +350,8 @@ def _knock(
         context.load_cert_chain(path)
     try:
         with (
-            socket.create_connection(("127.0.0.1", world.egress_port), timeout=5) as raw,
-            context.wrap_socket(raw, server_hostname=sni) as connection,
+            socket.create_connection(("127.0.0.1", port or world.egress_port), timeout=5) as raw,
+            context.wrap_socket(raw, server_hostname=sni or None) as connection,
         ):
             connection.sendall(
                 b"GET / HTTP/1.1\r\nhost: x\r\nx-zonal-cluster: mes/http/default/x\r\nconnection: close\r\n\r\n"

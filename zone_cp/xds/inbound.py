@@ -34,23 +34,24 @@ def inbound_resources(
     if (host, inbound.port) == (to_host, to_port) or not is_ip(host):
         return
     name, target = f"inbound/{host}:{inbound.port}", f"localhost:{to_port}"
-    filters = (proxy_to(target, logged),)
-    chains, inspector = _chains(mesh, filters)
+    chains, inspector = _chains(mesh, target, logged)
     body = listening(name, host, inbound.port, chains, direction=core.TrafficDirection.INBOUND, inspector=inspector)
     sources = tuple(dict.fromkeys((*proxy.sources, *mesh.sources)))
     yield encode(LISTENER, name, body, sources)
     yield encode(CLUSTER, target, _application(target, to_host, to_port), sources)
 
 
-def _chains(mesh: MeshView, filters: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], bytes]:
+def _chains(mesh: MeshView, target: str, logged: Logged) -> tuple[tuple[bytes, ...], bytes]:
+    plaintext = (proxy_to(target, logged),)
     if not mesh.mtls:
-        return (chain(filters),), b""
-    socket = accepting_socket(mesh.name, ())
+        return (chain(plaintext),), b""
+    # The application is dialled only once the client's certificate is verified.
+    verified, socket = (proxy_to(target, logged, after_handshake=True),), accepting_socket(mesh.name, ())
     if not mesh.permissive:
-        return (chain(filters, socket=socket),), b""
+        return (chain(verified, socket=socket),), b""
     encrypted = bytes(listener.FilterChainMatch(transport_protocol="tls"))
     clear = bytes(listener.FilterChainMatch(transport_protocol="raw_buffer"))
-    both = (chain(filters, match=encrypted, socket=socket), chain(filters, match=clear))
+    both = (chain(verified, match=encrypted, socket=socket), chain(plaintext, match=clear))
     return both, listener_filter("envoy.filters.listener.tls_inspector", pack(tls_inspector.TlsInspector()))
 
 
