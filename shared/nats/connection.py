@@ -191,9 +191,11 @@ async def connect(settings: NatsSettings, *, timeout_seconds: float = 30.0) -> C
     async def reconnected() -> None:
         connection.announce()
 
-    async def failed(_: Exception) -> None:
+    last_error: list[Exception] = []
+
+    async def failed(error: Exception) -> None:
         # nats-py prints errors by default; whoever needs the connection sees them as LogUnavailable.
-        return
+        last_error[:] = [error]
 
     options: dict[str, Any] = {
         "servers": [settings.url],
@@ -211,16 +213,24 @@ async def connect(settings: NatsSettings, *, timeout_seconds: float = 30.0) -> C
         options["nkeys_seed"] = settings.nkey_seed_file
     if settings.ca_file:
         options["tls"] = _tls_context(settings)
+    connecting = asyncio.create_task(client.connect(**options))
     try:
-        async with asyncio.timeout(timeout_seconds):
-            await client.connect(**options)
-    except (TimeoutError, errors.Error, OSError) as error:
-        with contextlib.suppress(Exception):
-            await client.close()
+        await asyncio.wait((connecting,), timeout=timeout_seconds)
+        if not connecting.done():
+            why = last_error[0] if last_error else f"no answer within {timeout_seconds} s"
+            raise LogUnavailable(f"nats: cannot connect to {settings.url}: {why!r}")
+        connecting.result()
+    except (TimeoutError, errors.Error, OSError, ValueError) as error:
         raise LogUnavailable(f"nats: cannot connect to {settings.url}: {error!r}") from error
+    finally:
+        # nats-py may swallow a cancellation while it tries the next server, so one is not always enough.
+        while not connecting.done():
+            connecting.cancel()
+            await asyncio.wait((connecting,), timeout=RECONNECT_WAIT_SECONDS)
+        if not client.is_connected:
+            with contextlib.suppress(Exception):
+                await client.close()
     if not client.is_connected:
-        with contextlib.suppress(Exception):
-            await client.close()
         raise LogUnavailable(f"nats: {settings.url} refused the connection")
     return connection
 

@@ -6,7 +6,8 @@ Nothing downstream sees an event before the copy holds it, so a zone that restar
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import contextlib
+from collections.abc import AsyncGenerator, Callable
 
 from shared.events.log import Conflict, LogUnavailable
 from shared.nats.chain import ChainFault, Link, link, verify
@@ -46,7 +47,7 @@ class Copier:
         async for _ in self.batches():
             pass
 
-    async def batches(self) -> AsyncIterator[list[RawEvent]]:
+    async def batches(self) -> AsyncGenerator[list[RawEvent], None]:
         """Non-empty batches of events that the target holds now, from its present end on.
 
         A link that is down only means waiting. A fault halts: the callback is called and nothing more is yielded
@@ -56,12 +57,13 @@ class Copier:
             try:
                 at = await self._tail()
                 self.position = at.n
-                async for raws in self._source.follow_raw(at.n):
-                    for chunk in _chunks(raws):
-                        at = self._verified(at, chunk)
-                        await self._keep(chunk)
-                        self.position = at.n
-                        yield chunk
+                async with contextlib.aclosing(self._source.follow_raw(at.n)) as following:
+                    async for raws in following:
+                        for chunk in _chunks(raws):
+                            at = self._verified(at, chunk)
+                            await self._keep(chunk)
+                            self.position = at.n
+                            yield chunk
             except LogUnavailable:
                 # Only the local server raises this here: the follower itself waits for the hub.
                 await self._target.connection.pause(RETRY_SECONDS)

@@ -9,8 +9,9 @@ the same ids there mean that an earlier try of ours succeeded and only its ackno
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -195,21 +196,21 @@ class JetStreamLog:
             headers["Nats-Expected-Last-Sequence"] = str(event.sequence - 1)
         return headers
 
-    async def read(self, after: int = 0, until: int | None = None) -> AsyncIterator[Event]:
+    async def read(self, after: int = 0, until: int | None = None) -> AsyncGenerator[Event, None]:
         """See EventLog. Raises LogUnavailable when the link stays down, LogFault."""
         async for raw in self.read_raw(after, until):
             event = self._decode(raw)
             if event is not None:
                 yield event
 
-    async def read_raw(self, after: int = 0, until: int | None = None) -> AsyncIterator[RawEvent]:
+    async def read_raw(self, after: int = 0, until: int | None = None) -> AsyncGenerator[RawEvent, None]:
         """As `read`, not decoded."""
         last = await self.last()
         until = last if until is None else min(until, last)
         async for raw in self._range(after, until):
             yield raw
 
-    async def _range(self, after: int, until: int) -> AsyncIterator[RawEvent]:
+    async def _range(self, after: int, until: int) -> AsyncGenerator[RawEvent, None]:
         position, failures = max(after, 0), 0
         while position < until:
             try:
@@ -225,7 +226,7 @@ class JetStreamLog:
                     raise LogUnavailable(f"cannot read {self.stream}: {error}") from error
                 await self.connection.pause(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1])
 
-    async def _range_once(self, after: int, until: int) -> AsyncIterator[RawEvent]:
+    async def _range_once(self, after: int, until: int) -> AsyncGenerator[RawEvent, None]:
         if self._reader is not None or until - after <= MAX_BATCH:
             async for raw in read_direct(self.connection, self._api, self.stream, after, until):
                 yield raw
@@ -241,23 +242,24 @@ class JetStreamLog:
         finally:
             await session.close()
 
-    async def follow(self, after: int = 0) -> AsyncIterator[Sequence[Event]]:
+    async def follow(self, after: int = 0) -> AsyncGenerator[Sequence[Event], None]:
         """See EventLog. Raises LogFault (only) when the stream cannot be this log."""
-        async for raws in self.follow_raw(after):
-            events: list[Event] = []
-            for raw in raws:
-                try:
-                    event = self._decode(raw)
-                except LogFault:
-                    if events:
-                        yield events
-                    raise
-                if event is not None:
-                    events.append(event)
-            if events:
-                yield events
+        async with contextlib.aclosing(self.follow_raw(after)) as following:
+            async for raws in following:
+                events: list[Event] = []
+                for raw in raws:
+                    try:
+                        event = self._decode(raw)
+                    except LogFault:
+                        if events:
+                            yield events
+                        raise
+                    if event is not None:
+                        events.append(event)
+                if events:
+                    yield events
 
-    async def follow_raw(self, after: int = 0) -> AsyncIterator[list[RawEvent]]:
+    async def follow_raw(self, after: int = 0) -> AsyncGenerator[list[RawEvent], None]:
         """As `follow`, not decoded: one batch per wake-up, never empty."""
         position = after
         inbox = Inbox(self.connection) if self._reader else None

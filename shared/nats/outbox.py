@@ -7,6 +7,7 @@ expected sequences make each attempt harmless.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from shared.events.log import Conflict, LogUnavailable
@@ -51,11 +52,12 @@ class Outbox:
 
     async def _forward(self) -> None:
         self.delivered = await self._common_end()
-        async for raws in self._local.follow_raw(self.delivered):
-            for i in range(0, len(raws), MAX_BATCH):
-                chunk = raws[i : i + MAX_BATCH]
-                await self._remote.append_raw(chunk)
-                self.delivered = chunk[-1].sequence
+        async with contextlib.aclosing(self._local.follow_raw(self.delivered)) as following:
+            async for raws in following:
+                for i in range(0, len(raws), MAX_BATCH):
+                    chunk = raws[i : i + MAX_BATCH]
+                    await self._remote.append_raw(chunk)
+                    self.delivered = chunk[-1].sequence
 
     async def _common_end(self) -> int:
         """Where the hub stands, after checking that its last event is ours. Raises ChainFault, LogUnavailable."""
@@ -90,11 +92,12 @@ class StatusOutbox:
         done = await self._remote.forwarded()
         # Values at or below this were delivered by an earlier run, unless they belong to a stream before this one.
         after = done.sequence if done is not None and done.source == source else 0
-        async for batch in self._local.follow():
-            for status in batch:
-                if status.sequence > after:
-                    await self._remote.put(status.key, status.data, origin=Forwarded(source, status.sequence))
-                    after = status.sequence
+        async with contextlib.aclosing(self._local.follow()) as following:
+            async for batch in following:
+                for status in batch:
+                    if status.sequence > after:
+                        await self._remote.put(status.key, status.data, origin=Forwarded(source, status.sequence))
+                        after = status.sequence
 
 
 async def _one(log: JetStreamLog, sequence: int) -> RawEvent:

@@ -70,7 +70,7 @@ async def status_arrives(world: World, zone: str, data: bytes) -> None:
 
 
 async def test_events_reach_the_other_side_and_nobody_else(tmp_path: Path) -> None:
-    """Global's events are in each zone's copy, each zone's in its own stream on the hub, statuses too, within moments."""
+    """Global's events are in each zone's copy, each zone's and its statuses in its own streams on the hub."""
     async with running_world(tmp_path, "east", "west") as world:
         east, west = Zone(world, "east"), Zone(world, "west")
         hub, east_log = LogBuilder(), LogBuilder("east")
@@ -128,7 +128,7 @@ async def test_a_cut_link_only_delays(tmp_path: Path, how: Literal["refuse", "sw
 
 
 async def test_servers_that_die_come_back_where_they_were(tmp_path: Path) -> None:
-    """kill -9 of the hub's, then of the zone's server: nothing is lost, and a restarted zone goes on at its copy's end."""
+    """kill -9 of the hub's, then the zone's server: nothing is lost; a restarted zone goes on at its copy's end."""
     async with running_world(tmp_path, "west") as world:
         zone = Zone(world, "west")
         hub, own = LogBuilder(), LogBuilder("west")
