@@ -165,6 +165,7 @@ class Names:
             return
         except (OSError, ValueError) as error:
             log.warning("dns table unreadable", path=str(self._path), error=str(error))
+            return
         log.info("dns table loaded", names=len(self.table), version=self.table.version)
 
     def apply(self, update: pb.DnsUpdate) -> None:

@@ -68,6 +68,7 @@ class DnsServer:
         self._tcp: asyncio.Server | None = None
         self._forwarded: set[asyncio.Task[None]] = set()
         self._tcp_clients = 0
+        self._asking: set[tuple[int, bytes]] = set()
         self.address: Address = ("", 0)
 
     async def start(self, host: str, port: int) -> None:
@@ -107,7 +108,7 @@ class DnsServer:
             case Reply(data):
                 transport.sendto(data, client)
             case Forward() as forward:
-                if len(self._forwarded) >= MAX_FORWARDED:
+                if len(self._forwarded) >= MAX_FORWARDED or self._is_own(query, client):
                     transport.sendto(failure(query, forward.question_end), client)
                     return
                 task = asyncio.create_task(self._forward_udp(forward, client, transport))
@@ -129,7 +130,9 @@ class DnsServer:
             query = identifier + forward.query[2:]
             try:
                 async with asyncio.timeout(UPSTREAM_SECONDS):
-                    answer = await (_ask_tcp(address, query) if tcp else _ask_udp(address, query, forward.question_end))
+                    answer = await (
+                        self._ask_tcp(address, query) if tcp else self._ask_udp(address, query, forward.question_end)
+                    )
             except (OSError, TimeoutError, asyncio.IncompleteReadError):
                 continue
             if matches(query, forward.question_end, answer, identifier):
@@ -148,6 +151,8 @@ class DnsServer:
                 match verdict(query, self._table):
                     case Reply(data):
                         answer = data
+                    case Forward(question_end=end) if self._is_own(query, writer.get_extra_info("peername")):
+                        answer = failure(query, end)
                     case Forward() as forward:
                         answer = await self.ask(forward, tcp=True)
                     case _:
@@ -159,6 +164,36 @@ class DnsServer:
             pass
         finally:
             self._tcp_clients -= 1
+            writer.close()
+
+    def _is_own(self, query: bytes, client: Any) -> bool:
+        """Whether a query is one that we sent: a resolv.conf that names this very server must not make a circle."""
+        return (client[1], query[:2]) in self._asking
+
+    async def _ask_udp(self, address: Address, query: bytes, question_end: int) -> bytes:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bytes] = loop.create_future()
+        transport, _ = await loop.create_datagram_endpoint(
+            lambda: _Question(query, question_end, answer), remote_addr=address
+        )
+        own = (transport.get_extra_info("sockname")[1], query[:2])
+        self._asking.add(own)
+        try:
+            return await answer
+        finally:
+            self._asking.discard(own)
+            transport.close()
+
+    async def _ask_tcp(self, address: Address, query: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(*address)
+        own = (writer.get_extra_info("sockname")[1], query[:2])
+        self._asking.add(own)
+        try:
+            writer.write(len(query).to_bytes(2, "big") + query)
+            await writer.drain()
+            return await _read_framed(reader)
+        finally:
+            self._asking.discard(own)
             writer.close()
 
 
@@ -192,28 +227,6 @@ class _Question(asyncio.DatagramProtocol):
     def error_received(self, exc: Exception) -> None:
         if not self._answer.done():
             self._answer.set_exception(exc)
-
-
-async def _ask_udp(address: Address, query: bytes, question_end: int) -> bytes:
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[bytes] = loop.create_future()
-    transport, _ = await loop.create_datagram_endpoint(
-        lambda: _Question(query, question_end, answer), remote_addr=address
-    )
-    try:
-        return await answer
-    finally:
-        transport.close()
-
-
-async def _ask_tcp(address: Address, query: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection(*address)
-    try:
-        writer.write(len(query).to_bytes(2, "big") + query)
-        await writer.drain()
-        return await _read_framed(reader)
-    finally:
-        writer.close()
 
 
 async def _read_framed(reader: asyncio.StreamReader) -> bytes:

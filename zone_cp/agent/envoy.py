@@ -26,7 +26,10 @@ STOP_SECONDS = 5.0
 """From SIGTERM to SIGKILL."""
 MAX_RESTARTS, RESTART_WINDOW_SECONDS = 5, 60.0
 RESTART_BASE_SECONDS, RESTART_MAX_SECONDS = 0.2, 5.0
-MAX_LINE_BYTES = 1 << 20
+LAST_LINES_SECONDS = 1.0
+MAX_LINE_BYTES = 1 << 16
+MAX_TEXT = 2000
+"""Characters of a line that are logged."""
 
 log = structlog.get_logger()
 _LINE = re.compile(r"\[[^]]*\]\[\d+\]\[(\w+)\]\[(\w+)\] (?:\[[^]]*\] )?(.*)")
@@ -122,8 +125,10 @@ class Envoy:
         try:
             while not self._stopping.is_set():
                 child = await self._start()
-                await self._relay(child)
+                relay = asyncio.create_task(self._relay(child))
                 code = await child.wait()
+                await asyncio.wait((relay,), timeout=LAST_LINES_SECONDS)  # its last words, unless others hold the pipe
+                relay.cancel()
                 if self._stopping.is_set():
                     break
                 log.error("envoy ended", pid=child.pid, code=code)
@@ -198,7 +203,7 @@ class Envoy:
                 continue
             if not raw:
                 return
-            self._note(raw.decode(errors="replace").rstrip())
+            self._note(raw.decode(errors="replace").rstrip()[:MAX_TEXT])
 
     def _note(self, line: str) -> None:
         match = _LINE.match(line)
