@@ -28,7 +28,7 @@ def eds_cluster(name: str, content: str = "1") -> bytes:
 
 
 def snapshot(position: int, /, **types: Mapping[str, str] | Sequence[str]) -> Snapshot:
-    """snapshot(1, CDS={"a": "1"}, LDS=["l"]): names to contents, by short type name. Clusters are EDS clusters."""
+    """Names to contents, by short type name: `snapshot(1, CDS={"a": "1"}, LDS=["l"])`. Clusters are EDS clusters."""
     resources = {}
     for short, names in types.items():
         contents = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, "1")

@@ -14,7 +14,7 @@ from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 NAMES = ("a", "b", "c", "d")
 contents = st.sampled_from(["1", "2", "3", "bad"])
 resources = st.dictionaries(st.sampled_from(NAMES), contents)
-snapshots = st.fixed_dictionaries({short: resources for short in SHORT})
+snapshots = st.fixed_dictionaries(dict.fromkeys(SHORT, resources))
 PHASES = tuple(set(Phase) - {Phase.explain, Phase.shrink})
 NAMED = [LONG[url] for url in (ENDPOINT, ROUTE, SECRET)]
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import httpx
@@ -57,7 +57,7 @@ from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Enc
 from zone_cp.xds.wire import encode
 
 ENVOY = Path(sysconfig.get_path("purelib")) / "envoy" / "_bin" / "envoy"
-TOKEN = "a-dataplane-token"  # noqa: S105 — of this test only
+TOKEN = "a-dataplane-token"
 PROXY = "default.web-1"
 SECONDS = 20.0
 ADS = ConfigSource(ads=AggregatedConfigSource(), resource_api_version=2)
@@ -71,7 +71,7 @@ class Upstream:
         self.name = name
         self.port = 0
 
-    async def __aenter__(self) -> Upstream:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -208,7 +208,7 @@ def address_of(port: int) -> Address:
 
 
 def cluster(name: str, timeout_seconds: int = 5) -> Encoded:
-    from datetime import timedelta  # noqa: PLC0415
+    from datetime import timedelta
 
     message = Cluster(
         name=name,

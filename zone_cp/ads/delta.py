@@ -120,17 +120,13 @@ class DeltaStream:
     def offer(self, snapshot: Snapshot) -> None:
         """Say what the proxy should hold from now on; the newest offer wins."""
         self._target = snapshot
-        for type_url, name in list(self._pins):
-            wanted = snapshot.resources.get(type_url, NOTHING).get(name)
-            held = self._subscription(type_url).held.get(name)
-            if held is None or (wanted is not None and wanted.version == version_of(held)):
-                del self._pins[type_url, name]
 
     def responses(self) -> list[bytes]:
         """All that may be sent now, as encoded DeltaDiscoveryResponses in the order to write them."""
         out: list[bytes] = []
         if self._target is None:
             return out
+        self._release_pins(self._target)
         if self._push_lower(self._target, out):
             _enqueue(self._awaiting, self._cluster_serial, self._target, self._upper)
         self._promote()
@@ -272,6 +268,12 @@ class DeltaStream:
             pins = [s for s in self._retained() if _version(s, subscription.type_url, name) == version]
             if pins:
                 self._pins[subscription.type_url, name] = tuple(pins)
+
+    def _release_pins(self, target: Snapshot) -> None:
+        for type_url, name in list(self._pins):
+            held = self._subscription(type_url).held.get(name)
+            if held is None or _version(target, type_url, name) == version_of(held):
+                del self._pins[type_url, name]
 
     def _unpin(self, type_url: str, names: Sequence[str]) -> None:
         if self._pins:

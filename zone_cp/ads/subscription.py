@@ -211,8 +211,8 @@ class Subscription:
             self._uncertain.update(names, sent.removed)
         pending = self._pending()
         for name in (*names, *sent.removed) if names else ():  # a refused removal alone is not sent again
-            self._absent.discard(name)
             if name not in pending:
+                self._absent.discard(name)
                 self._revert(name)
         return Nacked(self.type_url, nonce, sent.position, message, names, culprit)
 
