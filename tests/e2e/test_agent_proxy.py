@@ -260,6 +260,31 @@ async def test_renewed_token(world: World) -> None:
         assert alive(ready["envoy_pid"])
 
 
+async def test_requests_finish_before_the_stop(world: World) -> None:
+    """A graceful stop lets a request under way have its answer, and waits no longer than it must."""
+    asked = asyncio.Event()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await asyncio.sleep(1)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nlate")
+        await writer.drain()
+        writer.close()
+
+    outside = await asyncio.start_server(slow, "127.0.0.1", 0)
+    listen = world.free_port()
+    async with world.agent() as agent, outside:
+        await agent.wait_ready()
+        await world.plane.serve(CDS, CLUSTER, xds_cluster(outside.sockets[0].getsockname()[1]))
+        await world.plane.serve(LDS, "out", xds_listener(listen, str(world.directory / "proxy" / "access.log")))
+        await asyncio.wait_for(opened(listen), WAIT_SECONDS)
+        request = asyncio.create_task(fetch(f"http://127.0.0.1:{listen}/"))
+        await asyncio.wait_for(asked.wait(), WAIT_SECONDS)
+        assert await agent.end() == 0
+        assert await request == (200, "late")
+
+
 async def test_observation(world: World, tmp_path: Path) -> None:
     """A handshake that fails is told once with Envoy's reason, and once more when it works."""
     outside = tmp_path / "outside"
@@ -270,7 +295,7 @@ async def test_observation(world: World, tmp_path: Path) -> None:
         async with world.agent() as agent:
             await agent.wait_ready()
             log = str(world.directory / "proxy" / "access.log")
-            await world.plane.serve(CDS, CLUSTER, xds_cluster(outside, ports.https, outside / "other-ca.pem"))
+            await world.plane.serve(CDS, CLUSTER, xds_cluster(ports.https, outside, "other-ca.pem"))
             await world.plane.serve(LDS, "out", xds_listener(listen, log))
             await asyncio.wait_for(opened(listen), WAIT_SECONDS)
             for _ in range(3):
@@ -285,7 +310,7 @@ async def test_observation(world: World, tmp_path: Path) -> None:
             await world.plane.start()
             await world.plane.until(lambda: world.plane.observations)
             assert world.plane.observations[0].failing
-            await world.plane.serve(CDS, CLUSTER, xds_cluster(outside, ports.https, outside / "ca.pem"))
+            await world.plane.serve(CDS, CLUSTER, xds_cluster(ports.https, outside, "ca.pem"))
             async with asyncio.timeout(WAIT_SECONDS):
                 while (await fetch(f"http://127.0.0.1:{listen}/"))[0] != 200:  # noqa: ASYNC110 - each try is the point
                     await asyncio.sleep(0.05)
@@ -340,26 +365,14 @@ async def start_upstream() -> asyncio.DatagramTransport:
     return transport
 
 
-def xds_cluster(outside: Path, port: int, ca: Path) -> bytes:
-    """A cluster as the generator would make it: TLS with a client certificate, verified by `ca`."""
+def xds_cluster(port: int, outside: Path | None = None, ca: str = "") -> bytes:
+    """A cluster as the generator would make it; with `outside`: TLS with a client certificate, verified by `ca`."""
     from envoy_data_plane.envoy.config.cluster import v3 as cluster
     from envoy_data_plane.envoy.config.core import v3 as core
     from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
     from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
     from envoy_data_plane.google import protobuf as google
 
-    def inline(path: Path) -> core.DataSource:
-        return core.DataSource(inline_string=path.read_text())
-
-    pair = tls.TlsCertificate(
-        certificate_chain=inline(outside / "client.pem"), private_key=inline(outside / "client.key")
-    )
-    context = tls.UpstreamTlsContext(
-        sni=certificates.SERVER_NAME,
-        common_tls_context=tls.CommonTlsContext(
-            tls_certificates=[pair], validation_context=tls.CertificateValidationContext(trusted_ca=inline(ca))
-        ),
-    )
     address = core.Address(socket_address=core.SocketAddress(address="127.0.0.1", port_value=port))
     member = endpoint.LbEndpoint(endpoint=endpoint.Endpoint(address=address))
     made = cluster.Cluster(
@@ -368,10 +381,21 @@ def xds_cluster(outside: Path, port: int, ca: Path) -> bytes:
         load_assignment=endpoint.ClusterLoadAssignment(
             cluster_name=CLUSTER, endpoints=[endpoint.LocalityLbEndpoints(lb_endpoints=[member])]
         ),
-        transport_socket=core.TransportSocket(
-            name="envoy.transport_sockets.tls", typed_config=google.Any.pack(context)
-        ),
     )
+    if outside is not None:
+        trusted, chain, key = (
+            core.DataSource(inline_string=(outside / name).read_text()) for name in (ca, "client.pem", "client.key")
+        )
+        context = tls.UpstreamTlsContext(
+            sni=certificates.SERVER_NAME,
+            common_tls_context=tls.CommonTlsContext(
+                tls_certificates=[tls.TlsCertificate(certificate_chain=chain, private_key=key)],
+                validation_context=tls.CertificateValidationContext(trusted_ca=trusted),
+            ),
+        )
+        made.transport_socket = core.TransportSocket(
+            name="envoy.transport_sockets.tls", typed_config=google.Any.pack(context)
+        )
     return bytes(made)
 
 
