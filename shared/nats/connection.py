@@ -62,6 +62,7 @@ class Connection:
     def __init__(self, client: Client) -> None:
         self.client = client
         self._listeners: set[Callable[[], None]] = set()
+        self._waiting: set[asyncio.Timeout] = set()
 
     @property
     def is_connected(self) -> bool:
@@ -77,6 +78,12 @@ class Connection:
         """Tell the listeners that the link stands again."""
         for listener in tuple(self._listeners):
             listener()
+
+    def give_up(self) -> None:
+        """End the requests in flight: the link they went out on is gone, and no answer will come."""
+        now = asyncio.get_running_loop().time()
+        for waiting in tuple(self._waiting):
+            waiting.reschedule(now)
 
     async def pause(self, seconds: float) -> None:
         """Wait for the given time, or until the link to the own server comes back, whichever is first."""
@@ -108,14 +115,19 @@ class Connection:
     ) -> Msg:
         """Send and wait for one reply. Raises LogUnavailable; ambiguous when the request may have arrived."""
         self._check()
+        waiting = asyncio.timeout(None)
+        self._waiting.add(waiting)
         try:
-            reply = await self.client.request(
-                subject, data, timeout=timeout_seconds, headers=dict(headers) if headers else None
-            )
+            async with waiting:
+                reply = await self.client.request(
+                    subject, data, timeout=timeout_seconds, headers=dict(headers) if headers else None
+                )
         except errors.NoRespondersError as error:
             raise LogUnavailable(f"nats: nobody answers on {subject}") from error
         except (TimeoutError, errors.Error, OSError, asyncio.InvalidStateError) as error:
             raise LogUnavailable(f"nats: no answer on {subject}: {error!r}", ambiguous=True) from error
+        finally:
+            self._waiting.discard(waiting)
         return reply
 
     async def api(self, subject: str, body: object = None, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS) -> Any:
@@ -191,6 +203,9 @@ async def connect(settings: NatsSettings, *, timeout_seconds: float = 30.0) -> C
     async def reconnected() -> None:
         connection.announce()
 
+    async def disconnected() -> None:
+        connection.give_up()
+
     last_error: list[Exception] = []
 
     async def failed(error: Exception) -> None:
@@ -207,6 +222,7 @@ async def connect(settings: NatsSettings, *, timeout_seconds: float = 30.0) -> C
         "ping_interval": PING_INTERVAL_SECONDS,
         "max_outstanding_pings": 2,
         "reconnected_cb": reconnected,
+        "disconnected_cb": disconnected,
         "error_cb": failed,
     }
     if settings.nkey_seed_file:
