@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from immutables import Map
 
 from shared.events.state import Position
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
 from tests.ads.stream_pair import SHORT, StreamPair, eds_cluster, snapshot, told, wire_version
 from zone_cp.ads import delta
 from zone_cp.ads.delta import Acked, DeltaStream, Nacked, RemoteProtocolError
+from zone_cp.xds.snapshot import Snapshot
+from zone_cp.xds.wire import any_message, encode, piece
 
 
 def connected(*asked: str) -> StreamPair:
@@ -353,3 +356,44 @@ def test_an_ack_says_what_the_client_now_holds() -> None:
     first, last = (f for f in pair.facts if isinstance(f, Acked))
     assert first.versions == (("a", wire_version("CDS", "a")),)
     assert (last.position, last.removed) == (Position(2, 0), ("a",))
+
+
+def test_rule_17_a_changed_cluster_brings_its_unchanged_secret_again() -> None:
+    """What the cluster names over SDS is pushed with it."""
+    pair = connected("CDS")
+    pair.ask("SDS", "identity")
+    offered = snapshot(1, CDS=["a"], SDS=["identity"])
+    pair.offer(offered)
+    pair.run()
+    context = piece(1, piece(6, piece(1, "identity")))
+    url = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+    body = piece(1, "a") + piece(24, piece(3, any_message(url, context)))
+    clusters = Map({"a": encode(SHORT["CDS"], "a", body)})
+    pair.offer(Snapshot(Position(2, 0), offered.resources.set(SHORT["CDS"], clusters)))
+    assert told(pair.run()) == ["CDS +a", "SDS +identity"]
+
+
+def test_too_many_types_or_names_end_the_stream() -> None:
+    """Every table of a stream has a limit."""
+    stream = DeltaStream()
+    for n in range(delta.MAX_TYPES):
+        stream.receive(DeltaDiscoveryRequest(type_url=f"type.googleapis.com/t{n}"))
+    with pytest.raises(RemoteProtocolError) as too_many:
+        stream.receive(DeltaDiscoveryRequest(type_url="type.googleapis.com/more"))
+    assert too_many.value.limit
+
+
+def test_a_client_that_asks_for_clusters_late_gets_its_listeners_after_their_ack() -> None:
+    """The stages begin again: no listener goes ahead of clusters that are only now asked for."""
+    pair = connected("LDS")
+    pair.offer(snapshot(1, CDS=["a"], LDS={"l": "1"}))
+    pair.run()
+    assert pair.server.delivered is None
+    pair.auto_ack = False
+    pair.ask("CDS")
+    pair.run()
+    pair.offer(snapshot(2, CDS=["a", "b"], LDS={"l": "2"}))
+    assert told(pair.run()) == ["CDS +b"]
+    pair.ack()
+    pair.ack()
+    assert told(pair.run()) == ["LDS +l"]

@@ -20,6 +20,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryTy
 from envoy_data_plane.envoy.config.core.v3 import (
     Address,
     AggregatedConfigSource,
+    ApiVersion,
     ConfigSource,
     DataSource,
     SocketAddress,
@@ -60,7 +61,7 @@ ENVOY = Path(sysconfig.get_path("purelib")) / "envoy" / "_bin" / "envoy"
 TOKEN = "a-dataplane-token"
 PROXY = "default.web-1"
 SECONDS = 20.0
-ADS = ConfigSource(ads=AggregatedConfigSource(), resource_api_version=2)
+ADS = ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3)
 pytestmark = pytest.mark.anyio
 
 
