@@ -115,7 +115,7 @@ class _Zone:
         self._secrets = ZoneSecrets(self._keys.keyring(), lambda: self._owner.state, self._rotation)
         self._ads = self._ads_server()
         self._publisher = Publisher(self._secrets, self._ads, self._before, self._published)
-        self._board = StatusBoard(self._settings.name, status, self._present)
+        self._board = StatusBoard(self._settings.name, status, self._present, self._publisher.failures)
         self._watch = EgressWatch(self._ads, self._delivered)
 
     def _recorded_settings(self) -> ZoneSettingsChanged:

@@ -18,11 +18,12 @@ import structlog
 from immutables import Map
 
 from shared.events.state import Position, ZoneState
-from shared.model.resource import ZoneEgress
+from shared.model.resource import ResourceKey, ZoneEgress
 from zone_cp.ads.hub import DnsTable
 from zone_cp.view.project import dns_table, project, project_next, proxy_view
-from zone_cp.view.zone_view import ProxyView, ZoneView
+from zone_cp.view.zone_view import Failure, ProxyView, ZoneView
 from zone_cp.xds.compile import compile_proxy
+from zone_cp.xds.compile import failures as compile_failures
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.snapshot import Snapshot
 
@@ -181,6 +182,20 @@ class Publisher:
     def compile(self, proxy: ProxyView) -> Snapshot | None:
         """What `proxy` should hold now; None before the first state."""
         return None if self.view is None else compile_proxy(self.view, proxy, self._secrets)
+
+    def failures(self) -> Map[ResourceKey, Failure]:
+        """Services that online proxies answer 503 for, and why. For conditions; not in the path of a change."""
+        closed: Map[ResourceKey, Failure] = Map()
+        if self.view is None or self.state is None:
+            return closed
+        # Proxies of a kind and mesh that trust the same CAs fail alike.
+        alike: dict[tuple[str, str, str], ProxyView] = {}
+        for status in self.state.own.proxies.values():
+            if status.online and (proxy := proxy_view(self.state, status.proxy)) is not None:
+                alike.setdefault((status.key.kind, status.key.mesh, proxy.system_ca_path), proxy)
+        for proxy in alike.values():
+            closed = closed.update(compile_failures(self.view, proxy, self._secrets))
+        return closed
 
     def _project(self, state: ZoneState) -> ZoneView:
         if self.view is None or self.state is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 import structlog
@@ -19,7 +19,7 @@ from shared.events.log import LogUnavailable
 from shared.events.state import ZoneState
 from shared.model.resource import ResourceKey
 from shared.nats.status import StatusStream
-from zone_cp.view.zone_view import ExternalServiceView, ZoneView
+from zone_cp.view.zone_view import ExternalServiceView, Failure, ZoneView
 
 PAUSE_FACTOR = 4
 """Pause after each computation, as a multiple of what it took."""
@@ -32,11 +32,16 @@ class StatusBoard:
     """Knows what the zone's conditions are and records what changed. Belongs to one event loop."""
 
     def __init__(
-        self, zone: str, stream: StatusStream, present: Callable[[], tuple[ZoneState, ZoneView] | None]
+        self,
+        zone: str,
+        stream: StatusStream,
+        present: Callable[[], tuple[ZoneState, ZoneView] | None],
+        failures: Callable[[], Mapping[ResourceKey, Failure]],
     ) -> None:
         self._zone = zone
         self._stream = stream
         self._present = present
+        self._failures = failures
         self._acked: ZoneView | None = None
         self._acked_at = ""
         self._waiting: tuple[str, ...] = ()
@@ -88,7 +93,8 @@ class StatusBoard:
 
     def _compute(self, state: ZoneState, view: ZoneView) -> dict[str, ServiceStatus]:
         services = {key: one for mesh in view.meshes.values() for key, one in mesh.services.items()}
-        delivery = {key: self._delivery(one) for key, one in services.items()}
+        closed = self._failures()
+        delivery = {key: self._delivery(one, closed.get(key)) for key, one in services.items()}
         latest = self._latest()
         observed = {key: latest[one.cluster] for key, one in services.items() if one.cluster in latest}
         rows = service_rows(state.hub, state.own, self._zone, delivery=delivery, observed=observed)
@@ -98,11 +104,14 @@ class StatusBoard:
             found[_token(key)] = _shown(row, str(state.position))
         return found
 
-    def _delivery(self, service: ExternalServiceView) -> Delivery:
+    def _delivery(self, service: ExternalServiceView, failure: Failure | None) -> Delivery:
         mesh = self._acked.meshes.get(service.mesh) if self._acked is not None else None
         acked = mesh is not None and mesh.services.get(service.key) == service
-        nack = self._nacks.get(service.cluster, "")
-        return Delivery(acked, () if acked else self._waiting, nack, self._acked_at)
+        waiting = () if acked else self._waiting
+        if failure is not None:
+            said = f"{failure.field}: {failure.message}" if failure.field else failure.message
+            return Delivery(acked, waiting, said, self._acked_at, failure.reason)
+        return Delivery(acked, waiting, self._nacks.get(service.cluster, ""), self._acked_at)
 
     def _latest(self) -> dict[str, Observed]:
         """Per cluster: the failure that any proxy sees, or else that the last one to look saw it work."""
