@@ -250,6 +250,12 @@ async def test_renewed_token(world: World) -> None:
     async with world.agent() as agent:
         ready = await agent.wait_ready()
         await world.plane.until(lambda: world.plane.hellos)
+        world.token.unlink()  # a renewal that is not atomic
+        await world.plane.stop()
+        await world.plane.start()
+        async with asyncio.timeout(WAIT_SECONDS):
+            while "No such file" not in agent.log.read_text():  # noqa: ASYNC110 - a log has no event
+                await asyncio.sleep(0.02)
         world.token.write_text("eyJhbGciOiJub25lIn0.second.token")
         await world.plane.stop()
         await world.plane.start()

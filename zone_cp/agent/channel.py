@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,6 +19,7 @@ import structlog
 from shared.pb import agent_pb2 as pb
 from zone_cp.agent.bootstrap import ControlPlane
 from zone_cp.agent.observe import Transition
+from zone_cp.agent.place import InputRefused
 
 METHOD = "/zonal.agent.v1.Agent/Attach"
 BACKOFF_BASE_SECONDS, BACKOFF_MAX_SECONDS = 0.2, 5.0
@@ -78,16 +78,21 @@ class Channel:
     async def run(self) -> None:
         """Stay attached until cancelled."""
         loop = asyncio.get_running_loop()
-        attempt = 0
+        attempt, told = 0, ""
         while True:
             began = loop.time()
             try:
                 await self._attach()
-            except (grpc.aio.AioRpcError, OSError) as error:
+            except (grpc.aio.AioRpcError, OSError, InputRefused) as error:
                 reason = (
                     f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else str(error)
                 )
-                log.warning("channel lost", control_plane=f"{self._plane.host}:{self._plane.port}", reason=reason)
+                # An outage is one warning, however long it lasts.
+                say = log.debug if told == reason else log.warning
+                say("channel lost", control_plane=f"{self._plane.host}:{self._plane.port}", reason=reason)
+                told = reason
+            else:
+                told = ""
             finally:
                 self.attached.clear()
             attempt = 0 if loop.time() - began > HEALTHY_SECONDS else attempt + 1
@@ -110,15 +115,20 @@ class Channel:
                 response_deserializer=pb.ControlMessage.FromString,
             )
             call = attach(metadata=metadata)
-            # One task writes (two overlapping writes on a stream break it), this one reads.
-            writer = asyncio.create_task(self._write(call))
+            # One task writes (two overlapping writes on a stream break it), one reads.
+            reader, writer = asyncio.create_task(self._read(call)), asyncio.create_task(self._write(call))
             try:
-                await self._read(call)
+                await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+                if writer.done() and not isinstance(
+                    writer.exception(), grpc.aio.AioRpcError | asyncio.InvalidStateError
+                ):
+                    await writer  # a fault of ours; the two above say that the call is over, and reading says why
+                await reader
             finally:
-                writer.cancel()
-                with suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                    await writer
                 call.cancel()
+                reader.cancel()
+                writer.cancel()
+                await asyncio.gather(reader, writer, return_exceptions=True)
 
     async def _read(self, call: Any) -> None:
         while True:
