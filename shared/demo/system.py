@@ -25,8 +25,6 @@ from shared.keys.tokens import TokenIssuer
 from shared.nats.server import find_binary
 
 ZONES = ("east", "west")
-VIP_CIDRS = {"east": "127.101.0.0/16", "west": "127.102.0.0/16"}
-"""Without root each zone leases inside 127/8, where any process may listen."""
 SERVICES_OFFSET = 10
 CALL_SECONDS = 10
 
@@ -58,6 +56,14 @@ networking:
 """
 
 
+def vip_cidrs(base_port: int) -> dict[str, str]:
+    """The zones' VIP ranges. Without root they lie in 127/8, where any process may listen; systems that run side by
+    side have other base ports and so other ranges (Envoys would share a VIP's port and each take half of the calls).
+    """
+    first = 16 + base_port // 100 * len(ZONES) % 200
+    return {zone: f"127.{first + number}.0.0/16" for number, zone in enumerate(ZONES)}
+
+
 class System:
     """All processes of the demo. Use `async with`: leaving it stops them, last started first."""
 
@@ -86,7 +92,7 @@ class System:
 
     def prepare(self) -> None:
         """Lay out the deployment and make the certificates of the outside world. Starts nothing."""
-        self._deployment = init(self.directory, ZONES, base_port=self.base_port, vip_cidrs=VIP_CIDRS, relay=True)
+        self._deployment = init(self.directory, ZONES, base_port=self.base_port, vip_cidrs=vip_cidrs(self.base_port), relay=True)
         certificates.make(self.certificates)
 
     async def start_control_planes(self) -> None:
