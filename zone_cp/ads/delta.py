@@ -57,7 +57,8 @@ NOTHING: Map[str, Encoded] = Map()
 class TypeDelivery(msgspec.Struct, frozen=True):
     """How far one type has come. Digests are over the sorted (name, version) pairs; equal digests, equal content.
 
-    rejected is (name, version, Envoy's message) of what is held back at its last good version.
+    rejected is (name, version, Envoy's message) of what is offered now but was refused by this client: it keeps its
+    last good version, or has none.
     """
 
     type_url: str
@@ -148,7 +149,7 @@ class DeltaStream:
 
     def status(self) -> tuple[TypeDelivery, ...]:
         """How far each type that was asked for has come."""
-        return tuple(_delivery(s) for s in self._ordered() if s.asked)
+        return tuple(_delivery(s, self._target) for s in self._ordered() if s.asked)
 
     # -- stages -----------------------------------------------------------------------------------------------
 
@@ -375,7 +376,9 @@ def _postpone(queue: deque[tuple[int, Snapshot]], mark: int) -> None:
         queue.append((mark, last))
 
 
-def _delivery(subscription: Subscription) -> TypeDelivery:
+def _delivery(subscription: Subscription, target: Snapshot | None) -> TypeDelivery:
+    wanted = NOTHING if target is None else target.resources.get(subscription.type_url, NOTHING)
+    refused = ((*key, message) for key, message in subscription.rejected.items())
     held = {name: version_of(value) for name, value in subscription.held.items()}
     return TypeDelivery(
         type_url=subscription.type_url,
@@ -386,7 +389,7 @@ def _delivery(subscription: Subscription) -> TypeDelivery:
         acked_count=len(held),
         acked_position=subscription.acked_position,
         in_flight=len(subscription.in_flight),
-        rejected=tuple((*key, message) for key, message in subscription.rejected.items()),
+        rejected=tuple(r for r in refused if r[0] in wanted and wanted[r[0]].version == r[1]),
     )
 
 
