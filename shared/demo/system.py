@@ -92,7 +92,8 @@ class System:
 
     def prepare(self) -> None:
         """Lay out the deployment and make the certificates of the outside world. Starts nothing."""
-        self._deployment = init(self.directory, ZONES, base_port=self.base_port, vip_cidrs=vip_cidrs(self.base_port), relay=True)
+        ranges = vip_cidrs(self.base_port)
+        self._deployment = init(self.directory, ZONES, base_port=self.base_port, vip_cidrs=ranges, relay=True)
         certificates.make(self.certificates)
 
     async def start_control_planes(self) -> None:
