@@ -27,7 +27,6 @@ from shared.nats.connection import ApiError, Connection, MessageCallback
 from shared.nats.stream import NANOSECONDS
 
 PULL_MESSAGES = 1000
-PULL_BYTES = 16 * 1024 * 1024
 OVERLAPPED_PULLS = 2
 BUFFERED_MESSAGES = 4 * PULL_MESSAGES
 PULL_EXPIRES_SECONDS = 30.0
@@ -219,7 +218,7 @@ class PullSession:
             self._wake.set()
             return
         description = str(headers.get("Description", ""))
-        if status in _ENDED_NORMALLY or (status == "409" and "MaxBytes" in description):
+        if status in _ENDED_NORMALLY:
             number = int(message.subject.rsplit(".", 1)[1])
             self._pulls = deque(pull for pull in self._pulls if pull[0] != number)
             self._wake.set()
@@ -235,10 +234,10 @@ class PullSession:
 
 
 def _pull_request(expires_seconds: float) -> bytes:
+    # No max_bytes: with it the server delivers at less than a third of the speed (measured on 2.15.1).
     return json.dumps(
         {
             "batch": PULL_MESSAGES,
-            "max_bytes": PULL_BYTES,
             "expires": int(expires_seconds * NANOSECONDS),
             "idle_heartbeat": int(HEARTBEAT_SECONDS * NANOSECONDS),
         }
