@@ -104,7 +104,8 @@ class Connection:
         remove = self.when_connected(woken.set)
         try:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await woken.wait()
         finally:
             remove()
 
@@ -130,6 +131,8 @@ class Connection:
         self._check()
         waiting = asyncio.timeout(None)
         self._waiting.add(waiting)
+        task = asyncio.current_task()
+        cancelled_before = task.cancelling() if task else 0
         try:
             async with waiting:
                 reply = await self.client.request(
@@ -141,6 +144,9 @@ class Connection:
             raise LogUnavailable(f"nats: no answer on {subject}: {error!r}", ambiguous=True) from error
         finally:
             self._waiting.discard(waiting)
+        if task and task.cancelling() > cancelled_before:
+            # wait_for of Python 3.11, which nats-py uses, swallows a cancellation that meets the reply.
+            raise asyncio.CancelledError
         return reply
 
     async def api(self, subject: str, body: object = None, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS) -> Any:
@@ -242,15 +248,25 @@ async def connect(settings: NatsSettings, *, timeout_seconds: float = 30.0) -> C
         options["nkeys_seed"] = settings.nkey_seed_file
     if settings.ca_file:
         options["tls"] = _tls_context(settings)
+    await _establish(client, options, last_error, timeout_seconds)
+    if not client.is_connected:
+        raise LogUnavailable(f"nats: {settings.url} refused the connection")
+    return connection
+
+
+async def _establish(
+    client: Client, options: dict[str, Any], last_error: list[Exception], timeout_seconds: float
+) -> None:
+    url = options["servers"][0]
     connecting = asyncio.create_task(client.connect(**options))
     try:
         await asyncio.wait((connecting,), timeout=timeout_seconds)
         if not connecting.done():
             why = last_error[0] if last_error else f"no answer within {timeout_seconds} s"
-            raise LogUnavailable(f"nats: cannot connect to {settings.url}: {why!r}")
+            raise LogUnavailable(f"nats: cannot connect to {url}: {why!r}")
         connecting.result()
     except (TimeoutError, errors.Error, OSError, ValueError) as error:
-        raise LogUnavailable(f"nats: cannot connect to {settings.url}: {error!r}") from error
+        raise LogUnavailable(f"nats: cannot connect to {url}: {error!r}") from error
     finally:
         # nats-py may swallow a cancellation while it tries the next server, so one is not always enough.
         while not connecting.done():
@@ -259,9 +275,6 @@ async def connect(settings: NatsSettings, *, timeout_seconds: float = 30.0) -> C
         if not client.is_connected:
             with contextlib.suppress(Exception):
                 await client.close()
-    if not client.is_connected:
-        raise LogUnavailable(f"nats: {settings.url} refused the connection")
-    return connection
 
 
 def _tls_context(settings: NatsSettings) -> ssl.SSLContext:

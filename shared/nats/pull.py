@@ -143,7 +143,9 @@ class PullSession:
                 raise Interrupted(self._failure)
             self._wake.clear()
             try:
-                await asyncio.wait_for(self._wake.wait(), STALL_SECONDS)
+                # Not wait_for: in Python 3.11 it swallows a cancellation that meets the event.
+                async with asyncio.timeout(STALL_SECONDS):
+                    await self._wake.wait()
             except TimeoutError:
                 raise Interrupted("no heartbeat") from None
         batch, self._buffer = self._buffer, []
