@@ -5,8 +5,9 @@ the state in which that event is the last one of its log, and append its result 
 (`seen` = the g decided about). A restart folds global's log up to `own.seen` and goes on event by event: then the
 leases of global-origin resources are a pure function of global's log, the CIDR and the quarantine, and every zone
 with the same settings has the same VIPs (a changed CIDR keeps what fits, so that zone may differ from one that
-always had it). `decide(state, None, settings)` compares everything and mends what is
-missing. Deciding again about the folded result gives nothing.
+always had it). `decide(state, None, settings)` compares everything and mends what is missing. Deciding again about
+the folded result gives nothing but the ends of quarantines that the zone's own time, which moves with what it
+records, has passed meanwhile.
 
 Time is event time: of global's log for what global-origin resources hold, of the zone's log for the rest.
 """
