@@ -71,6 +71,7 @@ class _Zone:
         self._verifier = self._keys.token_verifier()
         self._joining: dict[str, Joining] = {}
         self._recording: set[asyncio.Task[None]] = set()
+        self._refused: set[str] = set()
 
     async def start(self) -> None:
         settings, life = self._settings, self._life
@@ -243,10 +244,14 @@ class _Zone:
         log.warning("proxy refused configuration", proxy=proxy, type_url=nack.type_url, reason=nack.message)
         for name in nack.names:
             self._board.nacked(name, nack.message)
+            self._refused.add(name)
+        self._publisher.refuse(self._refused)
 
     def _on_ack(self, proxy: str, ack: Acked) -> None:
-        for name, _ in ack.versions:
+        for name in [name for name, _ in ack.versions if name in self._refused]:
             self._board.nacked(name, "")
+            self._refused.discard(name)
+            self._publisher.refuse(self._refused)
 
     def _on_observation(self, proxy: str, seen: Observation) -> None:
         self._board.observed(proxy, seen.cluster, Observed(seen.failing, seen.reason, proxy, seen.time))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from hashlib import blake2b
 from typing import Protocol, TypeAlias
 
@@ -30,6 +30,8 @@ from zone_cp.xds.snapshot import Snapshot
 Tables: TypeAlias = Map[str, Map[str, str]]
 """Per mesh: hostname to VIP."""
 
+PENDING_LIMIT = 256
+"""Tables that wait for ACKs; further ones wait together."""
 ACK_SECONDS = 30.0
 """How long one wait for an ACK lasts before it is looked at again which view is the newest."""
 
@@ -63,13 +65,20 @@ class NameGate:
 
     def __init__(self) -> None:
         self._pending: deque[_Wanted] = deque()
+        self._answered: Tables = Map()
         self._published: Tables = Map()
         self._wanted: Tables = Map()
+        self._refused: frozenset[str] = frozenset()
 
     def want(self, position: Position, tables: Tables, egresses: Iterable[str]) -> Tables:
         """New tables at `position`, to be ACKed by `egresses` first (none: no egress can delay them)."""
         self._wanted = tables
-        self._pending.append(_Wanted(position, tables, set(egresses)))
+        online = set(egresses)
+        for earlier in self._pending:
+            earlier.waiting &= online  # nothing waits for an egress that went offline
+        if len(self._pending) >= PENDING_LIMIT:
+            self._pending.popleft()  # the next one has all its names, and waits for no more than it did
+        self._pending.append(_Wanted(position, tables, online))
         return self._settle()
 
     def acked(self, proxy: str, position: Position) -> Tables:
@@ -79,23 +88,26 @@ class NameGate:
                 wanted.waiting.discard(proxy)
         return self._settle()
 
-    def gone(self, proxy: str) -> Tables:
-        """An egress went offline: nothing waits for it any more."""
-        for wanted in self._pending:
-            wanted.waiting.discard(proxy)
+    def refuse(self, vips: frozenset[str]) -> Tables:
+        """An egress NACKed what is behind these VIPs: an answer, but nothing to give a new name to."""
+        self._refused = vips
         return self._settle()
 
     def _settle(self) -> Tables:
-        candidate = self._published
         while self._pending and not self._pending[0].waiting:
-            candidate = self._pending.popleft().tables
-        self._published = Map({mesh: _kept(table, self._wanted.get(mesh, Map())) for mesh, table in candidate.items()})
+            self._answered = self._pending.popleft().tables
+        self._published = Map({mesh: self._kept(mesh, table) for mesh, table in self._answered.items()})
         return self._published
 
-
-def _kept(table: Map[str, str], wanted: Map[str, str]) -> Map[str, str]:
-    # A name whose VIP changed goes first and comes back with the next ACK.
-    return Map({name: vip for name, vip in table.items() if wanted.get(name) == vip})
+    def _kept(self, mesh: str, table: Map[str, str]) -> Map[str, str]:
+        # A name whose VIP changed goes first and comes back with the next ACK. A refused service that is published
+        # already serves its last good configuration and keeps its name (decision 28).
+        wanted, published = self._wanted.get(mesh, Map()), self._published.get(mesh, Map())
+        return Map({
+            name: vip
+            for name, vip in table.items()
+            if wanted.get(name) == vip and (vip not in self._refused or published.get(name) == vip)
+        })  # fmt: skip
 
 
 class EgressWatch:
@@ -170,6 +182,13 @@ class Publisher:
     def acked(self, proxy: str, position: Position) -> None:
         """`proxy` ACKed everything up to `position`."""
         self._offer_names(self._gate.acked(proxy, position))
+
+    def refuse(self, clusters: Collection[str]) -> None:
+        """An egress refuses these clusters now."""
+        if self.view is not None:
+            services = (one for mesh in self.view.meshes.values() for one in mesh.services.values())
+            vips = frozenset(one.vip for one in services if one.cluster in clusters) if clusters else frozenset()
+            self._offer_names(self._gate.refuse(vips))
 
     async def run(self) -> None:
         """For ever: wait for a newer state, publish it."""
