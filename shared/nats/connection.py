@@ -23,6 +23,7 @@ from shared.events.log import LogUnavailable
 PING_INTERVAL_SECONDS = 2
 RECONNECT_WAIT_SECONDS = 0.1
 CONNECT_TIMEOUT_SECONDS = 2
+ATTEMPT_TIMEOUT_SECONDS = 3.0
 REQUEST_TIMEOUT_SECONDS = 2.0
 PENDING_BYTES_LIMIT = 512 * 1024 * 1024
 PENDING_MESSAGES_LIMIT = 1024 * 1024
@@ -216,8 +217,7 @@ def decode_api(data: bytes) -> Any:
 
 async def connect(settings: NatsSettings, *, timeout_seconds: float = 30.0) -> Connection:
     """Connect, trying for up to `timeout_seconds`; once up, reconnect for ever. Raises LogUnavailable."""
-    client = _Client()
-    connection = Connection(client)
+    connection = Connection(_Client())
 
     async def reconnected() -> None:
         connection.announce()
@@ -248,10 +248,19 @@ async def connect(settings: NatsSettings, *, timeout_seconds: float = 30.0) -> C
         options["nkeys_seed"] = settings.nkey_seed_file
     if settings.ca_file:
         options["tls"] = _tls_context(settings)
-    await _establish(client, options, last_error, timeout_seconds)
-    if not client.is_connected:
-        raise LogUnavailable(f"nats: {settings.url} refused the connection")
-    return connection
+    clock = asyncio.get_running_loop()
+    deadline = clock.time() + timeout_seconds
+    while True:
+        left = deadline - clock.time()
+        try:
+            await _establish(connection.client, options, last_error, min(left, ATTEMPT_TIMEOUT_SECONDS))
+        except LogUnavailable:
+            # A first connection over TLS was seen to hang within nats-py; a fresh client does not.
+            if clock.time() + RECONNECT_WAIT_SECONDS >= deadline:
+                raise
+            connection.client = _Client()
+        else:
+            return connection
 
 
 async def _establish(
@@ -265,6 +274,8 @@ async def _establish(
             why = last_error[0] if last_error else f"no answer within {timeout_seconds} s"
             raise LogUnavailable(f"nats: cannot connect to {url}: {why!r}")
         connecting.result()
+        if not client.is_connected:
+            raise LogUnavailable(f"nats: {url} refused the connection")
     except (TimeoutError, errors.Error, OSError, ValueError) as error:
         raise LogUnavailable(f"nats: cannot connect to {url}: {error!r}") from error
     finally:
