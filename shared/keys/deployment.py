@@ -26,14 +26,19 @@ from shared.keys.tokens import DEFAULT_KID
 
 CONTEXT_VARIABLE = "ZONAL_CONTEXT"
 PLAN = "deployment.yaml"
+LOOPBACK = "127.0.0.1"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a deployment was laid out from. `relay`: zones dial the relay's port instead of the hub's."""
+    """What a deployment was laid out from. `relay`: zones dial the relay's port instead of the hub's.
+
+    hosts: addresses of "global" and of zones that are not on loopback.
+    """
 
     base_port: int
     zones: tuple[str, ...]
     relay: bool = False
+    hosts: dict[str, str] = {}
 
 
 class Deployment(msgspec.Struct, frozen=True):
@@ -99,6 +104,10 @@ class Deployment(msgspec.Struct, frozen=True):
     def leaf_store(self, zone: str) -> Path:
         """JetStream store directory of the zone's nats-server."""
         return self.home(zone) / "nats"
+
+    def host(self, name: str) -> str:
+        """Address that the processes of "global" or of a zone listen on, and that the others dial."""
+        return self.plan.hosts.get(name, LOOPBACK)
 
     def zone_ports(self, zone: str) -> ZonePorts:
         """Ports of a zone. Raises ValueError for a zone that is not in the plan."""

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 import yaml
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from shared.events.event import GLOBAL
 from shared.keys import ca, files, pki, tokens
-from shared.keys.deployment import PLAN, Deployment, Plan, load
+from shared.keys.deployment import LOOPBACK, PLAN, Deployment, Plan, load
 from shared.keys.directory import SEAL_PRIVATE, SEAL_PUBLIC
 from shared.keys.ports import DEFAULT_BASE
 from shared.nats import nkeys
@@ -31,7 +32,6 @@ __all__ = ["Deployment", "InitRefused", "init", "run"]
 
 DEFAULT_DIRECTORY = Path(".zonal")
 ADMIN_SUBJECT = "admin"
-HOST = "127.0.0.1"
 LEAF_SEED = "leaf.seed"
 
 _ZONE = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?\Z")
@@ -87,7 +87,7 @@ class _Layout:
             self.made.append(private)
         self.public(public, files.public_pem(files.read_seal_private(private).public_key()))
 
-    def certificate(self, at: tuple[Path, Path], name: str, *, client: bool) -> None:
+    def certificate(self, at: tuple[Path, Path], name: str, host: str, *, client: bool) -> None:
         """A server certificate for this host, `client` too where it also dials; renewed when it is due."""
         certificate, key = at
         if certificate.exists() and key.exists() and not ca.needs_renewal(certificate.read_text(), self.now):
@@ -98,7 +98,7 @@ class _Layout:
             files.read_public(self.deployment.ca_file).decode(),
             files.read_private(self.deployment.ca_key_file).decode(),
             name=name,
-            hosts=(*pki.LOCAL_NAMES, name),
+            hosts=tuple(dict.fromkeys((*pki.LOCAL_NAMES, name, host))),
             now=self.now,
             server=True,
             client=client,
@@ -121,7 +121,7 @@ class _Layout:
         keys = self.deployment.keys(GLOBAL)
         self.folder(keys.path)
         self.seal_key(GLOBAL)
-        self.certificate(keys.nats_files, "hub", client=False)
+        self.certificate(keys.nats_files, "hub", self.deployment.host(GLOBAL), client=False)
         self.private(self.deployment.token_signing_key, tokens.create_signing_key)
         self.private(
             self.deployment.admin_token,
@@ -134,8 +134,9 @@ class _Layout:
         keys = self.deployment.keys(zone)
         self.folder(keys.path)
         self.seal_key(zone)
-        self.certificate(keys.ads_files, f"ads.{zone}", client=False)
-        self.certificate(keys.nats_files, f"nats.{zone}", client=True)
+        host = self.deployment.host(zone)
+        self.certificate(keys.ads_files, f"ads.{zone}", host, client=False)
+        self.certificate(keys.nats_files, f"nats.{zone}", host, client=True)
 
     def shared_keys(self) -> None:
         """What every process must hold: the authority, all public seal keys, public token keys."""
@@ -157,9 +158,9 @@ class _Layout:
         for zone in deployment.plan.zones:
             leaves[zone] = self._leaf(zone)
         hub = HubConfig(
-            host=HOST,
+            host=deployment.host(GLOBAL),
             port=ports.nats,
-            leaf_host=HOST,
+            leaf_host=deployment.host(GLOBAL),
             leaf_port=ports.nats_leaf,
             store_dir=str(deployment.hub_store),
             global_nkey=self.nkey(deployment.keys(GLOBAL).nats_seed_file).public,
@@ -176,9 +177,9 @@ class _Layout:
         link = self.nkey(deployment.keys(zone).path / LEAF_SEED)
         leaf = LeafConfig(
             zone=zone,
-            host=HOST,
+            host=deployment.host(zone),
             port=ports.nats,
-            hub_leaf_host=HOST,
+            hub_leaf_host=LOOPBACK if deployment.plan.relay else deployment.host(GLOBAL),
             hub_leaf_port=ports.link if deployment.plan.relay else deployment.ports.nats_leaf,
             store_dir=str(deployment.leaf_store(zone)),
             client_nkey=client.public,
@@ -202,9 +203,9 @@ class _Layout:
         else:
             text = to_yaml(
                 GlobalSettings(
-                    api_host=HOST,
+                    api_host=deployment.host(GLOBAL),
                     api_port=deployment.ports.api,
-                    nats_url=f"tls://{HOST}:{deployment.ports.nats}",
+                    nats_url=f"tls://{deployment.host(GLOBAL)}:{deployment.ports.nats}",
                     nats_credentials=str(keys.nats_seed_file),
                     nats_ca=str(keys.ca_file),
                     data_dir=str(deployment.home(GLOBAL) / "data"),
@@ -222,11 +223,11 @@ class _Layout:
             return
         settings = ZoneSettings(
             name=zone,
-            api_host=HOST,
+            api_host=deployment.host(zone),
             api_port=ports.api,
-            ads_host=HOST,
+            ads_host=deployment.host(zone),
             ads_port=ports.ads,
-            nats_url=f"tls://{HOST}:{ports.nats}",
+            nats_url=f"tls://{deployment.host(zone)}:{ports.nats}",
             nats_credentials=str(keys.nats_seed_file),
             nats_ca=str(keys.ca_file),
             data_dir=str(deployment.home(zone) / "data"),
@@ -247,14 +248,14 @@ class _Layout:
 
         zones = {
             zone: {
-                "api": f"http://{HOST}:{deployment.zone_ports(zone).api}",
-                "ads": f"https://{HOST}:{deployment.zone_ports(zone).ads}",
+                "api": f"http://{deployment.host(zone)}:{deployment.zone_ports(zone).api}",
+                "ads": f"https://{deployment.host(zone)}:{deployment.zone_ports(zone).ads}",
                 "store": below(deployment.leaf_store(zone)),
             }
             for zone in deployment.plan.zones
         }
         context = {
-            "api": f"http://{HOST}:{deployment.ports.api}",
+            "api": f"http://{deployment.host(GLOBAL)}:{deployment.ports.api}",
             "token_file": below(deployment.admin_token),
             "ca_file": below(deployment.ca_file),
             "store": below(deployment.hub_store),
@@ -263,7 +264,9 @@ class _Layout:
         self.public(deployment.context, yaml.safe_dump(context, sort_keys=False))
 
 
-def _planned(directory: Path, zones: Sequence[str], base_port: int | None, *, relay: bool) -> Plan:
+def _planned(
+    directory: Path, zones: Sequence[str], base_port: int | None, *, hosts: Mapping[str, str], relay: bool
+) -> Plan:
     """The plan of a new deployment, or of an extended one. Raises InitRefused."""
     for zone in zones:
         if not _ZONE.match(zone) or zone == GLOBAL:
@@ -278,13 +281,18 @@ def _planned(directory: Path, zones: Sequence[str], base_port: int | None, *, re
         for path in taken:
             if path.exists():
                 raise InitRefused(f"{path} exists, but {directory} is no deployment: nothing was overwritten")
-        plan = Plan(base_port=base_port or DEFAULT_BASE, zones=tuple(dict.fromkeys(zones)), relay=relay)
+        names = tuple(dict.fromkeys(zones))
+        plan = Plan(base_port=base_port or DEFAULT_BASE, zones=names, relay=relay, hosts=dict(hosts))
     else:
         before = known.plan
         if base_port not in (None, before.base_port):
             raise InitRefused(f"{directory} was laid out from base port {before.base_port}, not from {base_port}")
         names = tuple(dict.fromkeys((*before.zones, *zones)))
-        plan = Plan(base_port=before.base_port, zones=names, relay=before.relay or relay)
+        for name, host in hosts.items():
+            if name in (GLOBAL, *before.zones) and host != known.host(name):
+                raise InitRefused(f"{directory} was laid out with {name} at {known.host(name)}, not at {host}")
+        extended = {**before.hosts, **hosts}
+        plan = Plan(base_port=before.base_port, zones=names, relay=before.relay or relay, hosts=extended)
     if not plan.zones:
         raise InitRefused("a deployment needs at least one zone")
     try:
@@ -302,16 +310,18 @@ def init(
     vip_cidrs: Mapping[str, str] | None = None,
     allowed_addresses: Sequence[str] = (),
     relay: bool = False,
+    hosts: Mapping[str, str] = MappingProxyType({}),
     now: datetime | None = None,
 ) -> Deployment:
     """Lay out a deployment of `zones` in `directory`, or add what is missing to the one there.
 
     base_port: 5681 by default, fixed once laid out. vip_cidrs: the VIP range of a new zone, where it is not
     242.0.0.0/8. allowed_addresses: what new zones let endpoints use (decision 13). relay: zones dial the port
-    of a relay, so that the link can be cut. Raises InitRefused and files.KeyFileError.
+    of a relay, so that the link can be cut. hosts: the address that the processes of "global" or of a zone
+    listen on and are dialled at, where it is not 127.0.0.1. Raises InitRefused and files.KeyFileError.
     """
     directory = directory.resolve()
-    plan = _planned(directory, zones, base_port, relay=relay)
+    plan = _planned(directory, zones, base_port, hosts=hosts, relay=relay)
     layout = _Layout(Deployment(directory, plan), now or tokens.wall_clock())
     layout.folder(directory)
     # First, so that a run that was interrupted is taken up again and not refused.

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import stat
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+import yaml
+from cryptography import x509
 
 from shared.commands import context
 from shared.keys import deployment, init
@@ -180,3 +183,22 @@ def test_the_command_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (tmp_path / "d" / "admin.token").read_text() not in told
     assert init.run(("global",), tmp_path / "d") == ExitCode.REFUSED
     assert "cannot be a zone" in capsys.readouterr().err
+
+
+def test_processes_may_live_at_other_addresses(tmp_path: Path) -> None:
+    """With `hosts`, each process listens and is dialled there, under a certificate for that address; none moves."""
+    hosts = {"global": "10.65.0.1", "east": "10.65.1.2"}
+    laid = init.init(tmp_path / "d", ("east", "west"), 21000, hosts=hosts)
+    east = yaml.safe_load(laid.zone_settings("east").read_text())
+    assert (east["api_host"], east["ads_host"]) == ("10.65.1.2", "10.65.1.2")
+    assert east["nats_url"] == f"tls://10.65.1.2:{laid.zone_ports('east').nats}"
+    assert f"tls://10.65.0.1:{laid.ports.nats_leaf}" in laid.leaf_config("east").read_text()
+    assert 'host: "10.65.0.1"' in laid.hub_config.read_text()
+    found = context.load(laid.environment(), Path("/nowhere"), None)
+    assert (found.api, found.zones["west"].api) == ("http://10.65.0.1:21000", "http://127.0.0.1:21040")
+    for name, at in (("global", "10.65.0.1"), ("east", "10.65.1.2"), ("west", "127.0.0.1")):
+        certificate = x509.load_pem_x509_certificate(laid.keys(name).nats_files[0].read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert IPv4Address(at) in names.get_values_for_type(x509.IPAddress)
+    with pytest.raises(InitRefused, match="not at 10.65.9.9"):
+        init.init(tmp_path / "d", (), hosts={"east": "10.65.9.9"})
