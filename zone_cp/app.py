@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -90,6 +91,7 @@ class _Zone:
         self._build(own, status)
         await self._owner.recover(copy)
         await self._owner.write(stale, actor=SYSTEM)
+        await self._board.recall()
         await self._create_defaults()
         life.start("publish", self._publisher.run())
         life.start("record status", self._board.run())
@@ -204,6 +206,7 @@ class _Zone:
         return None if publisher.state is None or publisher.view is None else (publisher.state, publisher.view)
 
     def _delivered(self, proxy: str, view: ZoneView, waiting: tuple[str, ...]) -> None:
+        log.debug("delivered", proxy=proxy, g=view.position.g, z=view.position.z, monotonic_ns=time.monotonic_ns())
         self._publisher.acked(proxy, view.position)
         if not waiting:
             self._board.delivered(view, waiting, event_time())

@@ -24,6 +24,8 @@ from zone_cp.view.zone_view import ExternalServiceView, Failure, ZoneView
 PAUSE_FACTOR = 4
 """Pause after each computation, as a multiple of what it took."""
 RETRY_SECONDS = 0.5
+UNKNOWN = b"?"
+"""What an earlier run wrote: differs from every row."""
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +78,10 @@ class StatusBoard:
         self._wake.set()
 
     # --- rows go out ---------------------------------------------------------------------------------------
+
+    async def recall(self) -> None:
+        """Learn what an earlier run recorded, so that rows of what is gone are cleared. Raises LogUnavailable."""
+        self._written = dict.fromkeys(await self._stream.keys(), UNKNOWN)
 
     async def run(self) -> None:
         """For ever: after each change compute the rows and record those that differ."""

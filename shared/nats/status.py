@@ -88,6 +88,16 @@ class StatusStream:
             return None
         return await _next(session)
 
+    async def keys(self) -> set[str]:
+        """Every key that was ever set, cleared ones included. Raises LogUnavailable."""
+        found: set[str] = set()
+        while True:
+            page = await self._info({"subjects_filter": f"{self.subjects}>", "offset": len(found)})
+            subjects = page["state"].get("subjects") or {}
+            found |= {subject.removeprefix(self.subjects) for subject in subjects}
+            if not subjects or len(found) >= int(page.get("total", 0)):
+                return found
+
     async def identity(self) -> str:
         """When the stream was created, as the server says: tells a stream from its successor. Raises LogUnavailable."""
         return str((await self._info())["created"])
@@ -104,9 +114,9 @@ class StatusStream:
     async def _last(self) -> int:
         return int((await self._info())["state"]["last_seq"])
 
-    async def _info(self) -> dict[str, Any]:
+    async def _info(self, asked: dict[str, Any] | None = None) -> dict[str, Any]:
         try:
-            info: dict[str, Any] = await self.connection.api(f"{self._api}.STREAM.INFO.{self.stream}")
+            info: dict[str, Any] = await self.connection.api(f"{self._api}.STREAM.INFO.{self.stream}", asked)
         except ApiError as error:
             raise LogUnavailable(f"{self.stream}: {error}") from error
         return info
