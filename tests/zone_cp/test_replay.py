@@ -1,0 +1,112 @@
+"""Replay, difference and explanation: from history alone, by the production compiler."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.events.event import ProxyConnected, ProxyDisconnected
+from shared.events.history import History, NoSuchMoment
+from shared.model.resource import key_of
+from tests.builders import LogBuilder, ZoneBuilder, applied, dataplane, egress, generator, mes, mesh, service_key
+from zone_cp.replay import difference, explain, resources_at, snapshot_at, view_at, xds_at
+
+EGRESS, SIDECAR = ".egress-1", "default.web-1"
+
+
+def _history() -> History:
+    """payments moves its endpoint at g4; orders never changes."""
+    hub, zone = LogBuilder(), ZoneBuilder("east")
+    for proxy, resource in ((EGRESS, egress()), (SIDECAR, dataplane())):
+        zone.write(applied(resource, "east"))
+        features = ("bind-vips",)
+        zone.write(ProxyConnected(proxy=proxy, key=key_of(resource, "east"), connection="c", features=features))
+    hub.append(applied(mesh()), applied(generator()), applied(mes("orders")), applied(mes()), actor="ann", seconds=1)
+    zone.follow(hub)
+    hub.append(applied(mes(endpoints=("203.0.113.2:8080",))), actor="bob", seconds=2)
+    zone.follow(hub)
+    return History(hub.events, {"east": zone.own.events})
+
+
+def test_a_moment_is_compiled_as_it_was() -> None:
+    """Before the move the cluster holds the old address, after it the new one."""
+    history = _history()
+    for at, address in (("4", "203.0.113.1"), ("5", "203.0.113.2")):
+        clusters = xds_at(history, "east", history.position("east", at), EGRESS)["Cluster"]
+        payments = next(body for name, body in clusters.items() if view_name(history, "payments") in name)
+        assert address in str(payments)
+
+
+def view_name(history: History, service: str) -> str:
+    """The cluster of a service at the end of history."""
+    view = view_at(history, "east", history.position("east"))
+    return view.meshes["default"].services[service_key(service)].cluster
+
+
+def test_replaying_twice_gives_the_same_bytes() -> None:
+    """Every resource, version and body."""
+    history = _history()
+    position = history.position("east", "5")
+    for proxy in (EGRESS, SIDECAR):
+        once, again = (snapshot_at(history, "east", position, proxy) for _ in range(2))
+        assert once.resources == again.resources
+
+
+def test_a_difference_names_only_the_field_that_changed() -> None:
+    """One address of one cluster of the egress; nothing on the sidecar, which never knew it."""
+    history = _history()
+    before, after = (history.position("east", at) for at in ("4", "5"))
+    changes = difference(*(xds_at(history, "east", position, EGRESS) for position in (before, after)))
+    assert {change.name for change in changes} == {view_name(history, "payments")}
+    assert {(change.before, change.after) for change in changes} == {("203.0.113.1", "203.0.113.2")}
+    assert all("address" in change.path for change in changes)
+    assert difference(*(xds_at(history, "east", position, SIDECAR) for position in (before, after))) == []
+    (resource,) = difference(*(resources_at(history, "east", position) for position in (before, after)))
+    assert resource.path == "spec.endpoints[0].address"
+
+
+@pytest.mark.parametrize("wanted", ["payments", "payments.ext.local"])
+def test_an_explanation_names_event_author_and_time(wanted: str) -> None:
+    """Of the last change of the service, by whatever name it is asked for."""
+    history = _history()
+    found = explain(history, "east", history.position("east"), EGRESS, wanted)
+    causes = found[f"Cluster {view_name(history, 'payments')}"]
+    assert ("5", "bob") in {(cause.event, cause.actor) for cause in causes}
+    assert all(cause.time for cause in causes)
+    assert any(cause.what.startswith("VipLeased") for cause in causes)
+    assert not any("orders" in name for name in found)
+
+
+def test_a_vip_explains_the_listener_that_binds_it() -> None:
+    """On a sidecar the VIP is all there is."""
+    history = _history()
+    vip = view_at(history, "east", history.position("east")).meshes["default"].services[service_key()].vip
+    found = explain(history, "east", history.position("east"), SIDECAR, vip)
+    assert [name.partition(" ")[0] for name in found] == ["Listener"]
+
+
+def test_what_nobody_holds_is_explained_by_nothing() -> None:
+    """An empty answer, for the caller to say so."""
+    history = _history()
+    assert explain(history, "east", history.position("east"), EGRESS, "nothing-of-the-kind") == {}
+
+
+def test_an_unknown_proxy_is_refused_with_those_that_were_known() -> None:
+    """At that moment, not now."""
+    history = _history()
+    with pytest.raises(NoSuchMoment, match="it knew"):
+        snapshot_at(history, "east", history.position("east"), "default.nobody")
+    with pytest.raises(NoSuchMoment, match="none yet"):
+        snapshot_at(history, "east", history.position("east", "east:1"), EGRESS)
+
+
+def test_an_offline_proxy_can_still_be_replayed() -> None:
+    """What it held while it was online is history too."""
+    hub, zone = LogBuilder(), ZoneBuilder("east")
+    resource = egress()
+    zone.write(applied(resource, "east"))
+    zone.write(ProxyConnected(proxy=EGRESS, key=key_of(resource, "east"), connection="c"))
+    hub.append(applied(mesh()), applied(mes()))
+    zone.follow(hub)
+    zone.write(ProxyDisconnected(proxy=EGRESS, connection="c"))
+    history = History(hub.events, {"east": zone.own.events})
+    assert xds_at(history, "east", history.position("east"), EGRESS)["Cluster"]
