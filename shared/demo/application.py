@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+import socket
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
-import dns.asyncquery
 import dns.exception
 import dns.message
 import dns.rdatatype
 import msgspec
 
 TIMEOUT_SECONDS = 5
+MAX_DATAGRAM = 4096
+
+SocketMaker: TypeAlias = Callable[[socket.SocketKind], socket.socket]
+"""Makes the sockets an application uses: of this host, or of another place."""
+
+
+def here(kind: socket.SocketKind) -> socket.socket:
+    """A socket of this host."""
+    return socket.socket(socket.AF_INET, kind)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -35,12 +45,18 @@ class Unresolved(Exception):
     """The sidecar's DNS has no address for the name."""
 
 
-async def resolve(hostname: str, port: int, server: str = "127.0.0.1") -> str:
+async def resolve(hostname: str, port: int, server: str = "127.0.0.1", make: SocketMaker = here) -> str:
     """Ask the sidecar's DNS for an A record. Raises Unresolved."""
     query = dns.message.make_query(hostname, dns.rdatatype.A)
+    loop = asyncio.get_running_loop()
     try:
-        response = await dns.asyncquery.udp(query, server, port=port, timeout=TIMEOUT_SECONDS)
-    except (dns.exception.DNSException, OSError) as error:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            with make(socket.SOCK_DGRAM) as client:
+                client.setblocking(False)
+                await loop.sock_connect(client, (server, port))
+                await loop.sock_sendall(client, query.to_wire())
+                response = dns.message.from_wire(await loop.sock_recv(client, MAX_DATAGRAM))
+    except (dns.exception.DNSException, OSError, TimeoutError) as error:
         raise Unresolved(f"{hostname}: {error}") from error
     for answer in response.answer:
         for item in answer:
@@ -49,10 +65,21 @@ async def resolve(hostname: str, port: int, server: str = "127.0.0.1") -> str:
     raise Unresolved(f"{hostname}: no address")
 
 
-async def get(ip: str, port: int, hostname: str, path: str = "/") -> Answer:
+async def _connected(ip: str, port: int, make: SocketMaker) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    client = make(socket.SOCK_STREAM)
+    try:
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, (ip, port))
+        return await asyncio.open_connection(sock=client)
+    except BaseException:
+        client.close()
+        raise
+
+
+async def get(ip: str, port: int, hostname: str, path: str = "/", make: SocketMaker = here) -> Answer:
     """GET over a fresh plaintext connection. Raises OSError, TimeoutError."""
     async with asyncio.timeout(TIMEOUT_SECONDS):
-        reader, writer = await asyncio.open_connection(ip, port)
+        reader, writer = await _connected(ip, port, make)
         try:
             writer.write(f"GET {path} HTTP/1.1\r\nhost: {hostname}:{port}\r\nconnection: close\r\n\r\n".encode())
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -77,10 +104,10 @@ async def _body(reader: asyncio.StreamReader, head: str) -> bytes:
     return body
 
 
-async def echo(ip: str, port: int, line: str) -> str:
+async def echo(ip: str, port: int, line: str, make: SocketMaker = here) -> str:
     """Send one line over TCP and return what comes back ("" when the connection is closed)."""
     async with asyncio.timeout(TIMEOUT_SECONDS):
-        reader, writer = await asyncio.open_connection(ip, port)
+        reader, writer = await _connected(ip, port, make)
         try:
             writer.write(line.encode() + b"\n")
             return (await reader.readline()).decode().rstrip("\n")

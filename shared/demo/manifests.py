@@ -70,7 +70,7 @@ spec:
     port: 8080
     protocol: http
   endpoints:
-    - address: 127.0.0.1
+    - address: {host}
       port: {http}
 """
 
@@ -90,7 +90,7 @@ spec:
     port: 8443
     protocol: http
   endpoints:
-    - address: 127.0.0.1
+    - address: {host}
       port: {port}
   tls:
     enabled: true
@@ -116,7 +116,7 @@ spec:
     port: 9000
     protocol: tcp
   endpoints:
-    - address: 127.0.0.1
+    - address: {host}
       port: {tcp}
   tls:
     enabled: true
@@ -147,7 +147,7 @@ spec:
     port: 8081
     protocol: http
   endpoints:
-    - address: 127.0.0.1
+    - address: {host}
       port: {http}
 """
 
@@ -162,7 +162,7 @@ spec:
     port: 8444
     protocol: http
   endpoints:
-    - address: 127.0.0.1
+    - address: {host}
       port: {https}
   tls:
     enabled: true
@@ -210,9 +210,14 @@ def _base64(path: Path) -> str:
     return base64.b64encode(path.read_bytes()).decode()
 
 
-def payments(port: int) -> str:
+def payments(port: int, host: str = "127.0.0.1") -> str:
     """The HTTPS service with its endpoint on `port`."""
-    return PAYMENTS.format(port=port, server_name=SERVER_NAME)
+    return PAYMENTS.format(host=host, port=port, server_name=SERVER_NAME)
+
+
+def island(ports: ServicePorts) -> str:
+    """The service of one zone."""
+    return ZONE_SERVICE.format(host=ports.host, http=ports.http)
 
 
 def mesh(*, forbid: bool) -> str:
@@ -227,12 +232,14 @@ def everything(certificates: Path, ports: ServicePorts) -> str:
         ca=ca,
         client_certificate=_base64(certificates / "client.pem"),
         client_key=_base64(certificates / "client.key"),
+        host=ports.host,
         http=ports.http,
     )
-    ledger = _LEDGER.format(tcp=ports.tcp, server_name=SERVER_NAME, ca=ca)
-    return mesh(forbid=False) + resources + payments(ports.https) + ledger
+    ledger = _LEDGER.format(host=ports.host, tcp=ports.tcp, server_name=SERVER_NAME, ca=ca)
+    return mesh(forbid=False) + resources + payments(ports.https, ports.host) + ledger
 
 
 def impostor(certificates: Path, ports: ServicePorts) -> str:
     """The MES with the wrong CA."""
-    return WRONG_CA.format(https=ports.https, server_name=SERVER_NAME, other_ca=_base64(certificates / "other-ca.pem"))
+    other_ca = _base64(certificates / "other-ca.pem")
+    return WRONG_CA.format(host=ports.host, https=ports.https, server_name=SERVER_NAME, other_ca=other_ca)

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -81,14 +82,18 @@ class Processes:
         *,
         ready: Callable[[], Awaitable[bool]],
         environment: Mapping[str, str] | None = None,
+        output: int | None = None,
     ) -> Process:
-        """Start a child and wait until `ready` says so. Raises NotReady."""
+        """Start a child and wait until `ready` says so. Raises NotReady.
+
+        output: a file descriptor for what it writes, where somebody reads along; its log file otherwise.
+        """
         log = self._directory / f"{name}.log"
-        with log.open("ab") as output:
+        with log.open("ab") as file:
             child = await asyncio.create_subprocess_exec(
                 *argv,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
+                stdout=file if output is None else output,
                 stderr=asyncio.subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
                 preexec_fn=_die_with_parent,
@@ -112,15 +117,18 @@ class Processes:
         await process.stop()
 
 
-def listening(port: int, host: str = "127.0.0.1") -> Callable[[], Awaitable[bool]]:
-    """Readiness: something accepts connections on `port`."""
+def listening(
+    port: int, host: str = "127.0.0.1", make_socket: Callable[[], socket.socket] = socket.socket
+) -> Callable[[], Awaitable[bool]]:
+    """Readiness: something accepts connections on `port`, as a socket of `make_socket` sees it."""
 
     async def check() -> bool:
-        try:
-            _, writer = await asyncio.open_connection(host, port)
-        except OSError:
-            return False
-        writer.close()
+        with make_socket() as probe:
+            probe.setblocking(False)
+            try:
+                await asyncio.get_running_loop().sock_connect(probe, (host, port))
+            except OSError:
+                return False
         return True
 
     return check

@@ -15,9 +15,10 @@ from typing import Any
 from rich.console import Console
 
 from shared.demo.narration import Narrator, Step, StepFailed
+from shared.demo.placement import ZONES
 from shared.demo.processes import NotReady
 from shared.demo.story import Story
-from shared.demo.system import ZONES, System
+from shared.demo.system import System
 from shared.keys.deployment import PLAN
 from shared.keys.ports import DEFAULT_BASE
 from shared.process.exit_code import ExitCode

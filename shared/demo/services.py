@@ -22,9 +22,10 @@ import msgspec
 
 
 class ServicePorts(msgspec.Struct, frozen=True):
-    """Where the external services listen; all follow one base port."""
+    """Where the external services listen; all ports follow one base port."""
 
     base: int
+    host: str = "127.0.0.1"
 
     @property
     def http(self) -> int:
@@ -63,6 +64,7 @@ class _Answer(BaseHTTPRequestHandler):
                 "tls": connection.version() if isinstance(connection, ssl.SSLSocket) else None,
                 "sni": getattr(connection, "seen_server_name", None),
                 "client_certificate": _subject(certificate),
+                "peer": self.client_address[0],
             }
         ).encode()
         self.send_response(200)
@@ -137,10 +139,10 @@ def serve(directory: Path, ports: ServicePorts) -> list[socketserver.BaseServer]
     """Start every service in threads of its own; returns the servers."""
     mutual = _context(directory, demand_client=True)
     servers: list[socketserver.BaseServer] = [
-        _HttpServer(("127.0.0.1", ports.http), None),
-        _HttpServer(("127.0.0.1", ports.https), mutual),
-        _HttpServer(("127.0.0.1", ports.https_moved), mutual),
-        _EchoServer(("127.0.0.1", ports.tcp), _context(directory, demand_client=False)),
+        _HttpServer((ports.host, ports.http), None),
+        _HttpServer((ports.host, ports.https), mutual),
+        _HttpServer((ports.host, ports.https_moved), mutual),
+        _EchoServer((ports.host, ports.tcp), _context(directory, demand_client=False)),
     ]
     for server in servers:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -152,11 +154,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--base-port", type=int, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
     arguments = parser.parse_args()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    servers = serve(arguments.directory, ServicePorts(arguments.base_port))
+    servers = serve(arguments.directory, ServicePorts(arguments.base_port, arguments.host))
     print("ready", flush=True)
     stop.wait()
     for server in servers:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.table import Table
 
 from shared.demo import application, manifests
 from shared.demo.narration import Narrator, Step, StepFailed
-from shared.demo.system import ZONES, System
+from shared.demo.placement import ZONES
+from shared.demo.system import System
 
 T = TypeVar("T")
 
@@ -48,7 +50,13 @@ class Story:
 
     async def tell(self) -> None:
         """All steps in order; the first false check raises StepFailed."""
-        for title, step in (
+        for title, step in self.steps():
+            with self._narrator.step(title) as now:
+                await step(now)
+
+    def steps(self) -> list[tuple[str, Callable[[Step], Awaitable[None]]]]:
+        """Title and check of every step."""
+        return [
             ("One file declares the mesh, its secrets and three external services", self._declare),
             ("Each zone gives them names of its own", self._zone_names),
             ("Applications call by name, in plaintext; it leaves as verified TLS", self._traffic),
@@ -58,9 +66,7 @@ class Story:
             ("The mesh forbids external access, and allows it again", self._forbid),
             ("West is cut off from global and keeps working", self._cut),
             ("The log answers with the control planes stopped", self._history),
-        ):
-            with self._narrator.step(title) as now:
-                await step(now)
+        ]
 
     async def prologue(self) -> None:
         """Only the beginning: what `zonal up` leaves running."""
@@ -72,8 +78,10 @@ class Story:
     # --- looking ------------------------------------------------------------------------------------------
 
     async def _call(self, zone: str, hostname: str, port: int, path: str = "/") -> application.Answer:
-        ip = await application.resolve(hostname, self._system.dns_port(zone))
-        return await application.get(ip, port, hostname, path)
+        return await self._system.get(zone, await self._system.resolve(zone, hostname), port, hostname, path)
+
+    def _payments(self, name: str, port: int) -> Path:
+        return self._system.write(name, manifests.payments(port, self._system.services.host))
 
     async def _rows(self, zone: str) -> dict[str, dict[str, Any]]:
         listed = await self._system.api("GET", "/status/meshexternalservices")
@@ -103,7 +111,7 @@ class Story:
     async def _zone_names(self, step: Step) -> None:
         for zone in ZONES:
             path = self._system.write(f"{zone}-names.yaml", manifests.ZONE_GENERATOR.format(zone=zone))
-            code, out, err = await self._system.cli("apply", "--zone", zone, "-f", str(path))
+            code, out, err = await self._system.cli("apply", "--zone", zone, "-f", str(path), at=zone)
             step.check(
                 f"{zone} accepts a HostnameGenerator of its own", f"exit {code}", ok=code == 0 or _fail(out + err)
             )
@@ -145,8 +153,8 @@ class Story:
                 f"{seen['tls']}, SNI {seen['sni']}, {seen['client_certificate']}",
                 ok=seen["sni"] == "payments.example.test" and "zonal-demo-client" in str(seen["client_certificate"]),
             )
-            ip = await application.resolve(f"ledger.{zone}.mesh", system.dns_port(zone))
-            echoed = await application.echo(ip, 9000, "hello")
+            ip = await system.resolve(zone, f"ledger.{zone}.mesh")
+            echoed = await system.echo(zone, ip, 9000, "hello")
             step.check(f"{zone}: ledger echoes over TLS", echoed, ok=echoed == "hello")
             after = await self._counters(zone)
             moved = {name: after[name] - before[zone][name] for name in after}
@@ -160,15 +168,13 @@ class Story:
     async def _counters(self, zone: str) -> dict[str, int]:
         counted = {}
         for name, port in (("sidecar", self._system.sidecar_admin(zone)), ("egress", self._system.egress_admin(zone))):
-            stats = await application.get(
-                "127.0.0.1", port, "admin", "/stats?filter=upstream_rq_total|upstream_cx_total"
-            )
+            stats = await self._system.admin(zone, port, "/stats?filter=upstream_rq_total|upstream_cx_total")
             lines = [line.rsplit(":", 1) for line in stats.text.splitlines() if ":" in line and ".ads." not in line]
             counted[name] = sum(int(value) for name_, value in lines if "cluster.agent" not in name_)
         return counted
 
     async def _no_leak(self, step: Step, zone: str) -> None:
-        dump = await application.get("127.0.0.1", self._system.sidecar_admin(zone), "admin", "/config_dump?include_eds")
+        dump = await self._system.admin(zone, self._system.sidecar_admin(zone), "/config_dump?include_eds")
         services, ca = self._system.services, (self._system.certificates / "ca.pem").read_text()
         needles = {
             "external address": [f'"port_value": {port}' for port in (services.http, services.https, services.tcp)],
@@ -182,7 +188,7 @@ class Story:
     async def _move(self, step: Step) -> None:
         system = self._system
         self._before_move = (await system.api("GET", "/events?origin=global&limit=1"))["last"]
-        path = system.write("payments-moved.yaml", manifests.payments(system.services.https_moved, system.services.host))
+        path = self._payments("payments-moved.yaml", system.services.https_moved)
         started = time.perf_counter()
         applied = asyncio.create_task(system.cli("apply", "-f", str(path)))
         acked = asyncio.create_task(self._all_acked(self._before_move + 1, started))
@@ -289,13 +295,12 @@ class Story:
         )
         step.check("west's sidecar is back with full configuration", answer.status, ok=True)
         island = system.write("island.yaml", manifests.island(system.services))
-        code, out, err = await system.cli("apply", "--zone", "west", "-f", str(island))
+        code, out, err = await system.cli("apply", "--zone", "west", "-f", str(island), at="west")
         step.check("west accepts a service of its own", f"exit {code}", ok=code == 0 or _fail(out + err))
         answer = await self._answers("west", "island.west.mesh", 8081, lambda a: a.status == 200, "200 from island")
         step.check("it is served in west at once", answer.status, ok=True)
-        code, out, err = await system.cli(
-            "apply", "-f", str(system.write("payments-back.yaml", manifests.payments(system.services.https, system.services.host)))
-        )
+        path = self._payments("payments-back.yaml", system.services.https)
+        code, out, err = await system.cli("apply", "-f", str(path))
         step.check("meanwhile global moves payments back", f"exit {code}", ok=code == 0 or _fail(out + err))
         stale = await self._call("west", "payments.west.mesh", 8443)
         step.check(

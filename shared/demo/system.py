@@ -7,33 +7,36 @@ and a zone egress as real Envoys under their agents, and the external services. 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import sys
-import urllib.error
-import urllib.request
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from shared.demo import certificates
-from shared.demo.link import Link
-from shared.demo.processes import Process, Processes, listening
+from shared.demo import application, certificates
+from shared.demo.placement import OUTSIDE, ZONES, Cuttable, Loopback, Placement, User
+from shared.demo.processes import NotReady, Process, Processes, listening
 from shared.demo.services import ServicePorts
-from shared.keys.deployment import Deployment
+from shared.events.event import GLOBAL
+from shared.keys.deployment import LOOPBACK, Deployment
 from shared.keys.init import init
 from shared.keys.ports import GlobalPorts, ZonePorts, global_ports, zone_ports
 from shared.keys.tokens import TokenIssuer
 from shared.nats.server import find_binary
 
-ZONES = ("east", "west")
 SERVICES_OFFSET = 10
 CALL_SECONDS = 10
+REDIRECT_PORT = 15001
+"""The sidecar's original-destination listener, where connections are redirected to it."""
 
 _DATAPLANE = """\
 type: Dataplane
 name: app
 mesh: default
 networking:
-  address: 127.0.0.1
+  address: {host}
   inbound:
     - port: {inbound}
       servicePort: {application}
@@ -44,94 +47,110 @@ networking:
     port: {admin}
 """
 
+_REDIRECT = """\
+  transparentProxying:
+    redirectPortOutbound: {port}
+"""
+
 _EGRESS = """\
 type: ZoneEgress
 name: egress
 zone: {zone}
 networking:
-  address: 127.0.0.1
+  address: {host}
   port: {port}
   admin:
     port: {admin}
 """
 
 
-def vip_cidrs(base_port: int) -> dict[str, str]:
-    """The zones' VIP ranges. Without root they lie in 127/8, where any process may listen; systems that run side by
-    side have other base ports and so other ranges (Envoys would share a VIP's port and each take half of the calls).
-    """
-    first = 16 + base_port // 100 * len(ZONES) % 200
-    return {zone: f"127.{first + number}.0.0/16" for number, zone in enumerate(ZONES)}
-
-
 class System:
     """All processes of the demo. Use `async with`: leaving it stops them, last started first."""
 
-    def __init__(self, directory: Path, base_port: int) -> None:
+    def __init__(self, directory: Path, base_port: int, placement: Placement | None = None) -> None:
         self.directory = directory
         self.base_port = base_port
+        self.placement = placement or Loopback(base_port)
         self.ports: GlobalPorts = global_ports(base_port)
         self.zone_ports: dict[str, ZonePorts] = {zone: zone_ports(base_port, i) for i, zone in enumerate(ZONES)}
-        self.services = ServicePorts(base_port + SERVICES_OFFSET)
+        self.services = ServicePorts(base_port + SERVICES_OFFSET, self.placement.outside_host)
         self.certificates = directory / "outside"
         self._processes = Processes(directory / "logs")
-        self._links: dict[str, Link] = {}
+        self._links: dict[str, Cuttable] = {}
         self._named: dict[str, Process] = {}
         self._deployment: Deployment | None = None
 
     async def __aenter__(self) -> Self:
-        await self._processes.__aenter__()
+        self.placement.open()
+        try:
+            await self._processes.__aenter__()
+        except BaseException:
+            self.placement.close()
+            raise
         return self
 
     async def __aexit__(self, *details: object) -> None:
-        await self._processes.__aexit__(*details)
-        for link in self._links.values():
-            await link.cut()
+        try:
+            await self._processes.__aexit__(*details)
+            for link in self._links.values():
+                await link.cut()
+        finally:
+            self.placement.close()
 
     # --- starting -----------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """Lay out the deployment and make the certificates of the outside world. Starts nothing."""
-        ranges = vip_cidrs(self.base_port)
-        self._deployment = init(self.directory, ZONES, base_port=self.base_port, vip_cidrs=ranges, relay=True)
+        placement = self.placement
+        self._deployment = init(
+            self.directory,
+            ZONES,
+            base_port=self.base_port,
+            vip_cidrs={zone: str(placement.vip_range(zone)) for zone in ZONES},
+            relay=not placement.hosts,
+            hosts=placement.hosts,
+        )
         certificates.make(self.certificates)
 
     async def start_control_planes(self) -> None:
         """The NATS servers, the links, global and the zones."""
         deployment = self.deployment
-        await self._nats("hub-nats", deployment.hub_config, self.ports.nats)
+        await self._nats(GLOBAL, "hub-nats", deployment.hub_config, self.ports.nats)
         for zone in ZONES:
-            self._links[zone] = Link(self.zone_ports[zone].link, self.ports.nats_leaf)
+            self._links[zone] = self.placement.link(zone)
             await self._links[zone].heal()
-            await self._nats(f"{zone}-nats", deployment.leaf_config(zone), self.zone_ports[zone].nats)
-        await self._zonal("global", "global", "--config", str(deployment.global_settings), port=self.ports.api)
-        await asyncio.gather(
-            *(
-                self._zonal(
-                    f"{zone}-zone",
-                    "zone",
-                    "--config",
-                    str(deployment.zone_settings(zone)),
-                    port=self.zone_ports[zone].api,
-                )
-                for zone in ZONES
-            )
-        )
+            await self._nats(zone, f"{zone}-nats", deployment.leaf_config(zone), self.zone_ports[zone].nats)
+        settings = str(deployment.global_settings)
+        await self._zonal(GLOBAL, "global", "global", "--config", settings, port=self.ports.api)
+        await asyncio.gather(*(self._zone(zone) for zone in ZONES))
+
+    async def _zone(self, zone: str) -> None:
+        settings, port = str(self.deployment.zone_settings(zone)), self.zone_ports[zone].api
+        await self._zonal(zone, f"{zone}-zone", "zone", "--config", settings, port=port)
 
     async def start_services(self) -> None:
         """The external services."""
         argv = [sys.executable, "-m", "shared.demo.services", "--directory", str(self.certificates)]
-        argv += ["--base-port", str(self.services.base)]
-        self._named["outside"] = await self._processes.start("outside", argv, ready=listening(self.services.tcp))
+        argv += ["--base-port", str(self.services.base), "--host", self.services.host]
+        await self._start(OUTSIDE, "outside", argv, (self.services.host, self.services.tcp))
 
     async def start_proxies(self) -> None:
-        """A sidecar and a zone egress per zone."""
+        """A sidecar and a zone egress per zone, and the redirect to the sidecar where there is one."""
+        if self.placement.transparent:
+            await asyncio.gather(*(self._redirect(zone, "install", *self._redirected(zone)) for zone in ZONES))
         await asyncio.gather(*(self._egress(zone) for zone in ZONES), *(self.start_sidecar(zone) for zone in ZONES))
 
     async def start_sidecar(self, zone: str) -> None:
         """The sidecar of the zone's application."""
         ports = self.zone_ports[zone]
-        text = _DATAPLANE.format(inbound=ports.inbound, application=ports.application, admin=ports.sidecar_admin)
+        text = _DATAPLANE.format(
+            host=self.deployment.host(zone),
+            inbound=ports.inbound,
+            application=ports.application,
+            admin=ports.sidecar_admin,
+        )
+        if self.placement.transparent:
+            text += _REDIRECT.format(port=REDIRECT_PORT)
         options = ["--dataplane", str(self.write(f"{zone}-dataplane.yaml", text)), "--dns-enabled"]
         options += ["--dns-port", str(ports.dns)]
         token = self._issuer().dataplane_token("default", name="app", zone=zone)
@@ -139,32 +158,52 @@ class System:
 
     async def _egress(self, zone: str) -> None:
         ports = self.zone_ports[zone]
-        text = _EGRESS.format(zone=zone, port=ports.egress, admin=ports.egress_admin)
+        host = self.deployment.host(zone)
+        text = _EGRESS.format(zone=zone, host=host, port=ports.egress, admin=ports.egress_admin)
         options = ["--dataplane", str(self.write(f"{zone}-egress.yaml", text))]
         await self._proxy(zone, "egress", self._issuer().egress_token(zone, name="egress"), options, ports.egress_admin)
 
-    async def _proxy(self, zone: str, kind: str, token: str, options: list[str], admin: int) -> None:
+    async def _proxy(self, zone: str, kind: User, token: str, options: list[str], admin: int) -> None:
         token_file = self.directory / "tokens" / f"{zone}-{kind}.token"
         token_file.parent.mkdir(exist_ok=True)
         token_file.touch(mode=0o600)
         token_file.write_text(token)
         name = f"{zone}-{kind}"
-        self._named[name] = await self._zonal(
-            name, "proxy", kind, "--cp-address", f"https://127.0.0.1:{self.zone_ports[zone].ads}",
+        workdir = self.directory / "proxies" / name
+        workdir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path in (token_file, workdir):
+            self.placement.own(str(path), kind)
+        await self._zonal(
+            zone, name, "proxy", kind, "--cp-address", f"https://{self.deployment.host(zone)}:{self.zone_ports[zone].ads}",
             "--ca-cert-file", str(self.deployment.ca_file), "--dataplane-token-file", str(token_file),
-            "--workdir", str(self.directory / "proxies" / name), "--admin-port", str(admin), *options,
-            port=admin,
+            "--workdir", str(workdir), "--admin-port", str(admin), *options,
+            port=admin, user=kind,
         )  # fmt: skip
 
-    async def _nats(self, name: str, config: Path, port: int) -> None:
-        argv = [find_binary(), "-c", str(config)]
-        self._named[name] = await self._processes.start(name, argv, ready=listening(port))
+    def _redirected(self, zone: str) -> list[str]:
+        return ["--port", str(REDIRECT_PORT), "--dns-port", str(self.dns_port(zone)),
+                "--cidr", str(self.placement.vip_range(zone)), "--user", self.placement.uid("sidecar")]  # fmt: skip
 
-    async def _zonal(self, name: str, *arguments: str, port: int) -> Process:
+    async def _redirect(self, zone: str, *arguments: str) -> None:
+        code, out, err = await self.cli("proxy", "redirect", *arguments, at=zone)
+        if code != 0:
+            raise NotReady(f"zonal proxy redirect in {zone}: {out}{err}")
+
+    async def _nats(self, place: str, name: str, config: Path, port: int) -> None:
+        argv = [find_binary(), "-c", str(config)]
+        await self._start(place, name, argv, (self.deployment.host(place), port))
+
+    async def _zonal(self, place: str, name: str, *arguments: str, port: int, user: User | None = None) -> None:
         argv = [sys.executable, "-m", "shared.cli", *arguments]
-        process = await self._processes.start(name, argv, ready=listening(port))
-        self._named[name] = process
-        return process
+        host = LOOPBACK if user else self.deployment.host(place)  # a proxy is ready with its admin interface
+        await self._start(place, name, argv, (host, port), user=user)
+
+    async def _start(
+        self, place: str, name: str, argv: Sequence[str], address: tuple[str, int], *, user: User | None = None
+    ) -> None:
+        host, port = address
+        ready = listening(port, host, lambda: self.placement.socket(place))
+        self._named[name] = await self._processes.start(name, self.placement.argv(place, argv, user=user), ready=ready)
 
     # --- stopping -----------------------------------------------------------------------------------------
 
@@ -210,7 +249,7 @@ class System:
         """Proxy id of the zone's egress."""
         return ".egress" if zone in ZONES else ""
 
-    def link(self, zone: str) -> Link:
+    def link(self, zone: str) -> Cuttable:
         """The link between the hub and a zone."""
         return self._links[zone]
 
@@ -226,23 +265,57 @@ class System:
 
     # --- calling ------------------------------------------------------------------------------------------
 
-    async def cli(self, *arguments: str) -> tuple[int, str, str]:
-        """Run `zonal …` as a user would, in the demo's context: (exit code, stdout, stderr)."""
+    async def cli(self, *arguments: str, at: str = GLOBAL) -> tuple[int, str, str]:
+        """Run `zonal …` as a user would, in the demo's context, at a place: (exit code, stdout, stderr)."""
+        argv = [sys.executable, "-m", "shared.cli", *arguments]
+        return await self.run(at, argv, environment=self.deployment.environment())
+
+    async def run(
+        self, place: str, argv: Sequence[str], *, user: User | None = None, environment: Mapping[str, str] | None = None
+    ) -> tuple[int, str, str]:
+        """Run a command to its end at a place: (exit code, stdout, stderr)."""
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "shared.cli", *arguments,
+            *self.placement.argv(place, argv, user=user),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            env=self.deployment.environment(),
+            env=environment,
         )  # fmt: skip
         out, err = await child.communicate()
         return child.returncode or 0, out.decode(), err.decode()
 
+    async def resolve(self, zone: str, hostname: str) -> str:
+        """The address that the zone's sidecar gives. Raises application.Unresolved."""
+        return await application.resolve(hostname, self.dns_port(zone), make=partial(self.placement.socket, zone))
+
+    async def get(self, zone: str, ip: str, port: int, hostname: str, path: str = "/") -> application.Answer:
+        """GET as an application of the zone. Raises OSError, TimeoutError."""
+        return await application.get(ip, port, hostname, path, partial(self.placement.socket, zone))
+
+    async def admin(self, zone: str, port: int, path: str) -> application.Answer:
+        """GET from the admin interface of one of the zone's Envoys. Raises OSError, TimeoutError."""
+        return await self.get(zone, LOOPBACK, port, "admin", path)
+
+    async def echo(self, zone: str, ip: str, port: int, line: str) -> str:
+        """What comes back over TCP, as an application of the zone sees it. Raises OSError, TimeoutError."""
+        return await application.echo(ip, port, line, partial(self.placement.socket, zone))
+
     async def api(self, method: str, path: str, *, zone: str | None = None) -> Any:
         """Call the HTTP API of global, or of a zone. Raises OSError on anything but success."""
         port = self.ports.api if zone is None else self.zone_ports[zone].api
-        return await asyncio.to_thread(self._call, method, f"http://127.0.0.1:{port}{path}")
+        return await asyncio.to_thread(self._call, method, zone or GLOBAL, port, path)
 
-    def _call(self, method: str, url: str) -> Any:
+    def _call(self, method: str, place: str, port: int, path: str) -> Any:
         token = self.deployment.admin_token.read_text().strip()
-        request = urllib.request.Request(url, method=method, headers={"authorization": f"Bearer {token}"})  # noqa: S310 - loopback
-        with urllib.request.urlopen(request, timeout=CALL_SECONDS) as response:  # noqa: S310 - loopback
-            return json.loads(response.read())
+        connection = http.client.HTTPConnection(self.deployment.host(place), port)
+        with self.placement.socket(place) as client:
+            client.settimeout(CALL_SECONDS)
+            client.connect((connection.host, port))
+            connection.sock = client
+            try:
+                connection.request(method, path, headers={"authorization": f"Bearer {token}", "connection": "close"})
+                response = connection.getresponse()
+                body = response.read()
+            except http.client.HTTPException as error:
+                raise ConnectionError(f"{method} {path}: {error!r}") from error
+        if response.status >= http.client.BAD_REQUEST:
+            raise OSError(f"{method} {path}: {response.status} {response.reason}")
+        return json.loads(body)

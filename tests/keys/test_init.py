@@ -200,5 +200,5 @@ def test_processes_may_live_at_other_addresses(tmp_path: Path) -> None:
         certificate = x509.load_pem_x509_certificate(laid.keys(name).nats_files[0].read_bytes())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         assert IPv4Address(at) in names.get_values_for_type(x509.IPAddress)
-    with pytest.raises(InitRefused, match="not at 10.65.9.9"):
+    with pytest.raises(InitRefused, match=r"not at 10\.65\.9\.9"):
         init.init(tmp_path / "d", (), hosts={"east": "10.65.9.9"})
