@@ -151,6 +151,20 @@ spec:
       port: {http}
 """
 
+CATALOG = """\
+type: MeshExternalService
+name: catalog
+mesh: default
+spec:
+  match:
+    type: HostnameGenerator
+    port: 8082
+    protocol: http
+  endpoints:
+    - address: {host}
+      port: {http}
+"""
+
 WRONG_CA = """\
 # The right server under an authority that did not sign it.
 type: MeshExternalService
@@ -237,6 +251,11 @@ def everything(certificates: Path, ports: ServicePorts) -> str:
     )
     ledger = _LEDGER.format(host=ports.host, tcp=ports.tcp, server_name=SERVER_NAME, ca=ca)
     return mesh(forbid=False) + resources + payments(ports.https, ports.host) + ledger
+
+
+def catalog(ports: ServicePorts) -> str:
+    """One more global service, in plain HTTP."""
+    return CATALOG.format(host=ports.host, http=ports.http)
 
 
 def impostor(certificates: Path, ports: ServicePorts) -> str:

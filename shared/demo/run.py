@@ -14,6 +14,8 @@ from typing import Any
 
 from rich.console import Console
 
+from shared.demo.namespace_story import NamespaceStory
+from shared.demo.namespaces import Namespaces, Unavailable
 from shared.demo.narration import Narrator, Step, StepFailed
 from shared.demo.placement import ZONES
 from shared.demo.processes import NotReady
@@ -28,20 +30,21 @@ UP_DIRECTORY = Path(".zonal")
 
 def run(*, base_port: int | None, directory: Path | None, netns: bool = False, output: str = "table") -> int:
     """Tell the story; returns the exit code. A directory of its own is removed when the story ends well."""
-    if netns:
-        sys.stderr.write("zonal demo --netns is not built yet\n")
-        return ExitCode.USAGE
+    base = base_port or DEFAULT_BASE
     place = directory or Path(tempfile.mkdtemp(prefix="zonal-demo-"))
     narrator = Narrator(as_json=output == "json")
 
     async def tell() -> int:
         try:
-            async with System(place, base_port or DEFAULT_BASE) as system:
+            async with System(place, base, Namespaces(base) if netns else None) as system:
                 with narrator.step("Start everything, each as a process of its own") as step:
                     await _start(system, step)
-                await Story(system, narrator).tell()
+                await (NamespaceStory if netns else Story)(system, narrator).tell()
         except StepFailed:
             narrator.line(f"logs of every process are in {place / 'logs'}")
+            return ExitCode.FAILED
+        except Unavailable as error:
+            sys.stderr.write(f"zonal demo --netns: {error}\n")
             return ExitCode.FAILED
         return ExitCode.OK
 
