@@ -28,6 +28,7 @@ COMMANDS = (
     ("bench", "processes:bench", "Measure, and write bench.json."),
     ("version", "processes:version", "Show the version."),
 )
+CHECK_COMMANDS = (("tls", "check:tls", "Try an external service's TLS from the zone egress's place."),)
 PROXY_COMMANDS = (
     ("sidecar", "processes:sidecar", "Run Envoy and DNS beside an application."),
     ("egress", "processes:egress", "Run Envoy as the zone's egress."),
@@ -43,10 +44,12 @@ def _tree() -> App:
         result_action="return_value",
     )
     proxy = App(name="proxy", help="Run a proxy and what belongs to it.", result_action="return_value")
-    for tree, commands in ((app, COMMANDS), (proxy, PROXY_COMMANDS)):
+    check = App(name="check", help="Try things out for real, step by step.", result_action="return_value")
+    for tree, commands in ((app, COMMANDS), (proxy, PROXY_COMMANDS), (check, CHECK_COMMANDS)):
         for name, place, summary in commands:
             tree.command(f"shared.commands.{place}", name=name, help=summary)
     app.command(proxy)
+    app.command(check)
     return app
 
 

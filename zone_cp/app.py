@@ -34,6 +34,7 @@ from shared.process.web import serve_api
 from shared.process.writer import event_time
 from zone_cp.ads.delta import Acked, Nacked
 from zone_cp.ads.server import Admitted, AdsServer, NodeInfo, Refused, TlsFiles, grpc_status
+from zone_cp.checks import ZoneChecker
 from zone_cp.follow import SYSTEM, Decided, ZoneOwner
 from zone_cp.identity.material import ZoneSecrets
 from zone_cp.identity.rotation import Rotation
@@ -164,6 +165,7 @@ class _Zone:
             zone=settings.name,
             version=version("zonal"),
             ready=lambda: self._ready,
+            checker=ZoneChecker(self._ads.agents, self._secrets, self._present),
         )
         await serve_api(self._life, api, settings.api_host, settings.api_port)
 

@@ -14,11 +14,13 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 
 from shared.api import auth, shown
+from shared.api.check import check_routes
 from shared.api.openapi import document
 from shared.api.problem import Problem, from_http, unavailable
 from shared.api.resources import Resources
 from shared.api.response import Call, json_response, number, page
 from shared.api.store import Authenticator, ResourceStore
+from shared.api.tls_check import TlsChecker
 from shared.events.event import GLOBAL
 from shared.events.log import LogUnavailable
 from shared.model import codec
@@ -40,10 +42,12 @@ def build_api(
     version: str = "",
     ready: Callable[[], bool] = lambda: True,
     metrics: Callable[[str], tuple[bytes, str]] | None = None,
+    checker: TlsChecker | None = None,
 ) -> Litestar:
     """The application, to be served by uvicorn in the plane's own loop.
 
     ready: whether the plane serves already. metrics: body and content type for a scrape's `Accept` header.
+    checker: what makes TLS checks; global has none.
     """
     resources = Resources(store, zone)
     handlers: list[HTTPRouteHandler] = []
@@ -54,6 +58,7 @@ def build_api(
     handlers += _health_routes(ready, metrics)
     handlers += _event_routes(store, zone or GLOBAL)
     handlers += _status_routes(store)
+    handlers += check_routes(store, checker, zone)
 
     async def check(request: Request[Any, Any, State]) -> None:
         auth.check(request, authenticator)

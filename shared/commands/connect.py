@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 from cyclopts import Parameter
 
 from shared.commands import context
-from shared.commands.client import Client
+from shared.commands.client import TIMEOUT_SECONDS, Client
 from shared.commands.output import Output
 from shared.process.exit_code import ExitCode
 
@@ -30,6 +30,9 @@ def current() -> context.Context:
     return context.load(os.environ, Path.cwd(), home)
 
 
-def client(api: str | None, token_file: str | None, zone: str | None = None) -> Client:
+def client(
+    api: str | None, token_file: str | None, zone: str | None = None, *, timeout_seconds: float = TIMEOUT_SECONDS
+) -> Client:
     """A client of the API that flags, environment and context file name. Raises CommandFailed."""
-    return Client(context.target(current(), api=api, token_file=token_file, zone=zone))
+    target = context.target(current(), api=api, token_file=token_file, zone=zone)
+    return Client(target, timeout_seconds=timeout_seconds)

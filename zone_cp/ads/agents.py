@@ -8,10 +8,24 @@ from contextlib import suppress
 
 from google.protobuf.message import DecodeError
 
-from shared.pb.agent_pb2 import AgentMessage, ControlMessage, DnsName, DnsUpdate, Drain, Hello, Observation
+from shared.pb.agent_pb2 import (
+    AgentMessage,
+    CheckTls,
+    ControlMessage,
+    DnsName,
+    DnsUpdate,
+    Drain,
+    Hello,
+    Observation,
+    TlsChecked,
+)
 from zone_cp.ads.hub import DnsChange, DnsTable, dns_change
 
 AGENT_SERVICE = "zonal.agent.v1.Agent"
+
+
+class NotAttached(Exception):
+    """The proxy's agent has no stream here, or lost it before it answered."""
 
 
 class Agent:
@@ -26,6 +40,8 @@ class Agent:
         self.bell = asyncio.Event()
         self.draining = False
         self.replaced = False
+        self.asked: list[CheckTls] = []
+        self.answers: dict[str, asyncio.Future[TlsChecked]] = {}
 
     def change(self, table: DnsTable) -> DnsChange | None:
         """What to tell the agent: nothing, a difference, or the whole table when its own is another."""
@@ -84,6 +100,25 @@ class Agents:
                 if not self._waiting[proxy]:
                     del self._waiting[proxy]
 
+    def attached(self, proxy: str) -> bool:
+        """Whether the proxy's agent has a stream here."""
+        return proxy in self._agents
+
+    async def check_tls(self, proxy: str, check: CheckTls, timeout_seconds: float) -> TlsChecked:
+        """Let the proxy's agent try a handshake. Raises NotAttached, TimeoutError."""
+        agent = self._agents.get(proxy)
+        if agent is None:
+            raise NotAttached(proxy)
+        future: asyncio.Future[TlsChecked] = asyncio.get_running_loop().create_future()
+        agent.answers[check.id] = future
+        agent.asked.append(check)
+        agent.bell.set()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await future
+        finally:
+            agent.answers.pop(check.id, None)
+
     # -- one stream -------------------------------------------------------------------------------------------
 
     def hello(self, raw: bytes) -> Hello | None:
@@ -109,6 +144,9 @@ class Agents:
         """Forget an agent whose stream has ended."""
         if self._agents.get(agent.proxy) is agent:
             del self._agents[agent.proxy]
+        for future in agent.answers.values():
+            if not future.done():
+                future.set_exception(NotAttached(agent.proxy))
 
     async def read(self, agent: Agent, read: Callable[[], Awaitable[bytes | None]]) -> None:
         """Take what the agent says until it ends. Raises DecodeError on nonsense."""
@@ -119,6 +157,10 @@ class Agents:
                     self._on_observation(agent.proxy, message.observation)
                 case "dns_ack":
                     self._acked(agent, message.dns_ack.version)
+                case "tls_checked":
+                    answer = agent.answers.get(message.tls_checked.id)
+                    if answer is not None and not answer.done():
+                        answer.set_result(message.tls_checked)
                 case _:
                     continue
 
@@ -135,6 +177,8 @@ class Agents:
             change = None if table is None else agent.change(table)
             if change is not None:
                 await write(_message(change))
+            while agent.asked:
+                await write(ControlMessage(check_tls=agent.asked.pop(0)).SerializeToString())
 
     def _acked(self, agent: Agent, version: str) -> None:
         agent.acked = version

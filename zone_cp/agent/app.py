@@ -18,6 +18,7 @@ from shared.process import lifecycle
 from shared.process.exit_code import ExitCode
 from shared.process.settings import ProxySettings
 from zone_cp.agent import bootstrap as boot
+from zone_cp.agent import check_tls
 from zone_cp.agent.access_log import AccessLog
 from zone_cp.agent.channel import Channel
 from zone_cp.agent.dns_server import Address, DnsServer, parse_address
@@ -25,6 +26,9 @@ from zone_cp.agent.dns_table import DEFAULT_TTL_SECONDS, NameTable, store
 from zone_cp.agent.envoy import STOP_SECONDS, Envoy, EnvoyNotFound, find_envoy
 from zone_cp.agent.observe import Outcomes
 from zone_cp.agent.place import InputRefused, Token, Workplace, find_system_ca, read_resource
+
+MAX_CHECKS = 8
+"""TLS checks at a time; a further one is not answered, and whoever asked is told so after a while."""
 
 log = structlog.get_logger()
 
@@ -74,6 +78,7 @@ class Agent:
             failing=self._outcomes.failing,
             on_control=self._on_control,
         )
+        self._checks: set[asyncio.Task[None]] = set()
         self._token.refresh()
 
     async def start(self, life: lifecycle.Lifecycle) -> None:
@@ -96,9 +101,21 @@ class Agent:
         await self._envoy.stop(self._settings.drain_seconds)
 
     def _on_control(self, message: pb.ControlMessage) -> None:
-        if message.WhichOneof("message") == "dns" and self._dns_enabled:
-            self._dns.apply(message.dns)
-            self._channel.acknowledge(message.dns.version)
+        match message.WhichOneof("message"):
+            case "dns" if self._dns_enabled:
+                self._dns.apply(message.dns)
+                self._channel.acknowledge(message.dns.version)
+            case "check_tls" if self._settings.kind == "egress" and len(self._checks) < MAX_CHECKS:
+                task = asyncio.create_task(self._check(message.check_tls))
+                self._checks.add(task)
+                task.add_done_callback(self._checks.discard)
+            case _:
+                pass
+
+    async def _check(self, asked: pb.CheckTls) -> None:
+        # Whom to and when; never the request itself, which may hold a key.
+        log.info("checking tls", address=asked.address, port=asked.port, sni=asked.sni)
+        self._channel.answer(await asyncio.to_thread(check_tls.run, asked))
 
     async def _announce(self) -> None:
         await self._envoy.ready()

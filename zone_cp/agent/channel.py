@@ -75,6 +75,10 @@ class Channel:
         """Tell that the table of this version answers queries."""
         self._send("", pb.AgentMessage(dns_ack=pb.DnsAck(version=dns_version)))
 
+    def answer(self, checked: pb.TlsChecked) -> None:
+        """Tell what a TLS check found; on a broken line whoever asked has given up, and so do we."""
+        self._send(f"check/{checked.id}", pb.AgentMessage(tls_checked=checked))
+
     async def run(self) -> None:
         """Stay attached until cancelled."""
         loop = asyncio.get_running_loop()
