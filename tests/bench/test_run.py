@@ -1,0 +1,81 @@
+"""The command around the measurements."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from shared.bench import capacity, delivery, fold
+from shared.bench import run as bench
+from shared.bench.result import Goal, Result, result
+
+MISSED = result(9, "us", limit=1, goal=Goal(on="ratio", op="<=", bound=3.0))
+
+
+REAL = bench.MEASUREMENTS
+
+
+def _misses(step: Callable[[int], None]) -> Mapping[str, Result]:
+    step(1)
+    return {"a": MISSED, "b": MISSED}
+
+
+def _fails(_: Callable[[int], None]) -> Mapping[str, Result]:
+    raise OSError("no ports")
+
+
+@pytest.fixture(autouse=True)
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """bench.json of the test, and measurements that take no time: one pair whose goal is missed, one that fails."""
+    path = tmp_path / "bench.json"
+    monkeypatch.setattr(bench, "FILE", path)
+    quick = bench.Measurement(("a", "b"), "quick", 2, _misses)
+    monkeypatch.setattr(bench, "MEASUREMENTS", (bench.Measurement(("c",), "broken", 1, _fails), quick))
+    return path
+
+
+def names(path: Path) -> list[str]:
+    """Names of the results in a file."""
+    return sorted(json.loads(path.read_text())["results"])
+
+
+def test_a_missed_goal_is_no_failure(file: Path) -> None:
+    """A run whose goals are missed exits with 0 and says so in its file."""
+    assert bench.run(only=("a", "b")) == 0
+    assert json.loads(file.read_text())["results"]["a"]["met"] is False
+
+
+def test_a_failed_measurement_fails_the_run_and_keeps_the_others(file: Path) -> None:
+    """A measurement that fails makes the exit code 1; what could be measured is written."""
+    assert bench.run() == 1
+    assert names(file) == ["a", "b"]
+
+
+def test_only_what_was_asked_for_is_reported(file: Path) -> None:
+    """A partial run writes the names it was given, even where one measurement gives several."""
+    assert bench.run(only=("b",)) == 0
+    assert names(file) == ["b"]
+
+
+def test_an_unknown_name_is_a_usage_error(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that nothing measures is refused with the names there are, before anything runs."""
+    assert bench.run(only=("d",)) == 2
+    assert "a, b" in capsys.readouterr().err
+    assert not file.exists()
+
+
+def test_the_names_are_those_of_the_issue() -> None:
+    """The real measurements have the agreed names and sizes."""
+    assert {name for one in REAL for name in one.names} == {
+        "apply_to_ack_p50_us",
+        "apply_to_ack_p99_us",
+        "new_mes_to_first_200_p50_us",
+        "fold_events_per_s",
+        "zone_rss_10k_mes_mb",
+    }
+    assert delivery.CHANGES == 200
+    assert fold.EVENTS == 100_000
+    assert capacity.SERVICES == 10_000
