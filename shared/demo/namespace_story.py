@@ -28,7 +28,7 @@ class NamespaceStory(Story):
     """The story of a System in network namespaces."""
 
     def steps(self) -> list[tuple[str, Callable[[Step], Awaitable[None]]]]:
-        """The plain story's, with three more once there is traffic."""
+        """The plain story's, with three more once there is traffic and one at the end."""
         plain = super().steps()
         return [
             *plain[:3],
@@ -36,6 +36,7 @@ class NamespaceStory(Story):
             ("Only the zone egress reaches the outside", self._outside),
             ("A new service adds nothing to a sidecar", self._constant),
             *plain[3:],
+            ("The redirect goes as it came", self._remove),
         ]
 
     async def _run(self, zone: str, *argv: str, user: User | None = None) -> tuple[int, str, str]:
@@ -82,7 +83,7 @@ class NamespaceStory(Story):
         before = {zone: await self._resources(zone) for zone in ZONES}
         path = self._system.write("catalog.yaml", manifests.catalog(self._system.services))
         code, out, err = await self._system.cli("apply", "-f", str(path))
-        step.check("zonal apply accepts a further service", f"exit {code}", ok=code == 0 or bool(out + err))
+        step.check("zonal apply accepts a further service", f"exit {code} {out}{err}".strip(), ok=code == 0)
         for zone in ZONES:
             await eventually(
                 lambda zone=zone: self._fetch(zone, "http://catalog.ext.mesh:8082/"),  # type: ignore[misc]
@@ -96,6 +97,15 @@ class NamespaceStory(Story):
                 sorted(after ^ before[zone]) or "no difference",
                 ok=after == before[zone],
             )
+
+    async def _remove(self, step: Step) -> None:
+        for zone in ZONES:
+            _, out, err = await self._run(zone, "nft", "list", "tables")
+            step.check(f"{zone}: the redirect is in place", out.strip() or err, ok="zonal" in out)
+            code, out, err = await self._system.cli("proxy", "redirect", "remove", at=zone)
+            step.check(f"{zone}: zonal proxy redirect remove", (out + err).strip(), ok=code == 0)
+            _, out, err = await self._run(zone, "nft", "list", "tables")
+            step.check(f"{zone}: no rule is left", (out + err).strip() or "nothing", ok=not out + err)
 
     async def _resources(self, zone: str) -> set[str]:
         """Names of all that the zone's sidecar got over xDS."""

@@ -115,18 +115,18 @@ class System:
     async def start_control_planes(self) -> None:
         """The NATS servers, the links, global and the zones."""
         deployment = self.deployment
-        await self._nats(GLOBAL, "hub-nats", deployment.hub_config, self.ports.nats)
+        await self._nats("hub-nats", deployment.hub_config, self.ports.nats, place=GLOBAL)
         for zone in ZONES:
             self._links[zone] = self.placement.link(zone)
             await self._links[zone].heal()
-            await self._nats(zone, f"{zone}-nats", deployment.leaf_config(zone), self.zone_ports[zone].nats)
+            await self._nats(f"{zone}-nats", deployment.leaf_config(zone), self.zone_ports[zone].nats, place=zone)
         settings = str(deployment.global_settings)
-        await self._zonal(GLOBAL, "global", "global", "--config", settings, port=self.ports.api)
+        await self._zonal("global", "global", "--config", settings, port=self.ports.api, place=GLOBAL)
         await asyncio.gather(*(self._zone(zone) for zone in ZONES))
 
     async def _zone(self, zone: str) -> None:
         settings, port = str(self.deployment.zone_settings(zone)), self.zone_ports[zone].api
-        await self._zonal(zone, f"{zone}-zone", "zone", "--config", settings, port=port)
+        await self._zonal(f"{zone}-zone", "zone", "--config", settings, port=port, place=zone)
 
     async def start_services(self) -> None:
         """The external services."""
@@ -174,10 +174,10 @@ class System:
         for path in (token_file, workdir):
             self.placement.own(str(path), kind)
         await self._zonal(
-            zone, name, "proxy", kind, "--cp-address", f"https://{self.deployment.host(zone)}:{self.zone_ports[zone].ads}",
+            name, "proxy", kind, "--cp-address", f"https://{self.deployment.host(zone)}:{self.zone_ports[zone].ads}",
             "--ca-cert-file", str(self.deployment.ca_file), "--dataplane-token-file", str(token_file),
             "--workdir", str(workdir), "--admin-port", str(admin), *options,
-            port=admin, user=kind,
+            port=admin, place=zone, user=kind,
         )  # fmt: skip
 
     def _redirected(self, zone: str) -> list[str]:
@@ -189,21 +189,23 @@ class System:
         if code != 0:
             raise NotReady(f"zonal proxy redirect in {zone}: {out}{err}")
 
-    async def _nats(self, place: str, name: str, config: Path, port: int) -> None:
+    async def _nats(self, name: str, config: Path, port: int, *, place: str) -> None:
         argv = [find_binary(), "-c", str(config)]
         await self._start(place, name, argv, (self.deployment.host(place), port))
 
-    async def _zonal(self, place: str, name: str, *arguments: str, port: int, user: User | None = None) -> None:
+    async def _zonal(self, name: str, *arguments: str, port: int, place: str, user: User | None = None) -> Process:
         argv = [sys.executable, "-m", "shared.cli", *arguments]
         host = LOOPBACK if user else self.deployment.host(place)  # a proxy is ready with its admin interface
-        await self._start(place, name, argv, (host, port), user=user)
+        return await self._start(place, name, argv, (host, port), user=user)
 
     async def _start(
         self, place: str, name: str, argv: Sequence[str], address: tuple[str, int], *, user: User | None = None
-    ) -> None:
+    ) -> Process:
         host, port = address
         ready = listening(port, host, lambda: self.placement.socket(place))
-        self._named[name] = await self._processes.start(name, self.placement.argv(place, argv, user=user), ready=ready)
+        process = await self._processes.start(name, self.placement.argv(place, argv, user=user), ready=ready)
+        self._named[name] = process
+        return process
 
     # --- stopping -----------------------------------------------------------------------------------------
 
