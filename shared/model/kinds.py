@@ -6,6 +6,7 @@ import re
 
 import msgspec
 
+from shared.model.policy import MeshCircuitBreaker, MeshRetry, MeshTimeout, MeshTrafficPermission, Policy
 from shared.model.resource import (
     Dataplane,
     HostnameGenerator,
@@ -34,6 +35,11 @@ class Kind(msgspec.Struct, frozen=True):
     on_zone: bool
 
 
+def _policy(path: str, made: type[Policy]) -> Kind:
+    # A policy of global origin holds in every zone, one of zone origin in its own (B1).
+    return Kind(made.__name__, path, made, mesh_scoped=True, plugin=True, on_global=True, on_zone=True)
+
+
 KINDS: tuple[Kind, ...] = (
     Kind("Dataplane", "dataplanes", Dataplane, mesh_scoped=True, plugin=False, on_global=False, on_zone=True),
     Kind(
@@ -55,6 +61,10 @@ KINDS: tuple[Kind, ...] = (
         on_global=True,
         on_zone=True,
     ),
+    _policy("meshcircuitbreakers", MeshCircuitBreaker),
+    _policy("meshretries", MeshRetry),
+    _policy("meshtimeouts", MeshTimeout),
+    _policy("meshtrafficpermissions", MeshTrafficPermission),
     Kind("Secret", "secrets", Secret, mesh_scoped=True, plugin=False, on_global=True, on_zone=False),
     Kind("Zone", "zones", Zone, mesh_scoped=False, plugin=False, on_global=True, on_zone=False),
     Kind("ZoneEgress", "zoneegresses", ZoneEgress, mesh_scoped=False, plugin=False, on_global=False, on_zone=True),

@@ -16,8 +16,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from immutables import Map
 
-Labels: TypeAlias = Map[str, str]
-NO_LABELS: Labels = Map()
+from shared.model import part
+from shared.model.policy import MeshCircuitBreaker, MeshRetry, MeshTimeout, MeshTrafficPermission
+
+Labels: TypeAlias = part.Labels
+NO_LABELS: Labels = part.NO_LABELS
 Json: TypeAlias = Map[str, Any]
 """A free JSON object, frozen through and through: Map for objects, tuple for lists."""
 
@@ -384,13 +387,27 @@ class ZoneEgress(_Model, frozen=True, kw_only=True, tag_field="type", tag="ZoneE
     networking: ZoneEgressNetworking
 
 
-Resource: TypeAlias = Mesh | Zone | Secret | HostnameGenerator | MeshExternalService | Dataplane | ZoneEgress
+Resource: TypeAlias = (
+    Mesh
+    | Zone
+    | Secret
+    | HostnameGenerator
+    | MeshExternalService
+    | Dataplane
+    | ZoneEgress
+    | MeshTimeout
+    | MeshRetry
+    | MeshCircuitBreaker
+    | MeshTrafficPermission
+)
 
 
 def mesh_of(resource: Resource) -> str:
     """Mesh a resource belongs to, or "" for global-scoped kinds."""
     match resource:
         case Secret() | MeshExternalService() | Dataplane():
+            return resource.mesh
+        case MeshTimeout() | MeshRetry() | MeshCircuitBreaker() | MeshTrafficPermission():
             return resource.mesh
         case Mesh() | Zone() | HostnameGenerator() | ZoneEgress():
             return ""

@@ -21,6 +21,8 @@ from shared.model.labels import (
     label_faults,
 )
 from shared.model.material import base64_fault
+from shared.model.policy import MeshCircuitBreaker, MeshRetry, MeshTimeout, MeshTrafficPermission
+from shared.model.policy_rules import policy_violations
 from shared.model.resource import (
     CaBackend,
     Dataplane,
@@ -36,6 +38,7 @@ from shared.model.resource import (
     TlsVersions,
     Zone,
     ZoneEgress,
+    mesh_of,
 )
 from shared.naming.template import TemplateFault, parse_template
 
@@ -79,8 +82,8 @@ def validate(
 
 def _violations(resource: Resource, allowed: tuple[str, ...], reserved: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     yield from _name(resource)
-    if isinstance(resource, Secret | MeshExternalService | Dataplane) and not (
-        resource.mesh and _MESH_NAME.fullmatch(resource.mesh)
+    if not isinstance(resource, Mesh | Zone | HostnameGenerator | ZoneEgress) and not (
+        mesh_of(resource) and _MESH_NAME.fullmatch(mesh_of(resource))
     ):
         yield (
             "mesh",
@@ -103,6 +106,8 @@ def _violations(resource: Resource, allowed: tuple[str, ...], reserved: tuple[st
         case ZoneEgress():
             if not (is_ip(resource.networking.address) or is_dns_name(resource.networking.address)):
                 yield "networking.address", "address has to be valid IP address or domain name"
+        case MeshTimeout() | MeshRetry() | MeshCircuitBreaker() | MeshTrafficPermission():
+            yield from policy_violations(resource)
         case _:
             assert_never(resource)
 
@@ -117,7 +122,15 @@ def _name(resource: Resource) -> Iterator[tuple[str, str]]:
                 reasons.append(NAME_1035)
             if reasons:
                 yield "name", ", ".join(reasons)
-        case Secret() | Dataplane() | ZoneEgress():
+        case (
+            Secret()
+            | Dataplane()
+            | ZoneEgress()
+            | MeshTimeout()
+            | MeshRetry()
+            | MeshCircuitBreaker()
+            | MeshTrafficPermission()
+        ):
             if not name:
                 yield "name", "cannot be empty"
             elif len(name) > 253:

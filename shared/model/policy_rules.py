@@ -1,0 +1,357 @@
+"""What a policy must satisfy beyond its shape: Kuma's rules and sentences (`spec/4-gateway-and-policies.md` B0, B3)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TypeAlias, assert_never
+
+from shared.model.duration import parse_duration
+from shared.model.policy import (
+    BackOff,
+    BreakerConf,
+    ConnectionLimits,
+    Detectors,
+    GrpcRetry,
+    HeaderMatch,
+    HttpRetry,
+    IntOrString,
+    MeshCircuitBreaker,
+    MeshRetry,
+    MeshTimeout,
+    MeshTrafficPermission,
+    OutlierConf,
+    PermissionConf,
+    Policy,
+    RetryConf,
+    TargetRef,
+    TimeoutConf,
+    ToConf,
+    ToPolicy,
+    items_of,
+)
+
+Found: TypeAlias = Iterator[tuple[str, str]]
+
+REQUIRED = "must be defined"
+NOT_EMPTY = "must not be empty"
+POSITIVE = "must be greater than 0"
+NOT_NEGATIVE = "must not be negative when defined"
+POSITIVE_WHEN_DEFINED = "must be greater than zero when defined"
+SHARED_AT_EGRESS = (
+    "kind MeshExternalService is only allowed with targetRef.kind: Mesh as it is configured on the Zone Egress and "
+    "shared by all clients in the mesh"
+)
+"""Kuma 2.9's sentence; 2.14 lets such a policy leak to all clients (B2), which is worse than refusing it."""
+
+TOP_KINDS = frozenset({"Mesh", "MeshSubset", "MeshService", "MeshServiceSubset", "Dataplane"})
+TO_KINDS = frozenset({"Mesh", "MeshExternalService"})
+
+HTTP_RETRY_ON = {
+    "5xx": "5xx",
+    "GatewayError": "gateway-error",
+    "Reset": "reset",
+    "Retriable4xx": "retriable-4xx",
+    "ConnectFailure": "connect-failure",
+    "EnvoyRatelimited": "envoy-ratelimited",
+    "RefusedStream": "refused-stream",
+    "Http3PostConnectFailure": "http3-post-connect-failure",
+}
+"""Kuma's words and Envoy's; besides, methods (`HttpMethodGet`) and status codes."""
+HTTP_METHODS = frozenset({"Connect", "Delete", "Get", "Head", "Options", "Patch", "Post", "Put", "Trace"})
+METHOD_PREFIX = "HttpMethod"
+GRPC_RETRY_ON = {
+    "Canceled": "cancelled",
+    "DeadlineExceeded": "deadline-exceeded",
+    "Internal": "internal",
+    "ResourceExhausted": "resource-exhausted",
+    "Unavailable": "unavailable",
+}
+
+_decimal = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
+
+
+def policy_violations(policy: Policy) -> Found:
+    """(path, reason) of every broken rule."""
+    match policy:
+        case MeshTrafficPermission():
+            yield from _permission(policy)
+        case MeshTimeout() | MeshRetry() | MeshCircuitBreaker():
+            yield from _top(policy.spec.target_ref)
+            if not policy.spec.to:
+                yield "spec.to", "at least one of 'from', 'to' or 'rules' has to be defined"
+            for index, item in enumerate(items_of(policy)):
+                path = f"spec.to[{index}]"
+                yield from _to(item.target_ref, f"{path}.targetRef")
+                if _is_shared(policy) and item.target_ref.kind == "MeshExternalService" and not _whole_mesh(policy):
+                    yield f"{path}.targetRef.kind", SHARED_AT_EGRESS
+                yield from _conf(item.default, f"{path}.default")
+        case _:
+            assert_never(policy)
+
+
+def _is_shared(policy: Policy) -> bool:
+    return isinstance(policy, MeshCircuitBreaker)
+
+
+def _whole_mesh(policy: ToPolicy) -> bool:
+    return policy.spec.target_ref is None or policy.spec.target_ref.kind == "Mesh"
+
+
+def _conf(conf: ToConf, path: str) -> Found:
+    match conf:
+        case TimeoutConf():
+            yield from _timeout(conf, path)
+        case RetryConf():
+            yield from _retry(conf, path)
+        case BreakerConf():
+            yield from _breaker(conf, path)
+        case _:
+            assert_never(conf)
+
+
+# --- targetRef --------------------------------------------------------------------------------------------------
+
+
+def _top(ref: TargetRef | None) -> Found:
+    if ref is None:
+        return
+    path = "spec.targetRef"
+    if ref.kind not in TOP_KINDS:
+        yield f"{path}.kind", _unsupported(ref.kind)
+        return
+    yield from _absent(ref, path, ("namespace", ref.namespace), ("mesh", ref.mesh), ("sectionName", ref.section_name))
+    if ref.kind == "Mesh" and ref.name:
+        yield f"{path}.name", "using name with kind Mesh is not yet supported"
+    if ref.kind in ("MeshService", "MeshServiceSubset") and not ref.name:
+        yield f"{path}.name", f"must be set when kind is {ref.kind}"
+    if ref.kind == "MeshSubset":
+        yield from _absent(ref, path, ("name", ref.name))
+    if ref.kind not in ("MeshSubset", "MeshServiceSubset"):
+        yield from _absent(ref, path, ("tags", ref.tags))
+    if ref.kind != "Dataplane":
+        yield from _absent(ref, path, ("labels", ref.labels))
+    elif ref.name and ref.labels:
+        yield f"{path}.labels", "either labels or name and namespace must be specified"
+    if ref.kind != "Mesh":
+        yield from _absent(ref, path, ("proxyTypes", ref.proxy_types))
+
+
+def _to(ref: TargetRef, path: str) -> Found:
+    if ref.kind not in TO_KINDS:
+        yield f"{path}.kind", _unsupported(ref.kind)
+        return
+    yield from _absent(
+        ref,
+        path,
+        ("namespace", ref.namespace),
+        ("mesh", ref.mesh),
+        ("sectionName", ref.section_name),
+        ("tags", ref.tags),
+        ("proxyTypes", ref.proxy_types),
+    )
+    if ref.kind == "Mesh":
+        if ref.name:
+            yield f"{path}.name", "using name with kind Mesh is not yet supported"
+        yield from _absent(ref, path, ("labels", ref.labels))
+    elif bool(ref.name) == bool(ref.labels):
+        yield path, "either labels or name must be specified"
+
+
+def _unsupported(kind: str) -> str:
+    return f"value '{kind}' is not supported" if kind else REQUIRED
+
+
+def _absent(ref: TargetRef, path: str, *given: tuple[str, object]) -> Found:
+    for name, value in given:
+        if value:
+            yield f"{path}.{name}", f"must not be set with kind {ref.kind}"
+
+
+# --- durations and numbers ----------------------------------------------------------------------------------------
+
+
+def _duration(text: str | None, path: str, *, positive: bool = False) -> Found:
+    if text is None:
+        return
+    value = parse_duration(text)
+    if value is None:
+        yield path, f'time: invalid duration "{text}"'
+    elif value < timedelta(0):
+        yield path, NOT_NEGATIVE
+    elif positive and not value:
+        yield path, POSITIVE_WHEN_DEFINED
+
+
+def _positive(value: int | None, path: str, most: int = 2**32 - 1) -> Found:
+    if value is not None and value <= 0:
+        yield path, POSITIVE
+    elif value is not None and value > most:
+        yield path, f"must be in inclusive range [1, {most}]"
+
+
+def _percent(value: IntOrString | None, path: str, most: int = 100) -> Found:
+    if value is None:
+        return
+    if not _decimal.fullmatch(str(value)):
+        yield path, "string must be a valid number"
+    elif float(value) > most:
+        yield path, f"must be in inclusive range [0.0, {most}.0]"
+
+
+# --- the kinds -----------------------------------------------------------------------------------------------------
+
+
+def _timeout(conf: TimeoutConf, path: str) -> Found:
+    if conf == TimeoutConf():
+        yield path, "at least one timeout should be configured"
+    yield from _duration(conf.connection_timeout, f"{path}.connectionTimeout", positive=True)
+    yield from _duration(conf.idle_timeout, f"{path}.idleTimeout")
+    http = conf.http
+    if http is None:
+        return
+    given = {
+        "requestTimeout": http.request_timeout,
+        "streamIdleTimeout": http.stream_idle_timeout,
+        "maxStreamDuration": http.max_stream_duration,
+        "maxConnectionDuration": http.max_connection_duration,
+        "requestHeadersTimeout": http.request_headers_timeout,
+    }
+    if not any(value is not None for value in given.values()):
+        yield f"{path}.http", "at least one timeout in this section should be configured"
+    for name, value in given.items():
+        yield from _duration(value, f"{path}.http.{name}")
+
+
+def _retry(conf: RetryConf, path: str) -> Found:
+    if conf.tcp is None and conf.http is None and conf.grpc is None:
+        yield path, "at least one of the 'tcp', 'http', 'grpc' must be specified"
+    if conf.tcp is not None:
+        if conf.tcp.max_connect_attempt is None:
+            yield f"{path}.tcp", NOT_EMPTY
+        yield from _positive(conf.tcp.max_connect_attempt, f"{path}.tcp.maxConnectAttempt")
+    for name, section in (("http", conf.http), ("grpc", conf.grpc)):
+        if section is not None:
+            yield from _retry_section(section, f"{path}.{name}")
+    if conf.http is not None:
+        for item in conf.http.retry_on or ():
+            if not _http_condition(item):
+                yield f"{path}.http.retryOn", f"unknown item '{item}'"
+        yield from _headers(conf.http.retriable_response_headers, f"{path}.http.retriableResponseHeaders")
+        yield from _headers(conf.http.retriable_request_headers, f"{path}.http.retriableRequestHeaders")
+    if conf.grpc is not None:
+        for item in conf.grpc.retry_on or ():
+            if item not in GRPC_RETRY_ON:
+                yield f"{path}.grpc.retryOn", f"unknown item '{item}'"
+
+
+def _http_condition(item: str) -> bool:
+    if item.startswith(METHOD_PREFIX):
+        return item.removeprefix(METHOD_PREFIX) in HTTP_METHODS
+    return item in HTTP_RETRY_ON or (item.isascii() and item.isdigit() and 100 <= int(item) <= 599)
+
+
+def _retry_section(section: HttpRetry | GrpcRetry, path: str) -> Found:
+    if section == type(section)():
+        yield path, NOT_EMPTY
+    if section.num_retries is not None and not 0 <= section.num_retries < 2**32:
+        yield f"{path}.numRetries", NOT_NEGATIVE
+    yield from _duration(section.per_try_timeout, f"{path}.perTryTimeout")
+    if section.back_off is not None:
+        if section.back_off == BackOff():
+            yield f"{path}.backOff", NOT_EMPTY
+        yield from _duration(section.back_off.base_interval, f"{path}.backOff.baseInterval", positive=True)
+        yield from _duration(section.back_off.max_interval, f"{path}.backOff.maxInterval", positive=True)
+    limited = section.rate_limited_back_off
+    if limited is not None:
+        if not limited.reset_headers:
+            yield f"{path}.rateLimitedBackOff.resetHeaders", NOT_EMPTY
+        yield from _duration(limited.max_interval, f"{path}.rateLimitedBackOff.maxInterval", positive=True)
+
+
+def _headers(headers: tuple[HeaderMatch, ...] | None, path: str) -> Found:
+    for index, header in enumerate(headers or ()):
+        if not header.name:
+            yield f"{path}[{index}].name", NOT_EMPTY
+        wanted = header.type not in ("Present", "Absent")
+        if wanted and not header.value:
+            yield f"{path}[{index}].value", REQUIRED
+        elif not wanted and header.value is not None:
+            yield f"{path}[{index}].value", "must not be defined"
+
+
+def _breaker(conf: BreakerConf, path: str) -> Found:
+    if conf == BreakerConf():
+        yield path, "at least one of: 'connectionLimits' or 'outlierDetection' should be configured"
+    limits = conf.connection_limits
+    if limits is not None:
+        if limits == ConnectionLimits():
+            yield f"{path}.connectionLimits", NOT_EMPTY
+        for name, value in (
+            ("maxConnections", limits.max_connections),
+            ("maxConnectionPools", limits.max_connection_pools),
+            ("maxPendingRequests", limits.max_pending_requests),
+            ("maxRetries", limits.max_retries),
+            ("maxRequests", limits.max_requests),
+        ):
+            yield from _positive(value, f"{path}.connectionLimits.{name}")
+    if conf.outlier_detection is not None:
+        yield from _outlier(conf.outlier_detection, f"{path}.outlierDetection")
+
+
+def _outlier(conf: OutlierConf, path: str) -> Found:
+    yield from _duration(conf.interval, f"{path}.interval", positive=True)
+    yield from _duration(conf.base_ejection_time, f"{path}.baseEjectionTime", positive=True)
+    if conf.max_ejection_percent is not None and not 0 <= conf.max_ejection_percent <= 100:
+        yield f"{path}.maxEjectionPercent", "must be in inclusive range [0, 100]"
+    yield from _percent(conf.healthy_panic_threshold, f"{path}.healthyPanicThreshold")
+    if not conf.disabled and conf.detectors is None and conf == OutlierConf():
+        yield path, NOT_EMPTY
+    if conf.detectors is not None:
+        yield from _detectors(conf.detectors, f"{path}.detectors")
+
+
+def _detectors(found: Detectors, path: str) -> Found:
+    if found == Detectors():
+        yield path, REQUIRED
+    for name, one in (
+        ("totalFailures", found.total_failures),
+        ("gatewayFailures", found.gateway_failures),
+        ("localOriginFailures", found.local_origin_failures),
+    ):
+        if one is not None:
+            yield from _positive(one.consecutive, f"{path}.{name}.consecutive")
+    rate, share = found.success_rate, found.failure_percentage
+    if rate is not None:
+        yield from _positive(rate.minimum_hosts, f"{path}.successRate.minimumHosts")
+        yield from _positive(rate.request_volume, f"{path}.successRate.requestVolume")
+        yield from _percent(rate.standard_deviation_factor, f"{path}.successRate.standardDeviationFactor", 1000)
+    if share is not None:
+        yield from _positive(share.minimum_hosts, f"{path}.failurePercentage.minimumHosts")
+        yield from _positive(share.request_volume, f"{path}.failurePercentage.requestVolume")
+        yield from _positive(share.threshold, f"{path}.failurePercentage.threshold", 100)
+
+
+def _permission(policy: MeshTrafficPermission) -> Found:
+    ref = policy.spec.target_ref
+    if ref.kind != "MeshExternalService":
+        # Kuma's permissions on inbound traffic are another matter: decision 20 is about external services alone.
+        yield "spec.targetRef.kind", _unsupported(ref.kind)
+    else:
+        yield from _to(ref, "spec.targetRef")
+    if not policy.spec.rules:
+        yield "spec", "at least one of 'from' or 'rules' has to be defined"
+    for index, rule in enumerate(policy.spec.rules):
+        yield from _entries(rule.default, f"spec.rules[{index}].default")
+
+
+def _entries(conf: PermissionConf, path: str) -> Found:
+    if not conf.deny and not conf.allow:
+        yield path, "at least one of 'allow', 'allowWithShadowDeny', 'deny' has to be defined"
+    for name, entries in (("deny", conf.deny), ("allow", conf.allow)):
+        for index, entry in enumerate(entries or ()):
+            value = entry.spiffe_id.value
+            where = f"{path}.{name}[{index}].spiffeID.value"
+            if not value.startswith("spiffe://") or len(value) > 2048 or not value.isprintable():
+                yield where, f"must be a valid Spiffe ID: {value}"
