@@ -8,7 +8,7 @@ import random
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 
 import pytest
 
@@ -18,10 +18,25 @@ def pytest_configure() -> None:
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Asynchronous tests run on asyncio, as the product does."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+async def one_event_loop(anyio_backend: str) -> AsyncGenerator[str]:
+    """All asynchronous tests of a worker share one event loop: grpc.aio's poller belongs to the first it meets and
+    calls into it even after it was closed.
+    """
+    yield anyio_backend  # noqa: PT022 - a generator keeps the loop until the session ends
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every asynchronous test runs on that loop."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("anyio"):
+            item.fixturenames.insert(0, "one_event_loop")
 
 
 FIRST_PORT, PORTS = 20_000, 3_000

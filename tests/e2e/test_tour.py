@@ -17,7 +17,7 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 READY = "Ctrl-C"
 STOP_SECONDS = 60
-BASE_PORT = 21000
+BASE_PORT = 18000
 
 
 def tour() -> list[str]:
