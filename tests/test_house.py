@@ -50,6 +50,7 @@ CORE = (
     "global_cp/admission",
     "zone_cp/view",
     "zone_cp/xds",
+    "zone_cp/extensions",
     "zone_cp/decide",
     "zone_cp/ads/subscription",
     "zone_cp/ads/delta",

@@ -21,9 +21,6 @@ from shared.model.resource import (
     protocol_class,
 )
 
-KNOWN_EXTENSIONS: frozenset[str] = frozenset()
-"""Types of `spec.extension` that a compiler is installed for."""
-
 CHAIN_MODES = ("Secured", "SkipSAN")
 """Verification modes in which the external server's chain is verified, so that `caCert` is read."""
 
@@ -49,16 +46,14 @@ def service_fault(state: ZoneState, key: ResourceKey) -> ServiceFault | None:
             f"{stored.resource.name} leaves the mesh through zone {pin} only, and cross-zone egress is not configured",
             f'labels["{ZONE_LABEL}"]',
         )
-    if spec.extension is not None and spec.extension.type not in KNOWN_EXTENSIONS:
-        return ServiceFault(
-            "UnknownExtension", f"no extension of type {spec.extension.type} is installed", "spec.extension.type"
-        )
     if not spec.endpoints and spec.extension is None:
         return ServiceFault("NoEndpoints", "at least one endpoint is required", "spec.endpoints")
     lease, wanted = state.own.leases.get(key), protocol_class(spec.match.protocol)
     if lease is not None and lease.protocol_class != wanted:
         return ServiceFault("VipPending", f"no VIP of class {wanted} is leased yet", "spec.match.protocol")
-    return _tls_fault(state, key, spec.tls.verification) if spec.tls is not None and spec.tls.enabled else None
+    if spec.extension is not None or spec.tls is None or not spec.tls.enabled:
+        return None  # endpoints and TLS are the extension's own affair, and its compiler judges it
+    return _tls_fault(state, key, spec.tls.verification)
 
 
 def pinned_zone(stored: Stored) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +14,6 @@ from shared.events.fold import fold
 from shared.events.state import ZoneState
 from shared.model.resource import (
     DataSource,
-    Extension,
     ExternalTls,
     MeshExternalService,
     ResourceKey,
@@ -96,13 +94,6 @@ def test_names_resolve_to_vips_per_mesh() -> None:
         ),
         (mes(labels={"kuma.io/zone": "west"}), "ZonePinned", 'labels["kuma.io/zone"]'),
         (mes(endpoints=()), "NoEndpoints", "spec.endpoints"),
-        (
-            MeshExternalService(
-                name="payments", spec=msgspec.structs.replace(mes().spec, extension=Extension(type="Lambda"))
-            ),
-            "UnknownExtension",
-            "spec.extension.type",
-        ),
     ],
 )
 def test_what_cannot_be_served_is_closed_and_says_why(service: MeshExternalService, reason: str, field: str) -> None:

@@ -35,7 +35,7 @@ def service_view(state: ZoneState, key: ResourceKey) -> ExternalServiceView | No
     service = stored.resource
     match, spec = service.spec.match, service.spec
     claims = state.own.names.get(key, Map())
-    tls = spec.tls if spec.tls is not None and spec.tls.enabled else None
+    tls = spec.tls if spec.tls is not None and spec.tls.enabled and spec.extension is None else None
     fault = service_fault(state, key)
     materials = _materials(state, key, tls) if tls is not None and fault is None else Materials()
     sni = service_sni(lease.ip, match.port, service.mesh)

@@ -47,11 +47,13 @@ def egress_resources(
     meshes = [mesh for _, mesh in sorted(view.meshes.items()) if through_egress(mesh)]
     for mesh in meshes:
         yield from credentials(mesh, spiffe.egress_id(mesh.name), source)
-        yield routes("outside", mesh, at_sidecar=False)
+        extra = []
         for service in mesh.services.values():
             served = serve(service, mesh.sources, proxy.system_ca_path, source)
             yield served.cluster
             yield from served.secrets
+            extra.append(served.extra)
+        yield routes("outside", mesh, extra, at_sidecar=False)
     if meshes:
         yield _listener(resource, view.zone, meshes, access_log, proxy)
 

@@ -7,6 +7,7 @@ import msgspec
 from zone_cp.view.zone_view import ExternalServiceView, Failure, Sources, TlsMaterial
 from zone_cp.xds import secrets as sds
 from zone_cp.xds.clusters import endpoint_failure, service_cluster
+from zone_cp.xds.extended import Extended, ExtraRoutes, extend
 from zone_cp.xds.secrets import MaterialMissing, SecretSource
 from zone_cp.xds.snapshot import Encoded
 from zone_cp.xds.upstream_tls import References, verifies
@@ -16,11 +17,12 @@ REMEMBERED = 65536
 
 
 class Served(msgspec.Struct, frozen=True):
-    """A service, compiled: its cluster, the secrets that the cluster names, and why it is closed if it is."""
+    """A service, compiled: its cluster, the secrets that it names, why it is closed if it is, routes of its own."""
 
     cluster: Encoded
     secrets: tuple[Encoded, ...] = ()
     failure: Failure | None = None
+    extra: ExtraRoutes = ExtraRoutes()
 
 
 class _Found(msgspec.Struct, frozen=True):
@@ -48,7 +50,10 @@ def serve(service: ExternalServiceView, mesh_sources: Sources, system_ca_path: s
 
 
 def _serve(service: ExternalServiceView, mesh_sources: Sources, system_ca_path: str, source: SecretSource) -> Served:
-    failure = service.failure or endpoint_failure(service)
+    extended = extend(service, mesh_sources) if service.failure is None else None
+    if isinstance(extended, Extended):
+        return Served(extended.cluster, extra=extended.extra)
+    failure = service.failure or extended or endpoint_failure(service)
     found = _Found(References())
     if failure is None:
         outcome = resolve(service, system_ca_path, source)

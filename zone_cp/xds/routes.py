@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Iterable
+from functools import lru_cache
 
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.route import v3 as route
 
 from zone_cp.view.zone_view import MeshView
 from zone_cp.xds import defaults
+from zone_cp.xds.extended import ExtraRoutes
 from zone_cp.xds.filters import Hop
 from zone_cp.xds.snapshot import ROUTE, Encoded
 from zone_cp.xds.wire import encode
 
 FORBIDDEN_STATUS = 403
+BODY_MAX_BYTES = 65_536
+"""Of an answer that a route itself gives; Envoy's own limit is 4096."""
 
 
 def route_name(hop: Hop, mesh: str) -> str:
@@ -43,27 +47,36 @@ def _action(hop: Hop, *, at_sidecar: bool) -> route.RouteAction:
     return action
 
 
-@cache
-def _body(hop: Hop, mesh: str, *, at_sidecar: bool, forbidden: bool) -> bytes:
+@lru_cache(maxsize=1024)
+def _body(hop: Hop, mesh: str, extra: tuple[bytes, ...] = (), *, at_sidecar: bool, forbidden: bool) -> bytes:
     everything = route.RouteMatch(prefix="/")
     if forbidden:
         text = f"mesh {mesh} forbids MeshExternalServices (defaultForbidMeshExternalServiceAccess)\n"
         denied = route.DirectResponseAction(status=FORBIDDEN_STATUS, body=core.DataSource(inline_string=text))
-        only = route.Route(match=everything, direct_response=denied)
+        found = [route.Route(match=everything, direct_response=denied)]
     else:
-        only = route.Route(match=everything, route=_action(hop, at_sidecar=at_sidecar))
+        own = [route.Route.parse(one) for one in extra]
+        found = [*own, route.Route(match=everything, route=_action(hop, at_sidecar=at_sidecar))]
     return bytes(
         route.RouteConfiguration(
             name=route_name(hop, mesh),
-            virtual_hosts=[route.VirtualHost(name=mesh, domains=["*"], routes=[only])],
+            virtual_hosts=[route.VirtualHost(name=mesh, domains=["*"], routes=found)],
             request_headers_to_remove=list(defaults.INTERNAL_HEADERS) if hop == "outside" else [],
             validate_clusters=False,
+            max_direct_response_body_size_bytes=BODY_MAX_BYTES if extra else None,
         )
     )
 
 
-def routes(hop: Hop, mesh: MeshView, *, at_sidecar: bool) -> Encoded:
-    """The routes of a mesh at one hop. Access is decided where the outside is dialled (decision 20)."""
+def routes(hop: Hop, mesh: MeshView, extra: Iterable[ExtraRoutes] = (), *, at_sidecar: bool) -> Encoded:
+    """The routes of a mesh at one hop; `extra` are those of services that answer by routes of their own.
+
+    Access is decided where the outside is dialled (decision 20), and before anything else.
+    """
     forbidden = mesh.forbid_external and hop == "outside"
-    body = _body(hop, mesh.name, at_sidecar=at_sidecar, forbidden=forbidden)
-    return encode(ROUTE, route_name(hop, mesh.name), body, mesh.sources)
+    own = [one for one in extra if one.routes]
+    body = _body(
+        hop, mesh.name, tuple(each for one in own for each in one.routes), at_sidecar=at_sidecar, forbidden=forbidden
+    )
+    sources = dict.fromkeys((*mesh.sources, *(ref for one in own for ref in one.sources)))
+    return encode(ROUTE, route_name(hop, mesh.name), body, tuple(sources))

@@ -81,14 +81,16 @@ def sidecar_resources(
     direct = not through_egress(mesh)
     if mesh.mtls:
         yield from credentials(mesh, spiffe.workload_id(mesh.name, service_of(resource)), source)
-    yield routes("outside" if direct else "mesh", mesh, at_sidecar=True)
+    extra = []
     if direct:
         for service in mesh.services.values():
             served = serve(service, mesh.sources, proxy.system_ca_path, source)
             yield served.cluster
             yield from served.secrets
+            extra.append(served.extra)
     else:
         yield from egress_clusters(mesh, view.egresses)
+    yield routes("outside" if direct else "mesh", mesh, extra, at_sidecar=True)
     outlet = _Outlet(mesh.name, view.zone, access_log, direct, direct and mesh.forbid_external)
     redirect = resource.networking.transparent_proxying
     if REDIRECT in proxy.features:

@@ -34,7 +34,7 @@ def tls_checks(
     service: ExternalServiceView, system_ca_path: str, source: SecretSource, check_id: str
 ) -> tuple[CheckTls, ...] | Failure:
     """One check per endpoint, ids made of `check_id`; a Failure where Envoy would not be let out either."""
-    failure = service.failure or endpoint_failure(service)
+    failure = service.failure or _by_extension(service) or endpoint_failure(service)
     if failure is not None:
         return failure
     found = resolve(service, system_ca_path, source)
@@ -44,6 +44,13 @@ def tls_checks(
         _check(service, one, found.references, source, f"{check_id}/{number}")
         for number, one in enumerate(service.endpoints)
     )
+
+
+def _by_extension(service: ExternalServiceView) -> Failure | None:
+    if service.extension is None:
+        return None
+    said = f"extension {service.extension.type} answers for it: no endpoint is dialled"
+    return Failure("AnsweredByExtension", said, "spec.extension")
 
 
 def _check(
