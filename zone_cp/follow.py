@@ -68,9 +68,6 @@ class ZoneOwner:
                 (decided_on if event.n <= decided else pending).append(event)
             self._hub = fold_all(self._hub, decided_on)
             await self._settle()
-            # What was decided last may have been cut short by the crash, and a release in it decides for those who
-            # waited: everything is compared before the next event is looked at.
-            await self._commit(self._prepare(decide(self.state, None, self._settings)))
             await self._advance(pending)
             self._changed(self.state)
 
@@ -118,11 +115,39 @@ class ZoneOwner:
         return self._writer.prepare(changes, actor=SYSTEM, cause=cause, seen=at, state=state)
 
     async def _settle(self) -> None:
-        """Record the settings that decisions depend on, if they are not the recorded ones."""
-        if self._writer.state.settings != self._settings:
-            await self._commit(self._prepare((self._settings,)))
+        """Record the settings that decisions depend on, and what a crash kept from being recorded."""
+        while True:
+            changes: Sequence[Change] = ()
+            if self._writer.state.settings != self._settings:
+                changes = (self._settings,)
+            try:
+                await self._commit(self._prepare(changes))
+                # What was decided last may have been cut short by the crash, and a release in it decides for those
+                # who waited: everything is compared before the next event is looked at.
+                await self._commit(self._prepare(decide(self.state, None, self._settings)))
+            except Conflict as conflict:
+                log.info("deciding anew", reason=str(conflict))
+            else:
+                return
 
     async def _advance(self, events: Sequence[Event]) -> None:
+        """Decide about each event and record it; anew where the own log held more than was known of it.
+
+        A write of ours whose acknowledgement was lost stands in the log although it was not folded.
+        """
+        while events:
+            try:
+                await self._decide(events)
+            except Conflict as conflict:
+                log.info("deciding anew", reason=str(conflict))
+                decided = self._writer.state.seen
+                self._hub = fold_all(self._hub, [event for event in events if event.n <= decided])
+                await self._settle()
+                events = [event for event in events if event.n > self._hub.n]
+            else:
+                return
+
+    async def _decide(self, events: Sequence[Event]) -> None:
         hub, own = self._hub, self._writer.state
         staged: list[Event] = []
         for event in events:
@@ -138,7 +163,7 @@ class ZoneOwner:
         self._hub = hub
 
     async def _commit(self, events: Sequence[Event]) -> None:
-        """Append for ever: the zone goes on serving what it has until its own server is back."""
+        """Append for ever: the zone goes on serving what it has until its own server is back. Raises Conflict."""
         attempt = 0
         while events:
             try:

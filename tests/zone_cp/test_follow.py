@@ -1,0 +1,244 @@
+"""The owner of a zone's state: one order for everything, durable before it is served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from shared.events.event import Change, EventSkipped, VipLeased
+from shared.events.fold import check, fold, fold_all
+from shared.events.log import LogUnavailable, MemoryLog
+from shared.events.state import LogState, ZoneState
+from tests.builders import LogBuilder, applied, deleted, generator, mes, mesh, service_key, settings
+from tests.events.test_unreadable import _poisoned
+from tests.process.failing_log import LOST, REFUSED, FailingLog
+from zone_cp import follow
+from zone_cp.follow import ZoneOwner
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries without pauses."""
+    monkeypatch.setattr(follow, "RETRY_SECONDS", (0.0,))
+
+
+class Zone:
+    """An owner over logs in memory, and what it told."""
+
+    def __init__(self, own: FailingLog | None = None, copy: MemoryLog | None = None) -> None:
+        self.own = own or FailingLog()
+        self.copy = copy or MemoryLog()
+        self.told: list[ZoneState] = []
+        self.owner = ZoneOwner("east", self.own, settings(), self.told.append)
+
+    async def recover(self) -> Zone:
+        await self.owner.recover(self.copy)
+        return self
+
+    async def restarted(self) -> Zone:
+        """Another process over the same logs."""
+        return await Zone(self.own, self.copy).recover()
+
+    async def take(self, hub: LogBuilder) -> None:
+        """What the copier does: keep, then hand on."""
+        events = hub.events[len(self.copy.events) :]
+        await self.copy.append(events)
+        await self.owner.hub_events(events)
+
+    def whole(self) -> None:
+        """The own log is a chain, and the state is its fold."""
+        state = LogState("east")
+        for event in self.own.events:
+            assert check(state, event) is None
+            state = fold(state, event)
+        assert state == self.owner.state.own
+        ids = [event.id for event in self.own.events]
+        assert len(ids) == len(set(ids))
+
+
+def hub(*names: str) -> LogBuilder:
+    builder = LogBuilder()
+    builder.append(applied(mesh()))
+    builder.append(applied(generator()))
+    for name in names:
+        builder.append(applied(mes(name)))
+    return builder
+
+
+def vips(zone: Zone) -> dict[str, str]:
+    return {key.name: lease.ip for key, lease in zone.owner.state.own.leases.items()}
+
+
+async def test_each_event_is_decided_at_its_own_moment() -> None:
+    """A burst is decided event by event: what follows from event g carries `seen` g, and its cause."""
+    zone = await Zone().recover()
+    log = hub("a", "b", "c")
+    await zone.take(log)
+    leases = [event for event in zone.own.events if isinstance(event.change, VipLeased)]
+    assert [(event.seen, event.cause) for event in leases] == [(g, log.events[g - 1].id) for g in (3, 4, 5)]
+    assert zone.owner.state.position.g == 5
+    assert zone.told[-1] is not None
+    zone.whole()
+
+
+async def test_a_repeat_changes_nothing() -> None:
+    """Events that were taken already are passed over."""
+    zone = await Zone().recover()
+    log = hub("a")
+    await zone.take(log)
+    before = len(zone.own.events)
+    await zone.owner.hub_events(log.events)
+    assert len(zone.own.events) == before
+
+
+async def test_a_restart_is_where_the_crash_was() -> None:
+    """The same state from the logs alone; nothing is recorded again."""
+    zone = await Zone().recover()
+    await zone.take(hub("a", "b"))
+    again = await zone.restarted()
+    assert again.owner.state == zone.owner.state
+    assert len(again.own.events) == len(zone.own.events)
+
+
+@pytest.mark.parametrize("kept", range(1, 12))
+async def test_a_crash_between_copy_and_decision_is_made_up_for(kept: int) -> None:
+    """Wherever the own log was cut short, the restart decides the rest as it would have been decided."""
+    zone = await Zone().recover()
+    await zone.take(hub("a", "b", "c"))
+    cut = FailingLog()
+    await cut.append(zone.own.events[:kept])
+    again = await Zone(cut, zone.copy).recover()
+    assert vips(again) == vips(zone)
+    assert set(again.owner.state.own.claims) == set(zone.owner.state.own.claims)
+    again.whole()
+
+
+async def test_the_own_server_being_away_only_delays() -> None:
+    """Refused and lost appends are tried again until they stand, each once."""
+    zone = await Zone().recover()
+    zone.own.faults = [REFUSED, REFUSED, LOST, REFUSED]
+    await zone.take(hub("a", "b"))
+    assert set(vips(zone)) == {"a", "b"}
+    zone.whole()
+
+
+async def test_a_write_says_when_it_cannot_be_recorded() -> None:
+    """LogUnavailable reaches who asked, and the state has not moved."""
+    zone = await Zone().recover()
+    await zone.take(hub())
+    before = zone.owner.state
+    zone.own.faults = [REFUSED]
+    with pytest.raises(LogUnavailable):
+        await zone.owner.write(_service("mine"), actor="ann")
+    assert zone.owner.state == before
+    assert [event.actor for event in await zone.owner.write(_service("mine"), actor="ann")] == ["ann"]
+    zone.whole()
+
+
+async def test_what_a_lost_answer_left_in_the_log_stops_nobody() -> None:
+    """The log took a write whose answer was lost: the next of global's events is decided on top of it."""
+    zone = await Zone().recover()
+    log = hub("a")
+    await zone.take(log)
+    zone.own.faults = [LOST]
+    with pytest.raises(LogUnavailable):
+        await zone.owner.write(_service("mine"), actor="ann")
+    log.append(applied(mes("b")))
+    await zone.take(log)
+    assert {"a", "b", "mine"} <= set(vips(zone))
+    zone.whole()
+
+
+async def test_a_rival_makes_a_write_decide_anew() -> None:
+    """After a conflict the question is asked of what the log really holds."""
+    zone = await Zone().recover()
+    await zone.take(hub())
+    rival = await zone.restarted()
+    await rival.owner.write(_service("theirs"), actor="bob")
+    asked: list[int] = []
+
+    def decided(state: ZoneState) -> Sequence[Change]:
+        asked.append(state.own.n)
+        return [applied(mes("mine"), "east")]
+
+    await zone.owner.write(decided, actor="ann")
+    assert asked == sorted(asked)
+    assert len(asked) == 2
+    assert {"theirs", "mine"} <= set(vips(zone))
+    zone.whole()
+
+
+async def test_a_rival_makes_a_restart_decide_anew() -> None:
+    """The last words of a process that was killed may arrive while its successor recovers."""
+    zone = await Zone().recover()
+    await zone.take(hub("a"))
+    cut = FailingLog()
+    await cut.append(zone.own.events[:2])
+    cut.rivals = [zone.own.events[2:3]]
+    again = await Zone(cut, zone.copy).recover()
+    assert vips(again) == vips(zone)
+    again.whole()
+
+
+async def test_what_a_write_brings_comes_with_it() -> None:
+    """A zone's own service has its VIP and names in the same append; only the asked-for events are returned."""
+    zone = await Zone().recover()
+    await zone.take(hub())
+    appends = zone.own.appends
+    asked = await zone.owner.write(_service("mine"), actor="ann")
+    assert zone.own.appends == appends + 1
+    assert [event.actor for event in asked] == ["ann"]
+    assert {event.cause for event in zone.own.events if event.n > asked[-1].n} == {asked[0].id}
+    assert zone.owner.state.own.names[service_key("mine", zone="east")]
+
+
+async def test_writes_and_events_pass_one_by_one() -> None:
+    """Asked for at the same time, they stand in some order, each decided on what stood before it."""
+    zone = await Zone().recover()
+    log = hub("a", "b", "c")
+    await asyncio.gather(zone.take(log), *(zone.owner.write(_service(f"own-{n}"), actor="ann") for n in range(5)))
+    assert set(vips(zone)) == {"a", "b", "c", *(f"own-{n}" for n in range(5))}
+    assert len(set(vips(zone).values())) == 8
+    zone.whole()
+
+
+async def test_a_write_of_nothing_writes_nothing() -> None:
+    """Nor is anybody told."""
+    zone = await Zone().recover()
+    told, appends = len(zone.told), zone.own.appends
+    assert await zone.owner.write(lambda _: (), actor="ann") == ()
+    assert (len(zone.told), zone.own.appends) == (told, appends)
+
+
+async def test_large_batches_are_appended_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catching up with many events takes appends of a bounded size, and hides none of them."""
+    monkeypatch.setattr(follow, "APPEND_BATCH", 4)
+    zone = await Zone().recover()
+    log = hub(*(f"s-{n}" for n in range(10)))
+    log.append(deleted(mes("s-3")))
+    await zone.take(log)
+    assert len(vips(zone)) == 9
+    assert fold_all(LogState("east"), zone.own.events) == zone.owner.state.own
+    zone.whole()
+
+
+async def test_poison_is_recorded_once() -> None:
+    """An event that cannot be read is skipped, said so in the log once, also over a restart."""
+    from shared.events.event import decode_event
+
+    zone = await Zone().recover()
+    events = [decode_event(raw) for raw in _poisoned()]
+    await zone.copy.append(events)
+    await zone.owner.hub_events(events)
+    again = await zone.restarted()
+    for one in (zone, again):
+        assert [event.change.g for event in one.own.events if isinstance(event.change, EventSkipped)] == [2]
+    assert zone.owner.state.hub.n == 3
+
+
+def _service(name: str) -> follow.Decided:
+    return lambda _: [applied(mes(name), "east")]
