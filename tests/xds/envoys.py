@@ -50,10 +50,12 @@ def bootstrap(node: str, admin_port: int, ads_port: int) -> dict[str, Any]:
 class Envoy:
     """One Envoy; `stop` ends it."""
 
-    def __init__(self, directory: Path, node: str, admin_port: int, ads_port: int) -> None:
+    def __init__(
+        self, directory: Path, node: str, admin_port: int, ads_port: int, extra: dict[str, Any] | None = None
+    ) -> None:
         self.admin_port = admin_port
         config = directory / f"{node}.json"
-        config.write_text(json.dumps(bootstrap(node, admin_port, ads_port)))
+        config.write_text(json.dumps(bootstrap(node, admin_port, ads_port) | (extra or {})))
         self.log = directory / f"{node}.log"
         with self.log.open("wb") as out:
             self._process = subprocess.Popen(

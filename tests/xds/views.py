@@ -49,37 +49,50 @@ PROXY_EVENT = (EventRef("east", 9),)
 class Authority:
     """A certificate authority that lives as long as the test."""
 
-    def __init__(self, name: str = "ca") -> None:
+    def __init__(self, name: str = "ca", *, expired: bool = False) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = self._builder(self._name, self._key)
+        builder = self._builder(self._name, self._key, expired=expired)
+        builder = builder.issuer_name(self._name)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
         self.pem = builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        now = datetime.now(UTC)
+    def _builder(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, expired: bool = False
+    ) -> x509.CertificateBuilder:
+        now = datetime.now(UTC) - timedelta(days=3 if expired else 0)
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
-            .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(minutes=5))
             .not_valid_after(now + timedelta(days=1))
         )
 
-    def issue(self, common_name: str, *names: x509.GeneralName) -> tuple[str, str]:
+    def issue(self, common_name: str, *names: x509.GeneralName, expired: bool = False) -> tuple[str, str]:
         """Certificate and key, in PEM."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-        builder = self._builder(subject, key)
+        builder = self._builder(subject, key, expired=expired).issuer_name(self._name)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        certificate = builder.sign(self._key, hashes.SHA256())
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return certificate.public_bytes(serialization.Encoding.PEM).decode(), private.decode()
+        return _texts(builder.sign(self._key, hashes.SHA256()), key)
+
+    def self_signed(self, common_name: str, *names: x509.GeneralName) -> tuple[str, str]:
+        """The same, signed by nobody else."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        builder = self._builder(subject, key).issuer_name(subject)
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return _texts(builder.sign(key, hashes.SHA256()), key)
+
+
+def _texts(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> tuple[str, str]:
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM).decode(), private.decode()
 
 
 class Secrets:

@@ -110,9 +110,9 @@ def _text(body: str) -> core.SubstitutionFormatString:
     return core.SubstitutionFormatString(text_format_source=core.DataSource(inline_string=body + "\n"))
 
 
-def _mapper(flag: str, body: str) -> hcm.ResponseMapper:
+def _mapper(flags: str, body: str) -> hcm.ResponseMapper:
     return hcm.ResponseMapper(
-        filter=accesslog.AccessLogFilter(response_flag_filter=accesslog.ResponseFlagFilter(flags=[flag])),
+        filter=accesslog.AccessLogFilter(response_flag_filter=accesslog.ResponseFlagFilter(flags=flags.split())),
         body_format_override=_text(body),
     )
 
@@ -129,8 +129,9 @@ def _replies(hop: Hop, zone: str) -> hcm.LocalReplyConfig:
     unknown = (
         f"no MeshExternalService is served here (zone {zone}, %DOWNSTREAM_LOCAL_ADDRESS%, %REQUESTED_SERVER_NAME%)"
     )
+    # UC and UR beside UF: a TLS 1.3 server refuses a client certificate only after Envoy's handshake is done.
     failed = f"{SERVICE}: %LOCAL_REPLY_BODY%: %UPSTREAM_TRANSPORT_FAILURE_REASON%"
-    return hcm.LocalReplyConfig(mappers=[_mapper("NC", unknown), _mapper("UH", REASON), _mapper("UF", failed)])
+    return hcm.LocalReplyConfig(mappers=[_mapper("NC", unknown), _mapper("UH", REASON), _mapper("UF UC UR", failed)])
 
 
 def _http_filters(hop: Hop) -> list[hcm.HttpFilter]:
