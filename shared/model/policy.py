@@ -8,7 +8,7 @@ external traffic are not here, so that they are refused instead of accepted with
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -309,6 +309,7 @@ class MeshTrafficPermission(Part, frozen=True, kw_only=True, tag_field="type", t
 Policy: TypeAlias = MeshTimeout | MeshRetry | MeshCircuitBreaker | MeshTrafficPermission
 ToPolicy: TypeAlias = MeshTimeout | MeshRetry | MeshCircuitBreaker
 """Policies whose destinations stand in `to`."""
+POLICY_KINDS = frozenset(one.__name__ for one in get_args(Policy))
 ToItem: TypeAlias = TimeoutItem | RetryItem | BreakerItem
 ToConf: TypeAlias = TimeoutConf | RetryConf | BreakerConf
 

@@ -32,6 +32,7 @@ from tests.builders import (
     generator,
     mes,
     mesh,
+    resource,
     service_key,
 )
 from zone_cp.view.project import dns_table, duration_seconds, project, project_next, proxy_view
@@ -176,7 +177,9 @@ def test_durations_are_kumas(text: str, seconds: int | None) -> None:
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["mes", "delete", "secret", "mesh", "no-mesh", "generator", "local", "proxy", "gone"]),
+        st.sampled_from(
+            ["mes", "delete", "secret", "mesh", "no-mesh", "generator", "local", "proxy", "gone", "policy", "guard"]
+        ),
         st.integers(0, 3),
         st.booleans(),
     ),
@@ -236,6 +239,17 @@ def _act(hub: LogBuilder, zone: ZoneBuilder, step: tuple[str, int, bool], second
         case "proxy":
             key = key_of(egress(), "east")
             zone.write(ProxyConnected(proxy="e", key=key, connection=str(number)), seconds=seconds)
+        case "policy":
+            to = {"kind": "MeshExternalService", "name": name} if flag else {"kind": "Mesh"}
+            items = [{"targetRef": to, "default": {"connectionTimeout": f"{seconds + 1}s"}}]
+            made = resource(type="MeshTimeout", name="t", mesh="default", spec={"to": items})
+            if number % 2:
+                zone.apply(made, seconds=seconds)
+            else:
+                hub.append(applied(made), seconds=seconds)
+        case "guard":
+            spec = {"targetRef": {"kind": "MeshExternalService", "name": name}, "rules": []}
+            hub.append(applied(resource(type="MeshTrafficPermission", name="g", spec=spec)), seconds=seconds)
         case "gone":
             zone.write(ProxyDisconnected(proxy="e", connection=str(number)), seconds=seconds)
         case _:

@@ -28,6 +28,7 @@ from shared.events.event import (
     ZoneSettingsChanged,
 )
 from shared.events.state import LogState, Stored, ZoneState
+from shared.model.policy import POLICY_KINDS, Policy
 from shared.model.resource import (
     Dataplane,
     Mesh,
@@ -38,6 +39,7 @@ from shared.model.resource import (
     key_of,
 )
 from shared.naming.vip import CidrFault, parse_cidr, ranges
+from zone_cp.view.policies import MeshPolicies, effective, for_egress, mesh_policies, permission
 from zone_cp.view.services import secrets_of, service_view
 from zone_cp.view.zone_view import EgressView, ExternalServiceView, MeshView, ProxyView, ZoneView
 
@@ -47,14 +49,18 @@ _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _duration = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 K = TypeVar("K")
+S = TypeVar("S", ExternalServiceView, ExternalServiceView | None)
 
 
 class Touched(msgspec.Struct):
-    """What some events may have changed of a view: services by key, meshes by name, Secrets by (mesh, name)."""
+    """What some events may have changed of a view: services by key, meshes by name, Secrets by (mesh, name),
+    policies by the mesh they are in.
+    """
 
     services: set[ResourceKey] = msgspec.field(default_factory=set)
     meshes: set[str] = msgspec.field(default_factory=set)
     secrets: set[tuple[str, str]] = msgspec.field(default_factory=set)
+    policies: set[str] = msgspec.field(default_factory=set)
     egresses: bool = False
     settings: bool = False
 
@@ -137,6 +143,8 @@ def _touch(touched: Touched, key: ResourceKey) -> None:
             touched.secrets.add((key.mesh, key.name))
         case "ZoneEgress":
             touched.egresses = True
+        case kind if kind in POLICY_KINDS:
+            touched.policies.add(key.mesh)
         case _:
             pass
 
@@ -144,7 +152,7 @@ def _touch(touched: Touched, key: ResourceKey) -> None:
 def _differing(before: ZoneState, after: ZoneState) -> Touched:
     touched = Touched()
     for old, new in ((before.hub, after.hub), (before.own, after.own)):
-        for kind in ("MeshExternalService", "Mesh", "Secret", "ZoneEgress"):
+        for kind in ("MeshExternalService", "Mesh", "Secret", "ZoneEgress", *POLICY_KINDS):
             for key in _changed(old.kinds.get(kind, Map()), new.kinds.get(kind, Map())):
                 _touch(touched, key)
     touched.services.update(_changed(before.own.leases, after.own.leases))
@@ -171,6 +179,8 @@ def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> ZoneView:
             meshes = meshes.set(name, mesh)
         elif name in meshes:
             meshes = meshes.delete(name)
+    for name in touched.policies & set(meshes):
+        meshes = meshes.set(name, _with_policies(meshes[name], _policies(state, name)))
     by_mesh: dict[str, set[ResourceKey]] = {}
     for key in touched.services:
         by_mesh.setdefault(key.mesh, set()).add(key)
@@ -178,7 +188,7 @@ def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> ZoneView:
         by_mesh.setdefault(name, set()).update(_using(state, name, secret))
     for name, keys in by_mesh.items():
         if name in meshes:
-            services = _services(state, meshes[name].services, keys)
+            services = _services(state, meshes[name].services, keys, meshes[name].policies)
             if services is not meshes[name].services:
                 meshes = meshes.set(name, msgspec.structs.replace(meshes[name], services=services))
     return ZoneView(
@@ -191,15 +201,50 @@ def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> ZoneView:
 
 
 def _services(
-    state: ZoneState, services: Map[ResourceKey, ExternalServiceView], keys: Iterable[ResourceKey]
+    state: ZoneState,
+    services: Map[ResourceKey, ExternalServiceView],
+    keys: Iterable[ResourceKey],
+    policies: MeshPolicies,
 ) -> Map[ResourceKey, ExternalServiceView]:
     for key in keys:
-        service = service_view(state, key)
+        service = _governed(service_view(state, key), policies)
         if service is None:
             services = services.delete(key) if key in services else services
         elif services.get(key) != service:
             services = services.set(key, service)
     return services
+
+
+def _governed(service: S, policies: MeshPolicies) -> S:
+    """A service with what policies say about it; the same object where they say what they said before."""
+    if service is None:
+        return service
+    outside = effective(for_egress(policies), service.key, service.labels)
+    guarded = permission(policies, service.key, service.labels)
+    if (outside, guarded) == (service.outside, service.permission):
+        return service
+    return msgspec.structs.replace(service, outside=outside, permission=guarded)
+
+
+def _with_policies(mesh: MeshView, policies: MeshPolicies) -> MeshView:
+    services = mesh.services
+    for key, service in mesh.services.items():
+        after = _governed(service, policies)
+        if after is not service:
+            services = services.set(key, after)
+    return msgspec.structs.replace(mesh, policies=policies, services=services)
+
+
+def _policies(state: ZoneState, mesh: str) -> MeshPolicies:
+    """The policies of a mesh: global's and the zone's own."""
+    found = (
+        (stored.resource, stored)
+        for log in (state.hub, state.own)
+        for kind in POLICY_KINDS
+        for key, stored in log.kinds.get(kind, Map()).items()
+        if key.mesh == mesh
+    )
+    return mesh_policies((policy, stored) for policy, stored in found if isinstance(policy, Policy))
 
 
 def _using(state: ZoneState, mesh: str, secret: str) -> set[ResourceKey]:
@@ -223,9 +268,10 @@ def _mesh_view(state: ZoneState, name: str, before: MeshView | None) -> MeshView
         return None
     mesh = stored.resource
     if before is not None:
-        services = before.services
+        services, policies = before.services, before.policies
     else:
-        services = _services(state, Map(), [key for key, _ in _all_services(state) if key.mesh == name])
+        policies = _policies(state, name)
+        services = _services(state, Map(), [key for key, _ in _all_services(state) if key.mesh == name], policies)
     enabled = mesh.mtls.enabled_backend if mesh.mtls is not None else ""
     backend = next((item for item in (mesh.mtls.backends if mesh.mtls else ()) if item.name == enabled), None)
     seconds = duration_seconds(backend.dp_cert.rotation.expiration) if backend is not None else None
@@ -240,6 +286,7 @@ def _mesh_view(state: ZoneState, name: str, before: MeshView | None) -> MeshView
         services=services,
         sources=(stored.last,),
         permissive=backend is not None and backend.mode == "PERMISSIVE",
+        policies=policies,
     )
 
 

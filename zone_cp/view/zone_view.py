@@ -25,6 +25,7 @@ from shared.model.resource import (
     Sealed,
     ZoneEgress,
 )
+from zone_cp.view.policies import NO_POLICIES, NOTHING_SAID, Effective, MeshPolicies, Permission
 
 Origination: TypeAlias = Literal["egress", "sidecar"]
 Sources: TypeAlias = tuple[EventRef, ...]
@@ -57,6 +58,7 @@ class ExternalServiceView(msgspec.Struct, frozen=True):
     cluster is the egress's cluster name `mes/<class>/<mesh>/<sni>`; sni is what a sidecar sends (decision
     25). failure set means: keep the name and VIP, answer 503 with the failure's message (TCP: close).
     zone_pin is the zone whose egress alone may serve it (decision 19), None when any may.
+    outside is what policies for all clients say where the outside is dialled; permission is who may use it.
     """
 
     key: ResourceKey
@@ -79,6 +81,8 @@ class ExternalServiceView(msgspec.Struct, frozen=True):
     zone_pin: str | None
     failure: Failure | None
     sources: Sources
+    outside: Effective = NOTHING_SAID
+    permission: Permission | None = None
 
 
 class MeshView(msgspec.Struct, frozen=True):
@@ -97,6 +101,7 @@ class MeshView(msgspec.Struct, frozen=True):
     services: Map[ResourceKey, ExternalServiceView]
     sources: Sources
     permissive: bool = False
+    policies: MeshPolicies = NO_POLICIES
 
 
 class EgressView(msgspec.Struct, frozen=True):

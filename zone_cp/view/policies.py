@@ -1,0 +1,264 @@
+"""Policies of a mesh → what holds for one proxy and one external service. Pure; the order is that of spec 4 B1.
+
+Ascending, a later rule overrides an earlier one field by field (RFC 7396; lists are replaced):
+top-level kind, for a Dataplane no selector < labels < name, global < zone origin, `to` kind, display name
+descending (so the smallest name wins), position within the policy. The order in which events arrived says
+nothing. Deviations: a policy of a zone that names a service means the zone's own and global's of that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+from shared.events.event import EventRef
+from shared.events.state import Stored
+from shared.model import codec
+from shared.model.part import NO_LABELS, Labels
+from shared.model.policy import (
+    EFFECT_LABEL,
+    SHADOW,
+    BreakerConf,
+    MeshTrafficPermission,
+    Policy,
+    RetryConf,
+    SpiffeMatch,
+    TargetRef,
+    TimeoutConf,
+    ToConf,
+    items_of,
+)
+from shared.model.resource import Dataplane, ResourceKey
+
+_KIND_RANK = {
+    "Mesh": 1,
+    "Dataplane": 2,
+    "MeshSubset": 3,
+    "MeshService": 5,
+    "MeshExternalService": 6,
+    "MeshServiceSubset": 8,
+}
+_SERVICE_TAG = "kuma.io/service"
+_WHOLE_MESH = TargetRef(kind="Mesh")
+
+C = TypeVar("C", TimeoutConf, RetryConf, BreakerConf)
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """One `to` item: for the proxies of `top`, towards the services of `to`, `conf` holds. zone is the origin."""
+
+    top: TargetRef
+    to: TargetRef
+    zone: str
+    conf: ToConf
+    source: EventRef
+
+
+class Guard(msgspec.Struct, frozen=True):
+    """One MeshTrafficPermission."""
+
+    to: TargetRef
+    zone: str
+    deny: tuple[SpiffeMatch, ...]
+    allow: tuple[SpiffeMatch, ...]
+    source: EventRef
+
+
+class MeshPolicies(msgspec.Struct, frozen=True):
+    """All policies of a mesh in a zone: rules by ascending precedence, guards by name."""
+
+    rules: tuple[Rule, ...] = ()
+    guards: tuple[Guard, ...] = ()
+
+
+class Effective(msgspec.Struct, frozen=True):
+    """What holds for one proxy and one service: None where nobody says anything, so that defaults hold.
+
+    origins names, for every field that is set (`timeout.http.requestTimeout`), the event it follows from.
+    """
+
+    timeout: TimeoutConf = TimeoutConf()
+    retry: RetryConf = RetryConf()
+    breaker: BreakerConf = BreakerConf()
+    origins: tuple[tuple[str, EventRef], ...] = ()
+
+    @property
+    def sources(self) -> tuple[EventRef, ...]:
+        """The events that a field which is set follows from, each once."""
+        return tuple(dict.fromkeys(event for _, event in self.origins))
+
+
+class Permission(msgspec.Struct, frozen=True):
+    """Who may use a service that is guarded: deny wins, who is in neither list is denied."""
+
+    deny: tuple[SpiffeMatch, ...]
+    allow: tuple[SpiffeMatch, ...]
+    sources: tuple[EventRef, ...] = ()
+
+    def allows(self, spiffe_id: str) -> bool:
+        """Whether the holder of a SPIFFE id may use the service."""
+        return not any(_is(spiffe_id, one) for one in self.deny) and any(_is(spiffe_id, one) for one in self.allow)
+
+
+NO_POLICIES = MeshPolicies()
+NOTHING_SAID = Effective()
+
+
+def mesh_policies(policies: Iterable[tuple[Policy, Stored]]) -> MeshPolicies:
+    """The policies of one mesh in order. Those in shadow have no effect."""
+    rules: list[tuple[tuple[int, ...], Rule]] = []
+    guards: list[Guard] = []
+    # By name descending first: the sort below is stable, so that order decides last.
+    for policy, stored in sorted(policies, key=lambda one: (one[1].key.name, one[1].key), reverse=True):
+        if policy.labels.get(EFFECT_LABEL) == SHADOW:
+            continue
+        if isinstance(policy, MeshTrafficPermission):
+            guards.append(_guard(policy, stored))
+            continue
+        top = policy.spec.target_ref or _WHOLE_MESH
+        for item in items_of(policy):
+            rule = Rule(top, item.target_ref, stored.key.zone, item.default, stored.last)
+            rules.append((_rank(rule), rule))
+    rules.sort(key=lambda one: one[0])
+    return MeshPolicies(tuple(rule for _, rule in rules), tuple(guards))
+
+
+def for_proxy(policies: MeshPolicies, proxy: Dataplane) -> tuple[Rule, ...]:
+    """The rules whose top level selects a sidecar or gateway."""
+    return tuple(rule for rule in policies.rules if _selects(rule.top, proxy))
+
+
+def for_egress(policies: MeshPolicies) -> tuple[Rule, ...]:
+    """The rules that hold for all clients alike, and so at the zone egress (spec 4 §6.8)."""
+    return tuple(rule for rule in policies.rules if is_for_all(rule.top))
+
+
+def is_for_all(top: TargetRef) -> bool:
+    """Whether a top-level targetRef selects every sidecar of the mesh."""
+    return top.kind == "Mesh" and (not top.proxy_types or "Sidecar" in top.proxy_types)
+
+
+def effective(rules: tuple[Rule, ...], key: ResourceKey, labels: Labels) -> Effective:
+    """What the selected rules say about a service, merged."""
+    matched = tuple(rule for rule in rules if targets(rule.to, rule.zone, key, labels))
+    return _merged(matched) if matched else NOTHING_SAID
+
+
+def at_large(rules: tuple[Rule, ...]) -> Effective:
+    """What the selected rules say about every service of the mesh."""
+    return _merged(tuple(rule for rule in rules if rule.to.kind == "Mesh"))
+
+
+def particular(rules: tuple[Rule, ...]) -> bool:
+    """Whether a rule singles services out."""
+    return any(rule.to.kind != "Mesh" for rule in rules)
+
+
+def permission(policies: MeshPolicies, key: ResourceKey, labels: Labels) -> Permission | None:
+    """Who may use a service; None while no permission guards it."""
+    found = [guard for guard in policies.guards if targets(guard.to, guard.zone, key, labels)]
+    if not found:
+        return None
+    deny = sorted({one for guard in found for one in guard.deny}, key=_spelled)
+    allow = sorted({one for guard in found for one in guard.allow}, key=_spelled)
+    return Permission(tuple(deny), tuple(allow), tuple(guard.source for guard in found))
+
+
+def targets(ref: TargetRef, zone: str, key: ResourceKey, labels: Labels) -> bool:
+    """Whether `ref`, in a policy that originates in `zone`, means a service."""
+    if ref.kind == "Mesh":
+        return True
+    if ref.name:
+        return ref.name == key.name and key.zone in ("", zone)
+    return all(labels.get(label) == value for label, value in ref.labels.items())
+
+
+# --- selecting proxies ------------------------------------------------------------------------------------------
+
+
+def _selects(top: TargetRef, proxy: Dataplane) -> bool:
+    match top.kind:
+        case "Mesh":
+            kind = "Gateway" if proxy.networking.gateway is not None else "Sidecar"
+            return not top.proxy_types or kind in top.proxy_types
+        case "Dataplane":
+            if top.name:
+                return top.name == proxy.name
+            return all(proxy.labels.get(label) == value for label, value in top.labels.items())
+        case _:
+            wanted = top.tags.set(_SERVICE_TAG, top.name) if top.name else top.tags
+            return any(_tagged(tags, proxy.labels, wanted) for tags in _tags(proxy))
+
+
+def _tags(proxy: Dataplane) -> tuple[Labels, ...]:
+    gateway = proxy.networking.gateway
+    found = tuple(inbound.tags for inbound in proxy.networking.inbound)
+    return found + ((gateway.tags,) if gateway is not None else ()) or (NO_LABELS,)
+
+
+def _tagged(tags: Labels, labels: Labels, wanted: Labels) -> bool:
+    # Kuma writes zone and the like into tags by itself; here they are labels.
+    found = {tag: tags.get(tag, labels.get(tag)) for tag in wanted}
+    return all(found[tag] is not None and value in ("*", found[tag]) for tag, value in wanted.items())
+
+
+# --- order and merging --------------------------------------------------------------------------------------------
+
+
+def _rank(rule: Rule) -> tuple[int, ...]:
+    top = rule.top
+    selector = (2 if top.name else 1 if top.labels else 0) if top.kind == "Dataplane" else 0
+    return (_KIND_RANK[top.kind], selector, int(bool(rule.zone)), _KIND_RANK[rule.to.kind])
+
+
+def _guard(policy: MeshTrafficPermission, stored: Stored) -> Guard:
+    confs = [rule.default for rule in policy.spec.rules]
+    return Guard(
+        to=policy.spec.target_ref,
+        zone=stored.key.zone,
+        deny=tuple(entry.spiffe_id for conf in confs for entry in conf.deny or ()),
+        allow=tuple(entry.spiffe_id for conf in confs for entry in conf.allow or ()),
+        source=stored.last,
+    )
+
+
+def _spelled(one: SpiffeMatch) -> tuple[str, str]:
+    return one.type, one.value
+
+
+def _is(spiffe_id: str, one: SpiffeMatch) -> bool:
+    return spiffe_id.startswith(one.value) if one.type == "Prefix" else spiffe_id == one.value
+
+
+@lru_cache(maxsize=4096)
+def _merged(rules: tuple[Rule, ...]) -> Effective:
+    timeout, said = _family(rules, TimeoutConf, "timeout")
+    retry, more = _family(rules, RetryConf, "retry")
+    breaker, most = _family(rules, BreakerConf, "breaker")
+    return Effective(timeout, retry, breaker, tuple(sorted((said | more | most).items())))
+
+
+def _family(rules: tuple[Rule, ...], wanted: type[C], prefix: str) -> tuple[C, dict[str, EventRef]]:
+    whole: dict[str, Any] = {}
+    origins: dict[str, EventRef] = {}
+    for rule in rules:
+        if isinstance(rule.conf, wanted):
+            _patch(whole, codec.to_plain(rule.conf), prefix, rule.source, origins)
+    return cast("C", codec.convert(whole, wanted)), origins
+
+
+def _patch(
+    whole: dict[str, Any], patch: dict[str, Any], path: str, source: EventRef, origins: dict[str, EventRef]
+) -> None:
+    """RFC 7396 without nulls, which no policy can hold: objects are merged, all else is replaced."""
+    for name, value in patch.items():
+        where = f"{path}.{name}"
+        if isinstance(value, dict):
+            inner = whole.setdefault(name, {})
+            _patch(inner, value, where, source, origins)
+        else:
+            whole[name] = value
+            origins[where] = source
