@@ -9,6 +9,7 @@ class Link:
     """Relays `port` on loopback to `target_port`; while cut, open connections are reset and new ones refused."""
 
     def __init__(self, port: int, target_port: int) -> None:
+        self.cut_by = f"the relay on port {port} resets connections and refuses new ones"
         self._port = port
         self._target_port = target_port
         self._server: asyncio.Server | None = None

@@ -73,8 +73,10 @@ class Namespaces:
                 directory = _CONFIGURATION / self._names[zone]
                 directory.mkdir(parents=True, exist_ok=True)
                 (directory / "resolv.conf").write_text(_RESOLV_CONF)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError):
+                raise Unavailable(str(error)) from error
             raise
 
     def close(self) -> None:
@@ -162,6 +164,7 @@ class VethLink:
     """A link by its end in global's namespace."""
 
     def __init__(self, namespace: str, device: str) -> None:
+        self.cut_by = f"ip -netns {namespace} link set dev {device} down"
         self._namespace = namespace
         self._device = device
 
@@ -182,7 +185,10 @@ def _addresses(zone: str) -> tuple[tuple[str, str], tuple[str, str]]:
 
 def _ip(*arguments: str) -> str:
     command = ["ip", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"{' '.join(command)}: no answer in {_COMMAND_SECONDS} s") from None
     if done.returncode != 0:
         raise Unavailable(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
     return done.stdout

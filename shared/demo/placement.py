@@ -20,7 +20,9 @@ User: TypeAlias = Literal["sidecar", "egress"]
 
 
 class Cuttable(Protocol):
-    """The link between the hub and one zone."""
+    """The link between the hub and one zone. `cut_by`: how it is cut, for people to read."""
+
+    cut_by: str
 
     async def cut(self) -> None:
         """Nothing gets through from now on."""

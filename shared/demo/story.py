@@ -283,8 +283,9 @@ class Story:
 
     async def _cut(self, step: Step) -> None:
         system = self._system
-        await system.link("west").cut()
-        step.say("the link between the hub and west is cut")
+        link = system.link("west")
+        await link.cut()
+        step.say(f"the link between the hub and west is cut: {link.cut_by}")
         answer = await self._call("west", "payments.west.mesh", 8443)
         step.check("west keeps serving", answer.status, ok=answer.status == 200)
         await system.kill_sidecar("west")
