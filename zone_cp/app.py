@@ -14,7 +14,7 @@ import structlog
 from shared.api.app import build_api
 from shared.events.conditions import Observed
 from shared.events.event import GLOBAL, Change, ResourceApplied, ZoneSettingsChanged, decode_event
-from shared.events.log import EventLog, LogUnavailable
+from shared.events.log import EventLog
 from shared.events.state import ZoneState
 from shared.keys.directory import KeysDirectory
 from shared.keys.files import read_private, read_public
@@ -35,11 +35,12 @@ from shared.process.writer import event_time
 from zone_cp.ads.delta import Acked, Nacked
 from zone_cp.ads.server import Admitted, AdsServer, NodeInfo, Refused, TlsFiles, grpc_status
 from zone_cp.checks import ZoneChecker
-from zone_cp.follow import SYSTEM, Decided, ZoneOwner
+from zone_cp.follow import SYSTEM, ZoneOwner
 from zone_cp.identity.material import ZoneSecrets
 from zone_cp.identity.rotation import Rotation
 from zone_cp.join import Joining, NotAdmitted, connected, disconnected, end_of, join, join_agent, stale
 from zone_cp.publish import EgressWatch, Publisher
+from zone_cp.record import Recorder
 from zone_cp.status import StatusBoard
 from zone_cp.store import ZoneStore
 from zone_cp.view.zone_view import ZoneView
@@ -47,7 +48,9 @@ from zone_cp.view.zone_view import ZoneView
 COMPILER = "1"
 """Version of what `view` and `xds` make of a state; recorded, because it changes what proxies are served."""
 DRAIN_SECONDS = 3.0
-RECORD_RETRY_SECONDS = 0.5
+RETURN_SECONDS = 30.0
+"""How long proxies that were online when the last process ended may take to come back before they count as offline:
+they serve all the while, and Envoy waits longer before each further attempt to connect."""
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +75,7 @@ class _Zone:
         self._keys = KeysDirectory(Path(settings.keys_dir), settings.name)
         self._verifier = self._keys.token_verifier()
         self._joining: dict[str, Joining] = {}
-        self._recording: set[asyncio.Task[None]] = set()
+        self._life_id = f"{event_time()}/"
         self._refused: set[str] = set()
 
     async def start(self) -> None:
@@ -91,7 +94,6 @@ class _Zone:
         status = topology.own_status(connection, settings.name)
         self._build(own, status)
         await self._owner.recover(copy)
-        await self._owner.write(stale, actor=SYSTEM)
         await self._board.recall()
         await self._create_defaults()
         life.start("publish", self._publisher.run())
@@ -101,7 +103,10 @@ class _Zone:
         target = topology.outbox_target(connection, settings.name)
         life.start("outbox", Outbox(own, target, on_fault=_halted("outbox")).run())
         life.start("status outbox", StatusOutbox(status, topology.status_target(connection, settings.name)).run())
+        life.start("record proxies", self._recorder.run())
+        life.on_stop("proxies recorded", self._recorder.settle)
         await self._ads.start()
+        asyncio.get_running_loop().call_later(RETURN_SECONDS, self._end_return)
         life.on_stop("xDS", self._stop_ads, stop_seconds=DRAIN_SECONDS + 5)
         await self._serve({settings.name: own, GLOBAL: copy})
         self._ready = True
@@ -121,6 +126,7 @@ class _Zone:
         self._publisher = Publisher(self._secrets, self._ads, self._before, self._published)
         self._board = StatusBoard(self._settings.name, status, self._present, self._publisher.failures)
         self._watch = EgressWatch(self._ads, self._delivered)
+        self._recorder = Recorder(lambda decided, actor: self._owner.write(decided, actor=actor))
 
     def _recorded_settings(self) -> ZoneSettingsChanged:
         settings = self._settings
@@ -143,7 +149,7 @@ class _Zone:
             on_ack=self._on_ack,
             on_nack=self._on_nack,
             on_observation=self._on_observation,
-            connection_prefix=f"{event_time()}/",
+            connection_prefix=self._life_id,
         )
 
     async def _serve(self, sources: Mapping[str, JetStreamLog]) -> None:
@@ -200,6 +206,7 @@ class _Zone:
             log.warning("no certificates for a mesh", mesh=mesh, reason=reason)
 
     def _published(self, state: ZoneState, view: ZoneView, egresses: Sequence[str]) -> None:
+        self._secrets.keep_asked()
         self._watch.expect(view, egresses)
         self._board.changed()
 
@@ -238,12 +245,15 @@ class _Zone:
     def _on_connected(self, proxy: str, connection: str, node: NodeInfo) -> None:
         joining = self._joining[proxy]
         log.info("proxy connected", proxy=proxy, connection=connection)
-        self._record(lambda state: connected(joining, state, connection), proxy)
+        self._recorder.record(lambda state: connected(joining, state, connection), f"proxy:{proxy}")
 
     def _on_disconnected(self, proxy: str, connection: str, reason: str) -> None:
         log.info("proxy disconnected", proxy=proxy, connection=connection, reason=reason)
         word = end_of(reason)
-        self._record(lambda state: disconnected(proxy, connection, word, state), proxy)
+        self._recorder.record(lambda state: disconnected(proxy, connection, word, state), f"proxy:{proxy}")
+
+    def _end_return(self) -> None:
+        self._recorder.record(lambda state: stale(state, self._life_id), SYSTEM)
 
     def _on_nack(self, proxy: str, nack: Nacked) -> None:
         log.warning("proxy refused configuration", proxy=proxy, type_url=nack.type_url, reason=nack.message)
@@ -260,28 +270,6 @@ class _Zone:
 
     def _on_observation(self, proxy: str, seen: Observation) -> None:
         self._board.observed(proxy, seen.cluster, Observed(seen.failing, seen.reason, proxy, seen.time))
-
-    def _record(self, decided: Decided, proxy: str) -> None:
-        """Write to the log behind a callback that must not block; tried until the zone's own server takes it."""
-
-        async def write() -> None:
-            while True:
-                try:
-                    await self._owner.write(decided, actor=f"proxy:{proxy}")
-                except LogUnavailable as error:
-                    log.warning("cannot record now", proxy=proxy, error=str(error))
-                    await asyncio.sleep(RECORD_RETRY_SECONDS)
-                else:
-                    return
-
-        task = asyncio.create_task(write())
-        self._recording.add(task)
-        task.add_done_callback(self._recorded)
-
-    def _recorded(self, task: asyncio.Task[None]) -> None:
-        self._recording.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._life.fail("record a proxy", error)
 
 
 def _halted(what: str) -> Callable[[Exception], None]:

@@ -142,17 +142,21 @@ def connected(joining: Joining, state: ZoneState, connection: str) -> tuple[Chan
 def disconnected(
     proxy: str, connection: str, reason: Literal["closed", "drained", "superseded", "lost"], state: ZoneState
 ) -> tuple[Change, ...]:
-    """What to record when a stream ends: nothing, if a later stream of the proxy is the one that counts."""
+    """What to record when a stream ends: nothing, if a later stream of the proxy is the one that counts.
+
+    A newer stream is recorded by itself; offline for a moment in between, a zone egress would take its zone's
+    external services with it. And a control plane that stops says nothing of its proxies: they go on serving.
+    """
     status = state.own.proxies.get(proxy)
-    if status is None or not status.online or status.connection != connection:
+    if status is None or not status.online or status.connection != connection or reason in ("superseded", "drained"):
         return ()
     return (ProxyDisconnected(proxy=proxy, connection=connection, reason=reason),)
 
 
-def stale(state: ZoneState) -> tuple[Change, ...]:
-    """At a start no stream is open yet: whatever the log says is online was lost with the last process."""
+def stale(state: ZoneState, life: str) -> tuple[Change, ...]:
+    """Proxies that the log says are online, by connections that do not begin with `life`: of an earlier process."""
     return tuple(
         ProxyDisconnected(proxy=status.proxy, connection=status.connection, reason="lost")
         for status in state.own.proxies.values()
-        if status.online
+        if status.online and not status.connection.startswith(life)
     )

@@ -113,3 +113,21 @@ async def test_an_unreadable_authority_is_a_reason_not_a_crash() -> None:
     world.authority(1, readers=("global",))
     failures = world.secrets.refresh({"default": 3600})
     assert "not wrapped for east" in failures["default"]
+
+
+@pytest.mark.anyio
+async def test_who_is_asked_for_no_more_is_issued_no_more() -> None:
+    """A workload that no proxy needed since the last refresh is forgotten; one that comes back gets another."""
+    world = World()
+    world.authority(1)
+    world.secrets.refresh({"default": 3600.0})
+    first = world.secrets.identity("default", "spiffe://default/web")
+    world.secrets.identity("default", "spiffe://default/gone")
+    world.secrets.keep_asked()
+    assert len(world.rotation.held()) == 2
+    world.secrets.refresh({"default": 3600.0})
+    assert world.secrets.identity("default", "spiffe://default/web") is first
+    world.secrets.keep_asked()
+    assert [svid.spiffe_id for _, svid in world.rotation.held()] == ["spiffe://default/web"]
+    assert world.secrets.identity("default", "spiffe://default/gone").spiffe_id == "spiffe://default/gone"
+    world.rotation.close()

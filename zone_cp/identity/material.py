@@ -11,7 +11,7 @@ from shared.events.state import ZoneState
 from shared.keys.seal import Keyring, Unreadable
 from shared.model.resource import Sealed
 from zone_cp.identity.issuer import Issuer, NotIssuable
-from zone_cp.identity.rotation import Rotation
+from zone_cp.identity.rotation import Rotation, Workload
 from zone_cp.identity.svid import Svid
 from zone_cp.view.zone_view import TlsMaterial
 from zone_cp.xds.secrets import MaterialMissing
@@ -32,6 +32,7 @@ class ZoneSecrets:
         self._rotation = rotation
         self._texts: dict[Sealed, bytes] = {}
         self._trusted: dict[str, tuple[EventRef, EventRef, float]] = {}
+        self._asked: set[Workload] = set()
 
     def text(self, material: TlsMaterial) -> bytes:
         """The bytes of TLS material. Raises MaterialMissing."""
@@ -46,6 +47,7 @@ class ZoneSecrets:
 
     def identity(self, mesh: str, spiffe_id: str) -> Svid:
         """The workload's current certificate. Raises MaterialMissing."""
+        self._asked.add((mesh, spiffe_id))
         try:
             return self._rotation.identity(mesh, spiffe_id)
         except NotIssuable as error:
@@ -65,6 +67,7 @@ class ZoneSecrets:
         forgotten. Returns the meshes that have no usable authority here, with the reason. Cheap when nothing
         changed.
         """
+        self._asked.clear()
         failures: Map[str, str] = Map()
         for mesh in [one for one in self._trusted if one not in certificate_seconds]:
             self._forget(mesh)
@@ -75,6 +78,10 @@ class ZoneSecrets:
                 self._forget(mesh)
                 failures = failures.set(mesh, str(error))
         return failures
+
+    def keep_asked(self) -> None:
+        """Issue no more for workloads that nobody asked for since `refresh`: call after compiling for all proxies."""
+        self._rotation.keep(self._asked)
 
     def _trust(self, mesh: str, seconds: float) -> None:
         state = self._state()
