@@ -38,7 +38,7 @@ from zone_cp.checks import ZoneChecker
 from zone_cp.follow import SYSTEM, ZoneOwner
 from zone_cp.identity.material import ZoneSecrets
 from zone_cp.identity.rotation import Rotation
-from zone_cp.join import Joining, NotAdmitted, connected, disconnected, end_of, join, join_agent, stale
+from zone_cp.join import Joining, NotAdmitted, connected, disconnected, end_of, join, join_agent, replaces, stale
 from zone_cp.publish import EgressWatch, Publisher
 from zone_cp.record import Recorder
 from zone_cp.status import StatusBoard
@@ -238,6 +238,8 @@ class _Zone:
             log.info("proxy refused", proxy=node.id, status=judged.status, reason=judged.reason)
             return Refused(grpc_status(judged.status), judged.reason)
         if isinstance(judged, Joining):
+            if replaces(judged, self._owner.state):
+                self._ads.forget(judged.proxy)
             self._joining[judged.proxy] = judged
             return Admitted(judged.proxy)
         return Admitted(judged)

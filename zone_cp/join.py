@@ -16,7 +16,7 @@ from shared.events.state import ZoneState
 from shared.keys.tokens import Principal
 from shared.model import codec
 from shared.model.labels import computed
-from shared.model.resource import Dataplane, Resource, ResourceKey, ZoneEgress, key_of
+from shared.model.resource import Dataplane, Resource, ResourceKey, ZoneEgress, key_of, mesh_of
 from shared.model.validate import validate
 
 RESOURCE_METADATA = "dataplane.resource"
@@ -60,6 +60,9 @@ def join(
     if not isinstance(resource, Dataplane | ZoneEgress):
         kind = type(resource).__name__
         return NotAdmitted("INVALID_ARGUMENT", f"node metadata {RESOURCE_METADATA}: {kind} is no proxy's resource")
+    # A stream is given what is held ready for its id, so the id must be that of the resource the token vouches for.
+    if node_id != proxy_id(resource):
+        return NotAdmitted("PERMISSION_DENIED", f"node id {node_id} is not that of its resource: {proxy_id(resource)}")
     if reason := _denied(resource, principal, state):
         return NotAdmitted("PERMISSION_DENIED", reason)
     if faults := validate(resource, ("127.0.0.0/8",)):
@@ -84,7 +87,21 @@ def join_agent(proxy: str, principal: Principal | None, state: ZoneState) -> str
     mesh, _, name = proxy.partition(".")
     if (principal.mesh, principal.kind == "egress") != (mesh, mesh == "") or principal.name not in ("", name):
         return NotAdmitted("PERMISSION_DENIED", f"the token is not for proxy {proxy}")
+    stored = state.own.resources.get(ResourceKey("Dataplane", mesh, name, state.zone))
+    if stored and isinstance(stored.resource, Dataplane) and (reason := _denied_tags(stored.resource, principal)):
+        return NotAdmitted("PERMISSION_DENIED", f"the token is not for proxy {proxy}: {reason}")
     return proxy
+
+
+def proxy_id(resource: Dataplane | ZoneEgress) -> str:
+    """Kuma's node id of a proxy: `<mesh>.<name>`, with an empty mesh for a zone egress."""
+    return f"{mesh_of(resource)}.{resource.name}"
+
+
+def replaces(joining: Joining, state: ZoneState) -> bool:
+    """Whether the proxy comes as another than the one recorded: nothing made for that one may reach it."""
+    stored = state.own.resources.get(key_of(joining.resource, state.zone))
+    return stored is None or stored.resource != joining.resource
 
 
 def end_of(reason: str) -> Literal["closed", "drained", "superseded", "lost"]:
@@ -113,11 +130,26 @@ def _denied(resource: Dataplane | ZoneEgress, principal: Principal, state: ZoneS
                 return f"the token is for mesh {principal.mesh}, the proxy is of {resource.mesh}"
             if ResourceKey("Mesh", "", resource.mesh) not in state.hub.resources:
                 return f"mesh {resource.mesh} does not exist in zone {state.zone} (yet)"
-            for inbound in resource.networking.inbound:
-                for tag, allowed in principal.tags.items():
-                    if inbound.tags.get(tag) not in allowed:
-                        return f"the token does not allow tag {tag}={inbound.tags.get(tag)}"
+            return _denied_tags(resource, principal) or _denied_takeover(resource, principal, state)
     return None
+
+
+def _denied_tags(resource: Dataplane, principal: Principal) -> str | None:
+    for inbound in resource.networking.inbound:
+        for tag, allowed in principal.tags.items():
+            if inbound.tags.get(tag) not in allowed:
+                return f"the token does not allow tag {tag}={inbound.tags.get(tag)}"
+    return None
+
+
+def _denied_takeover(resource: Dataplane, principal: Principal, state: ZoneState) -> str | None:
+    """A token without a name is good for many; it must not take the place of one that it could not be."""
+    status = state.own.proxies.get(proxy_id(resource))
+    stored = state.own.resources.get(key_of(resource, state.zone))
+    if status is None or not status.online or stored is None or not isinstance(stored.resource, Dataplane):
+        return None
+    reason = _denied_tags(stored.resource, principal)
+    return f"another proxy of this name is online: {reason}" if reason else None
 
 
 def connected(joining: Joining, state: ZoneState, connection: str) -> tuple[Change, ...]:
