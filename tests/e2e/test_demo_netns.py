@@ -21,7 +21,8 @@ from shared.demo.namespaces import Namespaces, Unavailable
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
-BASE_PORT = 27100
+BASE_PORT = 27100 + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Only names the namespaces: their ports are their own."""
 DEMO_SECONDS = 85
 STOP_SECONDS = 30
 INTERRUPTED = 130
