@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 import structlog
@@ -24,6 +24,8 @@ from zone_cp.view.zone_view import ExternalServiceView, Failure, ZoneView
 PAUSE_FACTOR = 4
 """Pause after each computation, as a multiple of what it took."""
 RETRY_SECONDS = 0.5
+SETTLE_SECONDS = 0.05
+"""How long conditions may lag behind what proxies hold."""
 UNKNOWN = b"?"
 """What an earlier run wrote: differs from every row."""
 
@@ -46,6 +48,7 @@ class StatusBoard:
         self._failures = failures
         self._acked: ZoneView | None = None
         self._acked_at = ""
+        self._since: dict[ResourceKey, tuple[ExternalServiceView, str]] = {}
         self._waiting: tuple[str, ...] = ()
         self._nacks: dict[str, str] = {}
         self._observed: dict[tuple[str, str], Observed] = {}
@@ -87,6 +90,8 @@ class StatusBoard:
         """For ever: after each change compute the rows and record those that differ."""
         while True:
             await self._wake.wait()
+            # Proxies first: what a change makes of the conditions is looked at when it has reached them.
+            await asyncio.sleep(SETTLE_SECONDS)
             self._wake.clear()
             started = time.perf_counter()
             present = self._present()
@@ -100,6 +105,7 @@ class StatusBoard:
     def _compute(self, state: ZoneState, view: ZoneView) -> dict[str, ServiceStatus]:
         services = {key: one for mesh in view.meshes.values() for key, one in mesh.services.items()}
         closed = self._failures()
+        self._since = dict(self._acked_services(services))
         delivery = {key: self._delivery(one, closed.get(key)) for key, one in services.items()}
         latest = self._latest()
         observed = {key: latest[one.cluster] for key, one in services.items() if one.cluster in latest}
@@ -107,17 +113,29 @@ class StatusBoard:
         found = {}
         for row in rows:
             key = ResourceKey("MeshExternalService", row.mesh, row.name, self._zone if row.origin == "zone" else "")
-            found[_token(key)] = _shown(row, str(state.position))
+            token = _token(key)
+            found[token] = _shown(row, str(state.position), self.rows.get(token))
         return found
 
+    def _acked_services(
+        self, services: Mapping[ResourceKey, ExternalServiceView]
+    ) -> Iterator[tuple[ResourceKey, tuple[ExternalServiceView, str]]]:
+        """Those that every egress holds as they are, and since when: an ACK of another service is no news of theirs."""
+        for key, service in services.items():
+            mesh = self._acked.meshes.get(service.mesh) if self._acked is not None else None
+            if mesh is None or mesh.services.get(key) != service:
+                continue
+            known, at = self._since.get(key, (None, ""))
+            yield key, (service, at if known == service else self._acked_at)
+
     def _delivery(self, service: ExternalServiceView, failure: Failure | None) -> Delivery:
-        mesh = self._acked.meshes.get(service.mesh) if self._acked is not None else None
-        acked = mesh is not None and mesh.services.get(service.key) == service
+        acked = service.key in self._since
+        _, at = self._since.get(service.key, (None, ""))
         waiting = () if acked else self._waiting
         if failure is not None:
             said = f"{failure.field}: {failure.message}" if failure.field else failure.message
-            return Delivery(acked, waiting, said, self._acked_at, failure.reason)
-        return Delivery(acked, waiting, self._nacks.get(service.cluster, ""), self._acked_at)
+            return Delivery(acked, waiting, said, at, failure.reason)
+        return Delivery(acked, waiting, self._nacks.get(service.cluster, ""), at)
 
     def _latest(self) -> dict[str, Observed]:
         """Per cluster: the failure that any proxy sees, or else that the last one to look saw it work."""
@@ -134,7 +152,7 @@ class StatusBoard:
             row = rows.get(token)
             data = b"" if row is None else msgspec.json.encode(row)
             # Positions move with every event; a row is news only when it says something else.
-            says = b"" if row is None else msgspec.json.encode(msgspec.structs.replace(row, position=""))
+            says = b"" if row is None else msgspec.json.encode(_without_positions(row))
             if self._written.get(token) == says:
                 continue
             try:
@@ -154,8 +172,13 @@ def _token(key: ResourceKey) -> str:
     return f"mes.{key.mesh}.{key.zone or '_'}.{key.name}"
 
 
-def _shown(row: ServiceRow, position: str) -> ServiceStatus:
-    conditions = tuple(StatusCondition(one.type, one.status, one.reason, one.message, one.at) for one in row.conditions)
+def _shown(row: ServiceRow, position: str, before: ServiceStatus | None) -> ServiceStatus:
+    known = {_said(one): one.position for one in before.conditions} if before is not None else {}
+    conditions = []
+    for one in row.conditions:
+        made = StatusCondition(one.type, one.status, one.reason, one.message, one.at)
+        # A condition that says what it said before was computed then; the row's own position is always the newest.
+        conditions.append(msgspec.structs.replace(made, position=known.get(_said(made), position)))
     return ServiceStatus(
         zone=row.zone,
         mesh=row.mesh,
@@ -165,6 +188,15 @@ def _shown(row: ServiceRow, position: str) -> ServiceStatus:
         port=row.port,
         vip=row.vip,
         hostnames=row.hostnames,
-        conditions=conditions,
+        conditions=tuple(conditions),
         position=position,
     )
+
+
+def _said(one: StatusCondition) -> tuple[str, ...]:
+    return one.type, one.status, one.reason, one.message
+
+
+def _without_positions(row: ServiceStatus) -> ServiceStatus:
+    conditions = tuple(msgspec.structs.replace(one, position="") for one in row.conditions)
+    return msgspec.structs.replace(row, position="", conditions=conditions)

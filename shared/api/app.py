@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal
 
 import msgspec
@@ -18,7 +18,8 @@ from shared.api.check import check_routes
 from shared.api.openapi import document
 from shared.api.problem import Problem, from_http, unavailable
 from shared.api.resources import Resources
-from shared.api.response import Call, json_response, number, page
+from shared.api.response import Call, json_response, number
+from shared.api.status import listed, status_routes
 from shared.api.store import Authenticator, ResourceStore
 from shared.api.tls_check import TlsChecker
 from shared.events.event import GLOBAL
@@ -57,7 +58,8 @@ def build_api(
     handlers += _index_routes(role, zone, version)
     handlers += _health_routes(ready, metrics)
     handlers += _event_routes(store, zone or GLOBAL)
-    handlers += _status_routes(store)
+    handlers += status_routes(store, zone)
+    handlers += _proxy_routes(store)
     handlers += check_routes(store, checker, zone)
 
     async def check(request: Request[Any, Any, State]) -> None:
@@ -219,19 +221,10 @@ async def _lines(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield shown.event_body(event) + b"\n"
 
 
-def _status_routes(store: ResourceStore) -> list[HTTPRouteHandler]:
-    async def rows(request: Call, read: Callable[[], Awaitable[Any]]) -> Response[bytes]:
-        size, offset = number(request, "size", 1000, 1, 10_000), number(request, "offset", 0, 0, 2**31)
-        found = await read()
-        return json_response(page(request, found[offset : offset + size], len(found), offset, size))
-
-    @get("/status/meshexternalservices")
-    async def services(request: Call) -> Response[bytes]:
-        return await rows(request, store.statuses)
-
+def _proxy_routes(store: ResourceStore) -> list[HTTPRouteHandler]:
     @get("/proxies")
     async def proxies(request: Call) -> Response[bytes]:
-        return await rows(request, store.proxies)
+        return await listed(request, store.proxies)
 
     @get("/proxies/{proxy:str}/inspect")
     async def inspect(request: Call) -> Response[bytes]:
@@ -241,4 +234,4 @@ def _status_routes(store: ResourceStore) -> list[HTTPRouteHandler]:
             raise Problem(404, "Not found", f'proxy "{proxy}" is not known here')
         return Response(codec.encode(found), media_type="application/json")
 
-    return [services, proxies, inspect]
+    return [proxies, inspect]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from shared.api.rollup import ServiceRollup
 from shared.api.schemas import REFERENCE, struct_schemas
 from shared.api.store import ProxyRow, ServiceStatus
+from shared.api.tls_check import TlsReport
 from shared.model.kinds import KINDS, Kind
 
 _JSON = "application/json"
@@ -26,7 +28,7 @@ def document(role: str, version: str) -> dict[str, Any]:
             "version": version or "0",
             "description": "Resources in Universal form; the Kubernetes form is accepted in the same places.",
         },
-        "paths": paths | _other_paths(),
+        "paths": paths | _other_paths() | (_check_paths() if role == "zone" else {}),
         "components": {"schemas": _schemas(), "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
         "security": [{"token": []}],
     }
@@ -36,7 +38,7 @@ def document(role: str, version: str) -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    schemas = struct_schemas([*(kind.type for kind in KINDS), ServiceStatus, ProxyRow])
+    schemas = struct_schemas([*(kind.type for kind in KINDS), ServiceStatus, ServiceRollup, ProxyRow, TlsReport])
     for kind in KINDS:
         schemas[f"{kind.name}Shown"] = _shown(schemas[kind.name])
     schemas["Problem"] = _problem()
@@ -90,7 +92,7 @@ def _answer(schema: dict[str, Any], description: str, media: str = _JSON) -> dic
 
 def _problems(*statuses: int) -> dict[str, Any]:
     words = {400: "refused", 401: "no accepted token", 403: "no right", 404: "not found", 405: "read-only here"}
-    words |= {409: "somebody else wrote first", 413: "too large", 503: "not now"}
+    words |= {409: "somebody else wrote first", 413: "too large", 503: "not now", 504: "no answer"}
     return {str(status): _answer(_ref("Problem"), words[status], _PROBLEM) for status in (401, 403, *statuses)}
 
 
@@ -177,10 +179,25 @@ def _other_paths() -> dict[str, Any]:
         "/": {"get": _operation("index", {"200": _answer(free, "what this is")} | _problems())},
         "/who-am-i": {"get": _operation("whoAmI", {"200": _answer(free, "the caller")} | _problems())},
         "/status/meshexternalservices": _rows("serviceStatuses", "ServiceStatus"),
+        "/status/meshexternalservices/rollup": _rows("serviceRollups", "ServiceRollup"),
+        "/meshes/{mesh}/meshexternalservices/{name}/_status": _of_service(
+            "get", "serviceRollup", "ServiceRollup", "over all zones"
+        ),
         "/proxies": _rows("proxies", "ProxyRow"),
         "/healthy": {"get": _operation("healthy", healthy) | unauthenticated},
         "/ready": {"get": _operation("ready", healthy | not_ready) | unauthenticated},
     }
+
+
+def _check_paths() -> dict[str, Any]:
+    path = "/meshes/{mesh}/meshexternalservices/{name}/_check-tls"
+    return {path: _of_service("post", "checkTls", "TlsReport", "what the egress met", 409, 504)}
+
+
+def _of_service(method: str, name: str, schema: str, description: str, *problems: int) -> dict[str, Any]:
+    answers = {"200": _answer(_ref(schema), description)} | _problems(404, *problems)
+    parameters = [_path_parameter("mesh"), _path_parameter("name")]
+    return {"parameters": parameters, method: _operation(name, answers, [_query("zone", {"type": "string"})])}
 
 
 def _apply_path() -> dict[str, Any]:

@@ -43,13 +43,17 @@ class Written(msgspec.Struct, frozen=True):
 
 
 class StatusCondition(msgspec.Struct, frozen=True, rename="camel"):
-    """One condition of a resource in one zone, in Kubernetes' words. `time` is RFC 3339, "" when derived."""
+    """One condition of a resource in one zone, in Kubernetes' words. `time` is RFC 3339, "" when derived.
+
+    position: the moment (g, z) it was computed at, the first at which this run of the zone said it; "" when unknown.
+    """
 
     type: str
     status: Literal["True", "False", "Unknown"]
     reason: str
     message: str = ""
     time: str = ""
+    position: str = ""
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, rename="camel"):

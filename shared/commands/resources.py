@@ -130,7 +130,7 @@ def get(
             whole = {**whole, "status": status}
         _print(_to_apply(whole) if output == "yaml" else whole, output)
     elif status is not None:
-        _show_status(items, status)
+        _show_status(items, status, _ready(client))
     else:
         _show(found, items)
     return ExitCode.OK
@@ -210,7 +210,20 @@ def _origin(labels: dict[str, str]) -> str:
     return f"zone {labels[ZONE_LABEL]}" if origin == "zone" and ZONE_LABEL in labels else origin
 
 
-def _show_status(items: Sequence[dict[str, Any]], status: Sequence[dict[str, Any]]) -> None:
+def _ready(client: Client) -> dict[tuple[str, str, str], str]:
+    """`2/2` by mesh, name and origin: the zones that serve it, of those that should; {} where no API tells."""
+    try:
+        rows = list(client.pages("/status/meshexternalservices/rollup"))
+    except ApiRefused as refused:
+        if refused.status == 404:
+            return {}
+        raise
+    return {(row.get("mesh", ""), row.get("name", ""), row.get("origin", "")): row.get("ready", "") for row in rows}
+
+
+def _show_status(
+    items: Sequence[dict[str, Any]], status: Sequence[dict[str, Any]], ready: dict[tuple[str, str, str], str]
+) -> None:
     rows = [
         [
             row.get("zone", ""),
@@ -219,6 +232,7 @@ def _show_status(items: Sequence[dict[str, Any]], status: Sequence[dict[str, Any
             row.get("origin", ""),
             "\n".join(_hostname(one) for one in row.get("hostnames") or ()),
             row.get("vip") or "",
+            ready.get(_rolled_key(row), ""),
             "\n".join(_condition(one) for one in row.get("conditions") or ()),
         ]
         for row in sorted(status, key=lambda row: (row.get("zone", ""), row.get("mesh", ""), row.get("name", "")))
@@ -228,8 +242,13 @@ def _show_status(items: Sequence[dict[str, Any]], status: Sequence[dict[str, Any
     for item in items:
         mesh, name, labels = item.get("mesh", "default"), item.get("name", ""), item.get("labels") or {}
         if (mesh, name) not in told:
-            rows.append(["", mesh, labels.get(DISPLAY_NAME_LABEL, name), _origin(labels), "", "", ""])
-    output.table(["ZONE", "MESH", "NAME", "ORIGIN", "HOSTNAMES", "VIP", "CONDITIONS"], rows)
+            rows.append(["", mesh, labels.get(DISPLAY_NAME_LABEL, name), _origin(labels), "", "", "", ""])
+    output.table(["ZONE", "MESH", "NAME", "ORIGIN", "HOSTNAMES", "VIP", "READY", "CONDITIONS"], rows)
+
+
+def _rolled_key(row: dict[str, Any]) -> tuple[str, str, str]:
+    origin = row.get("zone", "") if row.get("origin") == "zone" else row.get("origin", "")
+    return row.get("mesh", ""), row.get("name", ""), origin
 
 
 def _hostname(one: Any) -> str:

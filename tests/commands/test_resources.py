@@ -166,14 +166,16 @@ def with_service(api: Api) -> None:
 
 
 def test_external_services_are_shown_as_each_zone_sees_them(api: Api, zonal: Zonal) -> None:
-    """`get mes` shows zone, origin, hostnames, VIP and conditions, without colour when piped."""
+    """`get mes` shows how each zone sees a service, and in how many it is ready; without colour when piped."""
     with_service(api)
+    rolled = {"mesh": "default", "name": "payments", "origin": "global", "ready": "1/2", "conditions": []}
+    api.answers["GET /status/meshexternalservices/rollup"] = (200, {"items": [rolled]})
     done = zonal("get", "mes")
     assert done.code == 0
     assert done.out.splitlines() == [
-        "ZONE  MESH     NAME      ORIGIN  HOSTNAMES           VIP          CONDITIONS",
-        "east  default  payments  global  payments.ext.mesh   127.101.0.7  VipAssigned=True",
-        f"{'payments.east.mesh':>51}{'':15}Reachable=False (TlsFailed: CERTIFICATE_VERIFY_FAILED)",
+        "ZONE  MESH     NAME      ORIGIN  HOSTNAMES           VIP          READY  CONDITIONS",
+        "east  default  payments  global  payments.ext.mesh   127.101.0.7  1/2    VipAssigned=True",
+        f"{'payments.east.mesh':>51}{'':22}Reachable=False (TlsFailed: CERTIFICATE_VERIFY_FAILED)",
     ]
 
 

@@ -1,0 +1,79 @@
+"""How services stand: per zone as the zones say it, and rolled up over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from litestar import Response, get
+from litestar.handlers import HTTPRouteHandler
+
+from shared.api.problem import Problem
+from shared.api.response import Call, json_response, number, page
+from shared.api.rollup import ServiceRollup, rolled_up
+from shared.api.store import ResourceStore, ServiceStatus
+from shared.events.event import GLOBAL
+from shared.model.resource import ResourceKey, Zone
+
+KIND = "MeshExternalService"
+
+
+def status_routes(store: ResourceStore, own: str) -> list[HTTPRouteHandler]:
+    """The routes of a plane; `own` is its zone, "" on global."""
+
+    @get("/status/meshexternalservices")
+    async def services(request: Call) -> Response[bytes]:
+        return await listed(request, store.statuses)
+
+    @get("/status/meshexternalservices/rollup")
+    async def rollups(request: Call) -> Response[bytes]:
+        return await listed(request, lambda: _all(store, own))
+
+    @get("/meshes/{mesh:str}/meshexternalservices/{name:str}/_status")
+    async def rollup(request: Call) -> Response[bytes]:
+        return await _one(store, own, request)
+
+    return [services, rollups, rollup]
+
+
+async def listed(request: Call, read: Callable[[], Awaitable[Sequence[Any]]]) -> Response[bytes]:
+    """A page of what `read` gives."""
+    size, offset = number(request, "size", 1000, 1, 10_000), number(request, "offset", 0, 0, 2**31)
+    found = await read()
+    return json_response(page(request, found[offset : offset + size], len(found), offset, size))
+
+
+async def _one(store: ResourceStore, own: str, request: Call) -> Response[bytes]:
+    mesh, name = request.path_params["mesh"], request.path_params["name"]
+    wanted = request.query_params.get("zone")
+    rows, zones = await store.statuses(), await _zones(store, own)
+    for origin in dict.fromkeys((own, "")) if wanted is None else (wanted,):
+        if await store.get(ResourceKey(KIND, mesh, name, origin)) is not None:
+            return json_response(_rollup(ResourceKey(KIND, mesh, name, origin), rows, zones))
+    raise Problem(404, "Not found", f"there is no {KIND} {name} in mesh {mesh}")
+
+
+async def _all(store: ResourceStore, own: str) -> list[ServiceRollup]:
+    rows, zones = await store.statuses(), await _zones(store, own)
+    by_name: dict[tuple[str, str], list[ServiceStatus]] = {}
+    for row in rows:
+        by_name.setdefault((row.mesh, row.name), []).append(row)
+    keys = sorted(stored.key for stored in await store.list(KIND))
+    return [_rollup(key, by_name.get((key.mesh, key.name), []), zones) for key in keys]
+
+
+def _rollup(key: ResourceKey, rows: Sequence[ServiceStatus], zones: Sequence[str]) -> ServiceRollup:
+    """A zone-origin service is its own zone's business alone."""
+    mine = [row for row in rows if (row.mesh, row.name) == (key.mesh, key.name)]
+    mine = [
+        row for row in mine if (row.origin, row.zone) == ("zone", key.zone) or (row.origin == GLOBAL and not key.zone)
+    ]
+    return rolled_up(key.mesh, key.name, key.zone or GLOBAL, mine, (key.zone,) if key.zone else zones)
+
+
+async def _zones(store: ResourceStore, own: str) -> list[str]:
+    """Zones that this plane hears of: itself in a zone, every enabled one on global."""
+    if own:
+        return [own]
+    found = [stored.resource for stored in await store.list("Zone")]
+    return [one.name for one in found if isinstance(one, Zone) and one.enabled]
