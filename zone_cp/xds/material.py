@@ -106,15 +106,21 @@ def _client(service: ExternalServiceView, source: SecretSource) -> _Found | Fail
     certificate, key = service.client_cert, service.client_key
     if certificate is None and key is None:
         return _Found(References())
-    field = "spec.tls.verification.clientCert"
+    where = "spec.tls.verification"
     if certificate is None or key is None:
-        return Failure("InvalidMaterial", "clientCert and clientKey go together", field)
-    try:
-        chain, private = source.text(certificate), source.text(key)
-    except MaterialMissing as missing:
-        return Failure("MaterialMissing", f"{certificate.name}, {key.name}: {missing.reason}", field)
+        missing = "clientKey" if key is None else "clientCert"
+        return Failure("InvalidMaterial", "clientCert and clientKey go together", f"{where}.{missing}")
+    found: list[bytes] = []
+    for field, material in (("clientCert", certificate), ("clientKey", key)):
+        try:
+            found.append(source.text(material))
+        except MaterialMissing as absent:
+            return Failure("MaterialMissing", f"{material.name}: {absent.reason}", f"{where}.{field}")
+    chain, private = found
+    if fault := sds.authority_fault(chain):
+        return Failure("InvalidMaterial", f"{certificate.name}: {fault}", f"{where}.clientCert")
     if fault := sds.key_pair_fault(chain, private):
-        return Failure("InvalidMaterial", fault, field)
+        return Failure("InvalidMaterial", f"{key.name}: {fault}", f"{where}.clientKey")
     name = f"{certificate.name}+{key.name}"
     secret = sds.key_pair(name, chain, private, _sources(service, certificate, key))
     return _Found(References(client_secret=name), (secret,))
