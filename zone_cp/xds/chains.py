@@ -14,7 +14,7 @@ from envoy_data_plane.google import protobuf as google
 from shared.model.resource import ProtocolClass, TlsVersions
 from shared.naming import spiffe
 from zone_cp.xds import defaults
-from zone_cp.xds.filters import Logged, Where, http_manager, proxy_to, tcp_filters
+from zone_cp.xds.filters import UNTUNED, Logged, Tuning, Where, http_manager, proxy_to, tcp_filters
 from zone_cp.xds.routes import route_name
 from zone_cp.xds.shape import address, extension, part, scalar
 from zone_cp.xds.upstream_tls import SOCKET, References, parameters, san, sds, validation
@@ -29,14 +29,21 @@ def chain(filters: Iterable[bytes], *, name: str = "", match: bytes = b"", socke
 
 
 def class_filters(
-    protocol_class: ProtocolClass, where: Where, mesh: str, logged: Logged, *, forbidden: bool, after_handshake: bool
+    protocol_class: ProtocolClass,
+    where: Where,
+    mesh: str,
+    logged: Logged,
+    tuning: Tuning = UNTUNED,
+    *,
+    forbidden: bool,
+    after_handshake: bool,
 ) -> tuple[bytes, ...]:
     """The filters of a chain of one class. forbidden closes TCP; HTTP answers 403 by its routes."""
     if protocol_class == "http":
-        return (http_manager(where, route_name(where.hop, mesh), logged),)
+        return (http_manager(where, route_name(where.hop, mesh), logged, tuning),)
     if forbidden:
         return (proxy_to(defaults.FORBIDDEN, logged, after_handshake=after_handshake),)
-    return tcp_filters(where, logged, after_handshake=after_handshake)
+    return tcp_filters(where, logged, tuning, after_handshake=after_handshake)
 
 
 def listening(

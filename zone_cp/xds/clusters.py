@@ -16,9 +16,19 @@ from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
 from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream
 from envoy_data_plane.google import protobuf as google
 
+from shared.model.policy import OutlierConf
 from shared.model.resource import Endpoint, Protocol
+from zone_cp.view.policies import NOTHING_SAID, Effective
 from zone_cp.view.zone_view import ExternalServiceView, Failure, Sources
 from zone_cp.xds import defaults
+from zone_cp.xds.cluster_policies import (
+    cluster_part,
+    connect_timeout,
+    connections,
+    limits,
+    outlier_detection,
+    panic_threshold,
+)
 from zone_cp.xds.shape import address, metadata, part, scalar
 from zone_cp.xds.snapshot import CLUSTER, Encoded
 from zone_cp.xds.upstream_tls import References, external_socket, is_ip, server_name
@@ -28,13 +38,9 @@ HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 SOCKET_MATCH = "envoy.transport_socket_match"
 
 
-def http_options(options: upstream.HttpProtocolOptions) -> dict[str, google.Any]:
-    """`typed_extension_protocol_options` with Kuma's connection timeouts."""
-    options.common_http_protocol_options = core.HttpProtocolOptions(
-        idle_timeout=defaults.CONNECTION_IDLE_TIMEOUT,
-        max_connection_duration=defaults.NO_TIMEOUT,
-        max_stream_duration=defaults.NO_TIMEOUT,
-    )
+def http_options(options: upstream.HttpProtocolOptions, said: Effective = NOTHING_SAID) -> dict[str, google.Any]:
+    """`typed_extension_protocol_options` with the connection timeouts of policies, or Kuma's."""
+    options.common_http_protocol_options = connections(said)
     return {HTTP_OPTIONS: google.Any.pack(options)}
 
 
@@ -73,23 +79,34 @@ def _failover() -> cluster.OutlierDetection:
     )
 
 
+def _outliers(said: OutlierConf | None, *, failover: bool) -> cluster.OutlierDetection | None:
+    if said is not None:
+        return outlier_detection(said)
+    return _failover() if failover else None
+
+
+def _panic(said: OutlierConf | None) -> cluster.ClusterCommonLbConfig | None:
+    return panic_threshold(said.healthy_panic_threshold) if said is not None and not said.disabled else None
+
+
 @cache
-def static_part(protocol: Protocol, *, dns: bool, failover: bool) -> bytes:
-    """What clusters of one kind have in common, as bytes."""
+def static_part(protocol: Protocol, said: Effective = NOTHING_SAID, *, dns: bool, failover: bool) -> bytes:
+    """What clusters of one kind have in common, as bytes; `said` is a `cluster_part`."""
     explicit = upstream.HttpProtocolOptionsExplicitHttpConfig
     options: dict[str, google.Any] = {}
     if protocol == "http":
         plain = explicit(http_protocol_options=core.Http1ProtocolOptions())
-        options = http_options(upstream.HttpProtocolOptions(explicit_http_config=plain))
+        options = http_options(upstream.HttpProtocolOptions(explicit_http_config=plain), said)
     elif protocol in ("http2", "grpc"):
         framed = explicit(http2_protocol_options=core.Http2ProtocolOptions())
-        options = http_options(upstream.HttpProtocolOptions(explicit_http_config=framed))
+        options = http_options(upstream.HttpProtocolOptions(explicit_http_config=framed), said)
     made = cluster.Cluster(
         type=cluster.ClusterDiscoveryType.STRICT_DNS if dns else cluster.ClusterDiscoveryType.STATIC,
-        connect_timeout=defaults.CONNECT_TIMEOUT,
-        circuit_breakers=breakers(defaults.SERVICE_LIMIT, defaults.SERVICE_RETRY_LIMIT),
-        outlier_detection=_failover() if failover else None,
+        connect_timeout=connect_timeout(said),
+        circuit_breakers=limits(said.breaker),
+        outlier_detection=_outliers(said.breaker.outlier_detection, failover=failover),
         typed_extension_protocol_options=options,
+        common_lb_config=_panic(said.breaker.outlier_detection),
     )
     if dns:
         made.dns_lookup_family = cluster.ClusterDnsLookupFamily.V4_PREFERRED
@@ -178,7 +195,7 @@ def cluster_body(service: ExternalServiceView, references: References) -> bytes:
     return b"".join(
         (
             part(cluster.Cluster, "name", service.cluster),
-            static_part(service.protocol, dns=dns, failover=failover),
+            static_part(service.protocol, cluster_part(service.outside), dns=dns, failover=failover),
             part(cluster.Cluster, "load_assignment", assignment),
             sockets,
             _described(service, f"{service.key}: none of its endpoints can be used right now"),
@@ -214,4 +231,5 @@ def service_cluster(
 ) -> Encoded:
     """The cluster of one service, encoded once for all proxies that carry it."""
     body = cluster_body(service, references) if failure is None else closed_body(service, failure)
-    return encode(CLUSTER, service.cluster, body, tuple(dict.fromkeys((*service.sources, *mesh_sources))))
+    sources = (*service.sources, *service.outside.sources, *mesh_sources)
+    return encode(CLUSTER, service.cluster, body, tuple(dict.fromkeys(sources)))

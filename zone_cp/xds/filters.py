@@ -7,6 +7,7 @@ OVERWRITE, since the default appends and a value sent by the client would win (d
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import cache, lru_cache
 from typing import Literal, TypeAlias
 
@@ -52,6 +53,20 @@ class Logged(msgspec.Struct, frozen=True):
     stat_prefix: str
     path: str
     zone: str
+
+
+class Tuning(msgspec.Struct, frozen=True):
+    """What policies say about a chain's connections; None where they say nothing.
+
+    idle_timeout and connect_attempts concern TCP, headers_timeout HTTP: its connections are pooled elsewhere.
+    """
+
+    idle_timeout: timedelta | None = None
+    connect_attempts: int | None = None
+    headers_timeout: timedelta | None = None
+
+
+UNTUNED = Tuning()
 
 
 @cache
@@ -145,14 +160,14 @@ def _http_filters(hop: Hop) -> list[hcm.HttpFilter]:
 
 
 @cache
-def _manager_static(hop: Hop, route: str, logged: Logged) -> bytes:
+def _manager_static(hop: Hop, route: str, logged: Logged, tuning: Tuning) -> bytes:
     loopback = core.CidrRange(address_prefix="127.0.0.1", prefix_len=32)
     made = hcm.HttpConnectionManager(
         stat_prefix=logged.stat_prefix,
         rds=hcm.Rds(config_source=ads(), route_config_name=route),
         http_filters=_http_filters(hop),
         common_http_protocol_options=core.HttpProtocolOptions(idle_timeout=defaults.NO_TIMEOUT),
-        request_headers_timeout=defaults.NO_TIMEOUT,
+        request_headers_timeout=tuning.headers_timeout or defaults.NO_TIMEOUT,
         stream_idle_timeout=defaults.STREAM_IDLE_TIMEOUT,
         server_header_transformation=hcm.HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
         forward_client_cert_details=hcm.HttpConnectionManagerForwardClientCertDetails.SANITIZE,
@@ -169,9 +184,9 @@ def _manager_static(hop: Hop, route: str, logged: Logged) -> bytes:
 
 
 @lru_cache(maxsize=65536)
-def http_manager(where: Where, route: str, logged: Logged) -> bytes:
+def http_manager(where: Where, route: str, logged: Logged, tuning: Tuning = UNTUNED) -> bytes:
     """A Filter: the HTTP connection manager of one chain. Routes come over RDS (decision 23)."""
-    body = _manager_static(where.hop, route, logged) + _early(where)
+    body = _manager_static(where.hop, route, logged, tuning) + _early(where)
     return extension(listener.Filter, "envoy.filters.network.http_connection_manager", hcm.HttpConnectionManager, body)
 
 
@@ -186,7 +201,7 @@ def _set_state(where: Where) -> bytes:
 
 
 @cache
-def proxy_to(cluster_name: str, logged: Logged, *, after_handshake: bool = False) -> bytes:
+def proxy_to(cluster_name: str, logged: Logged, tuning: Tuning = UNTUNED, *, after_handshake: bool = False) -> bytes:
     """A Filter: a TCP proxy to `cluster_name`. A name of no cluster closes the connection.
 
     after_handshake: dial only once the client's certificate is verified.
@@ -194,8 +209,8 @@ def proxy_to(cluster_name: str, logged: Logged, *, after_handshake: bool = False
     made = tcp_proxy.TcpProxy(
         stat_prefix=logged.stat_prefix,
         cluster=cluster_name,
-        idle_timeout=defaults.CONNECTION_IDLE_TIMEOUT,
-        max_connect_attempts=defaults.TCP_CONNECT_ATTEMPTS,
+        idle_timeout=defaults.CONNECTION_IDLE_TIMEOUT if tuning.idle_timeout is None else tuning.idle_timeout,
+        max_connect_attempts=tuning.connect_attempts or defaults.TCP_CONNECT_ATTEMPTS,
         access_log=[access_log(logged.path)],
         access_log_options=tcp_proxy.TcpProxyTcpAccessLogOptions(flush_access_log_on_connected=True),
     )
@@ -205,7 +220,9 @@ def proxy_to(cluster_name: str, logged: Logged, *, after_handshake: bool = False
     return extension(listener.Filter, "envoy.filters.network.tcp_proxy", tcp_proxy.TcpProxy, bytes(made))
 
 
-def tcp_filters(where: Where, logged: Logged, *, after_handshake: bool = False) -> tuple[bytes, ...]:
+def tcp_filters(
+    where: Where, logged: Logged, tuning: Tuning = UNTUNED, *, after_handshake: bool = False
+) -> tuple[bytes, ...]:
     """The Filters of a TCP chain: say where, then go there."""
     target = defaults.EGRESS_TCP if where.hop == "mesh" else defaults.NOBODY
-    return (_set_state(where), proxy_to(target, logged, after_handshake=after_handshake))
+    return (_set_state(where), proxy_to(target, logged, tuning, after_handshake=after_handshake))

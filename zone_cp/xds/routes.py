@@ -1,17 +1,29 @@
-"""Route configurations: constant ones, over RDS (decision 23), so that a mesh's access rule drains nothing."""
+"""Route configurations over RDS (decision 23), so that neither an access rule nor a policy drains anything.
+
+A mesh has one route configuration per hop. Services that policies single out are told apart by the header
+that says where the request goes, in a matcher tree, so that thousands of them cost one look-up.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import TypeAlias
 
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.route import v3 as route
+from envoy_data_plane.envoy.type.matcher import v3 as input_of
+from envoy_data_plane.xds.core import v3 as xds_core
+from envoy_data_plane.xds.type.matcher import v3 as tree
 
+from zone_cp.view.policies import NOTHING_SAID
 from zone_cp.view.zone_view import MeshView
 from zone_cp.xds import defaults
 from zone_cp.xds.extended import ExtraRoutes
 from zone_cp.xds.filters import Hop
+from zone_cp.xds.governed import Governed
+from zone_cp.xds.route_policies import RouteTuning, apply_timeouts, retry_policy, route_tuning
+from zone_cp.xds.shape import pack
 from zone_cp.xds.snapshot import ROUTE, Encoded
 from zone_cp.xds.wire import encode
 
@@ -19,13 +31,15 @@ FORBIDDEN_STATUS = 403
 BODY_MAX_BYTES = 65_536
 """Of an answer that a route itself gives; Envoy's own limit is 4096."""
 
+_Particular: TypeAlias = tuple[tuple[str, RouteTuning], ...]
+
 
 def route_name(hop: Hop, mesh: str) -> str:
     """RDS name of a mesh's routes at one hop."""
     return f"{hop}/{mesh}"
 
 
-def _action(hop: Hop, *, at_sidecar: bool) -> route.RouteAction:
+def _action(hop: Hop, tuning: RouteTuning, *, at_sidecar: bool) -> route.RouteAction:
     # The request timeout is the sidecar's; a zone egress adds none of its own (2-xds.md §2.2).
     action = route.RouteAction(
         timeout=defaults.REQUEST_TIMEOUT if at_sidecar else defaults.NO_TIMEOUT,
@@ -44,23 +58,74 @@ def _action(hop: Hop, *, at_sidecar: bool) -> route.RouteAction:
         action.cluster_header = defaults.CLUSTER_HEADER
         action.auto_host_rewrite = True
         action.cluster_not_found_response_code = route.RouteActionClusterNotFoundResponseCode.SERVICE_UNAVAILABLE
+    apply_timeouts(action, tuning.timeouts)
+    if tuning.retry is not None:
+        action.retry_policy = retry_policy(tuning.retry)
     return action
 
 
-@lru_cache(maxsize=1024)
-def _body(hop: Hop, mesh: str, extra: tuple[bytes, ...] = (), *, at_sidecar: bool, forbidden: bool) -> bytes:
-    everything = route.RouteMatch(prefix="/")
+def _forbidding(mesh: str) -> route.Route:
+    text = f"mesh {mesh} forbids MeshExternalServices (defaultForbidMeshExternalServiceAccess)\n"
+    denied = route.DirectResponseAction(status=FORBIDDEN_STATUS, body=core.DataSource(inline_string=text))
+    return route.Route(match=route.RouteMatch(prefix="/"), direct_response=denied)
+
+
+def _tuned(hop: Hop, tuning: RouteTuning, *, at_sidecar: bool, grpc: bool = False) -> route.Route:
+    match = route.RouteMatch(prefix="/", grpc=route.RouteMatchGrpcRouteMatchOptions() if grpc else None)
+    return route.Route(match=match, route=_action(hop, tuning, at_sidecar=at_sidecar))
+
+
+def _rest(hop: Hop, http: RouteTuning, grpc: RouteTuning, *, at_sidecar: bool) -> list[route.Route]:
+    # What no policy singles out. A route does not know its service's protocol, but it sees what a request is.
+    rest = _tuned(hop, http, at_sidecar=at_sidecar)
+    return [rest] if http == grpc else [_tuned(hop, grpc, at_sidecar=at_sidecar, grpc=True), rest]
+
+
+def _on_match(routes: list[route.Route]) -> tree.MatcherOnMatch:
+    action = pack(route.RouteList(routes=routes) if len(routes) > 1 else routes[0])
+    return tree.MatcherOnMatch(action=xds_core.TypedExtensionConfig(name="route", typed_config=action))
+
+
+def _by_header(hop: Hop, found: dict[str, route.Route], rest: list[route.Route]) -> tree.Matcher:
+    header = defaults.SNI_HEADER if hop == "mesh" else defaults.CLUSTER_HEADER
+    source = pack(input_of.HttpRequestHeaderMatchInput(header_name=header))
+    return tree.Matcher(
+        matcher_tree=tree.MatcherMatcherTree(
+            input=xds_core.TypedExtensionConfig(name="to", typed_config=source),
+            exact_match_map=tree.MatcherMatcherTreeMatchMap(
+                map={value: _on_match([one]) for value, one in found.items()}
+            ),
+        ),
+        on_no_match=_on_match(rest),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _body(
+    hop: Hop,
+    mesh: str,
+    extra: tuple[bytes, ...],
+    tunings: tuple[RouteTuning, RouteTuning],
+    particular: _Particular,
+    *,
+    at_sidecar: bool,
+    forbidden: bool,
+) -> bytes:
+    host = route.VirtualHost(name=mesh, domains=["*"])
     if forbidden:
-        text = f"mesh {mesh} forbids MeshExternalServices (defaultForbidMeshExternalServiceAccess)\n"
-        denied = route.DirectResponseAction(status=FORBIDDEN_STATUS, body=core.DataSource(inline_string=text))
-        found = [route.Route(match=everything, direct_response=denied)]
+        host.routes = [_forbidding(mesh)]
     else:
         own = [route.Route.parse(one) for one in extra]
-        found = [*own, route.Route(match=everything, route=_action(hop, at_sidecar=at_sidecar))]
+        rest = [*own, *_rest(hop, *tunings, at_sidecar=at_sidecar)]
+        if particular:
+            found = {value: _tuned(hop, tuning, at_sidecar=at_sidecar) for value, tuning in particular}
+            host.matcher = _by_header(hop, found, rest)
+        else:
+            host.routes = rest
     return bytes(
         route.RouteConfiguration(
             name=route_name(hop, mesh),
-            virtual_hosts=[route.VirtualHost(name=mesh, domains=["*"], routes=found)],
+            virtual_hosts=[host],
             request_headers_to_remove=list(defaults.INTERNAL_HEADERS) if hop == "outside" else [],
             validate_clusters=False,
             max_direct_response_body_size_bytes=BODY_MAX_BYTES if extra else None,
@@ -68,15 +133,44 @@ def _body(hop: Hop, mesh: str, extra: tuple[bytes, ...] = (), *, at_sidecar: boo
     )
 
 
-def routes(hop: Hop, mesh: MeshView, extra: Iterable[ExtraRoutes] = (), *, at_sidecar: bool) -> Encoded:
-    """The routes of a mesh at one hop; `extra` are those of services that answer by routes of their own.
+@cache
+def _nothing() -> Governed:
+    return Governed(NOTHING_SAID)
+
+
+def _particular(hop: Hop, said: Governed, tunings: tuple[RouteTuning, RouteTuning]) -> _Particular:
+    """The routes of services that differ from those of all, by the header that names them."""
+    found = []
+    for service, one in said.particular:
+        answered_by_itself = hop == "outside" and service.extension is not None
+        if service.protocol_class == "http" and not answered_by_itself:
+            tuning = route_tuning(one, service.protocol)
+            # Of gRPC, the rest sees only what a request calls itself.
+            if tuning != tunings[0] or tuning != tunings[1]:
+                found.append((service.sni if hop == "mesh" else service.cluster, tuning))
+    return tuple(found)
+
+
+def routes(
+    hop: Hop, mesh: MeshView, extra: Iterable[ExtraRoutes] = (), *, at_sidecar: bool, governed: Governed | None = None
+) -> Encoded:
+    """The routes of a mesh at one hop; `extra` are those of services that answer by routes of their own, `governed`
+    is what policies say to this sidecar.
 
     Access is decided where the outside is dialled (decision 20), and before anything else.
     """
     forbidden = mesh.forbid_external and hop == "outside"
     own = [one for one in extra if one.routes]
+    said = governed or _nothing()
+    tunings = (route_tuning(said.at_large, "http"), route_tuning(said.at_large, "grpc"))
     body = _body(
-        hop, mesh.name, tuple(each for one in own for each in one.routes), at_sidecar=at_sidecar, forbidden=forbidden
+        hop,
+        mesh.name,
+        tuple(each for one in own for each in one.routes),
+        tunings,
+        _particular(hop, said, tunings),
+        at_sidecar=at_sidecar,
+        forbidden=forbidden,
     )
-    sources = dict.fromkeys((*mesh.sources, *(ref for one in own for ref in one.sources)))
+    sources = dict.fromkeys((*mesh.sources, *(ref for one in own for ref in one.sources), *said.sources))
     return encode(ROUTE, route_name(hop, mesh.name), body, tuple(sources))

@@ -21,9 +21,11 @@ from shared.naming import sni, spiffe
 from zone_cp.view.zone_view import ExternalServiceView, MeshView, ProxyView, Sources, ZoneView
 from zone_cp.xds import defaults
 from zone_cp.xds.chains import by_ranges, chain, class_filters, listener_filter, listening
+from zone_cp.xds.connection_policies import chain_tuning, tuned_apart
 from zone_cp.xds.credentials import credentials
 from zone_cp.xds.egress import through_egress
-from zone_cp.xds.filters import Logged, Where, proxy_to
+from zone_cp.xds.filters import Logged, Tuning, Where, proxy_to
+from zone_cp.xds.governed import Governed, dialled_by, governed
 from zone_cp.xds.inbound import inbound_resources
 from zone_cp.xds.material import serve
 from zone_cp.xds.routes import routes
@@ -50,7 +52,7 @@ class _Outlet(msgspec.Struct, frozen=True):
     direct: bool
     forbidden: bool
 
-    def filters(self, protocol_class: ProtocolClass, name: str) -> tuple[bytes, ...]:
+    def filters(self, protocol_class: ProtocolClass, name: str, tuning: Tuning) -> tuple[bytes, ...]:
         """The filters that lead to the service of SNI `name` (Envoy format text)."""
         value = sni.cluster_name(protocol_class, self.mesh, name) if self.direct else name
         return class_filters(
@@ -58,6 +60,7 @@ class _Outlet(msgspec.Struct, frozen=True):
             Where("outside" if self.direct else "mesh", value),
             self.mesh,
             Logged(f"outbound/{protocol_class}", self.access_log, self.zone),
+            tuning,
             forbidden=self.forbidden,
             after_handshake=False,
         )
@@ -69,6 +72,7 @@ class _Door(msgspec.Struct, frozen=True):
     sni: str
     host: str
     port: int
+    tuning: Tuning
 
 
 def sidecar_resources(
@@ -78,30 +82,31 @@ def sidecar_resources(
     mesh = view.meshes.get(resource.mesh)
     if mesh is None:
         return
-    direct = not through_egress(mesh)
+    direct, said = not through_egress(mesh), governed(mesh, resource)
     if mesh.mtls:
         yield from credentials(mesh, spiffe.workload_id(mesh.name, service_of(resource)), source)
     extra = []
     if direct:
         for service in mesh.services.values():
-            served = serve(service, mesh.sources, proxy.system_ca_path, source)
+            own = dialled_by(service, said.about(service))
+            served = serve(own, mesh.sources, proxy.system_ca_path, source)
             yield served.cluster
             yield from served.secrets
             extra.append(served.extra)
     else:
         yield from egress_clusters(mesh, view.egresses)
-    yield routes("outside" if direct else "mesh", mesh, extra, at_sidecar=True)
+    yield routes("outside" if direct else "mesh", mesh, extra, at_sidecar=True, governed=said)
     outlet = _Outlet(mesh.name, view.zone, access_log, direct, direct and mesh.forbid_external)
     redirect = resource.networking.transparent_proxying
     if REDIRECT in proxy.features:
-        yield from _redirected(view, mesh, proxy, outlet, redirect or TransparentProxying())
+        yield from _redirected(view, mesh, proxy, outlet, redirect or TransparentProxying(), said=said)
     else:
         for service in mesh.services.values():
-            yield _listener(outlet, service, service.vip, service.port, proxy.sources)
+            yield _listener(outlet, service, service.vip, service.port, proxy.sources, governing=said)
     for outbound in resource.networking.outbound:
         chosen = referenced(mesh, outbound, view.zone)
         if chosen is not None:
-            yield _listener(outlet, chosen, outbound.address, outbound.port, proxy.sources)
+            yield _listener(outlet, chosen, outbound.address, outbound.port, proxy.sources, governing=said)
     for inbound in resource.networking.inbound:
         yield from inbound_resources(
             mesh, proxy, resource, inbound, Logged(f"inbound/{inbound.port}", access_log, view.zone)
@@ -136,24 +141,46 @@ def _labelled(service: ExternalServiceView, wanted: Labels) -> bool:
 
 
 def _redirected(
-    view: ZoneView, mesh: MeshView, proxy: ProxyView, outlet: _Outlet, redirect: TransparentProxying
+    view: ZoneView,
+    mesh: MeshView,
+    proxy: ProxyView,
+    outlet: _Outlet,
+    redirect: TransparentProxying,
+    *,
+    said: Governed,
 ) -> Iterator[Encoded]:
     rest = defaults.PASSTHROUGH if mesh.passthrough else defaults.BLACKHOLE
-    ranges = tuple((one, view.vip_ranges[one]) for one in _CLASSES if view.vip_ranges.get(one))
+    ways = [
+        _Way(one, view.vip_ranges[one], chain_tuning(said.at_large, one))
+        for one in _CLASSES
+        if view.vip_ranges.get(one)
+    ]
+    # The longest prefix wins: a service that needs a chain of its own has one for its VIP alone.
+    ways += [_Way(one, (vip,), tuning) for vip, one, tuning in tuned_apart(said)]
     sources = _union(proxy.sources, mesh.sources)
-    body = _redirect_listener(outlet, ranges, redirect.redirect_port_outbound, rest)
-    yield encode(LISTENER, REDIRECT_LISTENER, body, sources)
+    body = _redirect_listener(outlet, tuple(ways), redirect.redirect_port_outbound, rest)
+    yield encode(LISTENER, REDIRECT_LISTENER, body, _union(sources, said.sources))
     yield encode(CLUSTER, rest, _rest_cluster(rest), sources)
 
 
+class _Way(msgspec.Struct, frozen=True):
+    # One chain of the redirect listener.
+    protocol_class: ProtocolClass
+    networks: tuple[str, ...]
+    tuning: Tuning
+
+
 @lru_cache(maxsize=256)
-def _redirect_listener(
-    outlet: _Outlet, ranges: tuple[tuple[ProtocolClass, tuple[str, ...]], ...], port: int, rest: str
-) -> bytes:
+def _redirect_listener(outlet: _Outlet, ways: tuple[_Way, ...], port: int, rest: str) -> bytes:
     name = f"{_ORIGINAL}.{outlet.mesh}.{sni.CURRENT}"
+    first = {way.protocol_class: way for way in reversed(ways)}
     chains = [
-        chain(outlet.filters(protocol_class, name), name=f"outbound/{protocol_class}", match=by_ranges(networks))
-        for protocol_class, networks in ranges
+        chain(
+            outlet.filters(way.protocol_class, name, way.tuning),
+            name=f"outbound/{way.protocol_class}" + ("" if way is first[way.protocol_class] else f"/{way.networks[0]}"),
+            match=by_ranges(way.networks),
+        )
+        for way in ways
     ]
     logged = Logged(f"outbound/{rest}", outlet.access_log, outlet.zone)
     return listening(
@@ -184,15 +211,19 @@ def _rest_cluster(name: str) -> bytes:
     return bytes(made)
 
 
-def _listener(outlet: _Outlet, service: ExternalServiceView, host: str, port: int, proxy_sources: Sources) -> Encoded:
-    sources = _union(service.sources, proxy_sources if host != service.vip else ())
-    return _explicit(outlet, _Door(service.protocol_class, service.sni, host, port), sources)
+def _listener(
+    outlet: _Outlet, service: ExternalServiceView, host: str, port: int, proxy_sources: Sources, *, governing: Governed
+) -> Encoded:
+    said = governing.about(service)
+    sources = _union(service.sources, proxy_sources if host != service.vip else (), said.sources)
+    tuning = chain_tuning(said, service.protocol_class)
+    return _explicit(outlet, _Door(service.protocol_class, service.sni, host, port, tuning), sources)
 
 
 @lru_cache(maxsize=65536)
 def _explicit(outlet: _Outlet, door: _Door, sources: Sources) -> Encoded:
     name = f"outbound/{door.host}:{door.port}"
-    only = chain(outlet.filters(door.protocol_class, door.sni))
+    only = chain(outlet.filters(door.protocol_class, door.sni, door.tuning))
     body = listening(name, door.host, door.port, (only,), direction=core.TrafficDirection.OUTBOUND)
     return encode(LISTENER, name, body, sources)
 

@@ -1,0 +1,73 @@
+"""What policies say to one sidecar: about every service of its mesh, and about those that they single out."""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+
+import msgspec
+
+from shared.model.resource import Dataplane
+from zone_cp.view.policies import Effective, Rule, at_large, effective, for_proxy, particular
+from zone_cp.view.zone_view import ExternalServiceView, MeshView, Sources
+from zone_cp.xds.cluster_policies import cluster_part
+
+REMEMBERED = 1024
+"""Sets of rules whose outcome is kept between compilations: most sidecars of a mesh are selected by the same."""
+
+
+class Governed(msgspec.Struct, frozen=True, dict=True):
+    """`at_large` holds for services that do not stand in `particular`."""
+
+    at_large: Effective
+    particular: tuple[tuple[ExternalServiceView, Effective], ...] = ()
+
+    @cached_property
+    def sources(self) -> Sources:
+        """The events of everything that is said."""
+        found = (self.at_large, *(said for _, said in self.particular))
+        return tuple(dict.fromkeys(event for said in found for event in said.sources))
+
+    def about(self, service: ExternalServiceView) -> Effective:
+        """What is said about one service."""
+        return self._by_sni.get(service.sni, self.at_large)
+
+    @cached_property
+    def _by_sni(self) -> dict[str, Effective]:
+        return {service.sni: said for service, said in self.particular}
+
+
+_remembered: dict[tuple[int, tuple[Rule, ...]], tuple[object, Governed]] = {}
+# By the identity of a mesh's services, which a view shares with the one before while none of them changed;
+# the entry keeps them alive, so that its id cannot be another's.
+
+
+def governed(mesh: MeshView, proxy: Dataplane) -> Governed:
+    """What the mesh's policies say to a sidecar."""
+    rules = for_proxy(mesh.policies, proxy)
+    key = (id(mesh.services), rules)
+    known = _remembered.get(key)
+    if known is None:
+        known = (mesh.services, _governed(mesh, rules))
+        if len(_remembered) >= REMEMBERED:
+            del _remembered[next(iter(_remembered))]
+        _remembered[key] = known
+    return known[1]
+
+
+def _governed(mesh: MeshView, rules: tuple[Rule, ...]) -> Governed:
+    base = at_large(rules)
+    if not particular(rules):
+        return Governed(base)
+    found = ((service, effective(rules, service.key, service.labels)) for service in mesh.services.values())
+    apart = sorted(((service, said) for service, said in found if said != base), key=lambda one: one[0].sni)
+    return Governed(base, tuple(apart))
+
+
+def dialled_by(service: ExternalServiceView, said: Effective) -> ExternalServiceView:
+    """The service as a sidecar dials it that is told `said`, which may be more than what holds for all."""
+    return service if cluster_part(said) == cluster_part(service.outside) else _replaced(service, said)
+
+
+@lru_cache(maxsize=4096)
+def _replaced(service: ExternalServiceView, said: Effective) -> ExternalServiceView:
+    return msgspec.structs.replace(service, outside=said)
