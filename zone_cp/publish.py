@@ -196,7 +196,7 @@ class Publisher:
             await self._wake.wait()
             self._wake.clear()
             if self._newest is not None:
-                self._publish(self._newest)
+                await self._publish(self._newest)
 
     def compile(self, proxy: ProxyView) -> Snapshot | None:
         """What `proxy` should hold now; None before the first state."""
@@ -221,7 +221,7 @@ class Publisher:
             return project(state)
         return self.view if self.state is state else project_next(self.view, self.state, state)
 
-    def _publish(self, state: ZoneState) -> None:
+    async def _publish(self, state: ZoneState) -> None:
         view = self._project(state)
         self.view, self.state = view, state
         self._before(view)
@@ -242,12 +242,15 @@ class Publisher:
                 continue
             self._delivery.offer(status.proxy, snapshot)
         self._sidecars = sidecars
+        # Names wait for the egresses' ACKs anyway: let the streams write before they are worked out.
+        await asyncio.sleep(0)
         tables: Tables = Map({mesh: dns_table(view, mesh) for mesh in view.meshes})
         self._offer_names(self._gate.want(view.position, tables, egresses))
         self._published(state, view, egresses)
 
     def _offer_names(self, tables: Tables) -> None:
-        made = {mesh: DnsTable(_version(table), table) for mesh, table in tables.items()}
+        wanted = {mesh: tables[mesh] for mesh in self._sidecars.values() if mesh in tables}
+        made = {mesh: DnsTable(_version(table), table) for mesh, table in wanted.items()}
         for proxy, mesh in self._sidecars.items():
             if mesh in made:
                 self._delivery.offer_dns(proxy, made[mesh])

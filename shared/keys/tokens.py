@@ -33,6 +33,8 @@ LEEWAY_SECONDS = 5
 USER_TOKEN_SECONDS = 365 * 86_400.0
 PROXY_TOKEN_SECONDS = 30 * 86_400.0
 TOKEN_LIMIT_BYTES = 16_384
+VERIFIED_LIMIT = 1024
+"""Tokens whose signature a verifier remembers."""
 ADMIN = "admin"
 """The role that may write everything."""
 
@@ -142,6 +144,7 @@ class TokenVerifier:
                 raise ValueError(f"key {kid} is not an RSA public key")
             self._keys[kid] = key
         self._revoked = revoked
+        self._verified: dict[str, tuple[Principal, float]] = {}
 
     def authenticate(self, token: str) -> Principal | None:
         """Whom `token` stands for, None when it is not accepted, for whatever reason."""
@@ -154,6 +157,20 @@ class TokenVerifier:
         """As `authenticate`, but raises TokenRefused with the reason."""
         if len(token) > TOKEN_LIMIT_BYTES:
             raise TokenRefused(f"the token is longer than {TOKEN_LIMIT_BYTES} bytes")
+        # A signature that was good once stays good; only time and revocation can end a token.
+        principal, expires = self._verified.get(token) or self._verify(token)
+        if expires <= wall_clock().timestamp() - LEEWAY_SECONDS:
+            self._verified.pop(token, None)
+            raise TokenRefused("the token is not valid: Signature has expired")
+        if principal.jti in self._revoked:
+            raise TokenRefused(f"the token {principal.jti} was revoked")
+        if len(self._verified) >= VERIFIED_LIMIT:
+            self._verified.clear()
+        self._verified[token] = principal, expires
+        return principal
+
+    def _verify(self, token: str) -> tuple[Principal, float]:
+        """What a token says and when it expires (Unix time). Raises TokenRefused."""
         try:
             kid = jwt.get_unverified_header(token).get("kid")
             key = self._keys.get(kid) if isinstance(kid, str) else None
@@ -168,10 +185,7 @@ class TokenVerifier:
             )
         except jwt.PyJWTError as error:
             raise TokenRefused(f"the token is not valid: {error}") from None
-        principal = _principal(claims)
-        if principal.jti in self._revoked:
-            raise TokenRefused(f"the token {principal.jti} was revoked")
-        return principal
+        return _principal(claims), float(claims["exp"])
 
 
 class _Claims(msgspec.Struct, rename="lower"):

@@ -130,6 +130,15 @@ def test_revoked_tokens_are_refused() -> None:
     assert verifier.authenticate(token) is None
 
 
+def test_a_token_that_was_accepted_expires_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token whose signature is known is refused from the moment it expires."""
+    token = ISSUER.user_token("ana", (), 60)
+    assert VERIFIER.authenticate(token) == VERIFIER.authenticate(token) is not None
+    for seconds, accepted in ((60, True), (60 + tokens.LEEWAY_SECONDS + 1, False)):
+        monkeypatch.setattr(tokens, "wall_clock", lambda ahead=seconds: datetime.now(UTC) + timedelta(seconds=ahead))
+        assert (VERIFIER.authenticate(token) is not None) is accepted
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.text(max_size=200) | st.binary(max_size=100).map(lambda raw: raw.decode("latin-1")))
 def test_rubbish_is_refused_without_a_crash(text: str) -> None:
