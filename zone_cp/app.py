@@ -41,6 +41,7 @@ from zone_cp.identity.rotation import Rotation
 from zone_cp.join import Joining, NotAdmitted, connected, disconnected, end_of, join, join_agent, replaces, stale
 from zone_cp.publish import EgressWatch, Publisher
 from zone_cp.record import Recorder
+from zone_cp.refusals import Refusals
 from zone_cp.status import StatusBoard
 from zone_cp.store import ZoneStore
 from zone_cp.view.zone_view import ZoneView
@@ -76,7 +77,8 @@ class _Zone:
         self._verifier = self._keys.token_verifier()
         self._joining: dict[str, Joining] = {}
         self._life_id = f"{event_time()}/"
-        self._refused: set[str] = set()
+        self._refusals = Refusals()
+        self._told: frozenset[str] = frozenset()
 
     async def start(self) -> None:
         settings, life = self._settings, self._life
@@ -208,6 +210,7 @@ class _Zone:
     def _published(self, state: ZoneState, view: ZoneView, egresses: Sequence[str]) -> None:
         self._secrets.keep_asked()
         self._watch.expect(view, egresses)
+        self._tell_refusals()
         self._board.changed()
 
     def _present(self) -> tuple[ZoneState, ZoneView] | None:
@@ -253,22 +256,35 @@ class _Zone:
         log.info("proxy disconnected", proxy=proxy, connection=connection, reason=reason)
         word = end_of(reason)
         self._recorder.record(lambda state: disconnected(proxy, connection, word, state), f"proxy:{proxy}")
+        if self._refusals.disconnected(proxy):
+            self._judge_refusals()
 
     def _end_return(self) -> None:
         self._recorder.record(lambda state: stale(state, self._life_id), SYSTEM)
 
     def _on_nack(self, proxy: str, nack: Nacked) -> None:
-        log.warning("proxy refused configuration", proxy=proxy, type_url=nack.type_url, reason=nack.message)
-        for name in nack.names:
-            self._board.nacked(name, nack.message)
-            self._refused.add(name)
-        self._publisher.refuse(self._refused)
+        names = [name for name, _ in nack.rejected]
+        what = {"type_url": nack.type_url, "names": names}
+        log.warning("proxy refused configuration", proxy=proxy, **what, reason=nack.message)
+        if self._refusals.nacked(proxy, nack):
+            self._judge_refusals()
 
     def _on_ack(self, proxy: str, ack: Acked) -> None:
-        for name in [name for name, _ in ack.versions if name in self._refused]:
-            self._board.nacked(name, "")
-            self._refused.discard(name)
-            self._publisher.refuse(self._refused)
+        if self._refusals and self._refusals.acked(proxy, ack):
+            self._judge_refusals()
+
+    def _judge_refusals(self) -> None:
+        self._publisher.refuse(self._refusals.clusters())
+        self._tell_refusals()
+
+    def _tell_refusals(self) -> None:
+        view = self._publisher.view
+        said = {} if view is None or not (self._refusals or self._told) else self._refusals.services(view)
+        for cluster in self._told.difference(said):
+            self._board.nacked(cluster, "")
+        for cluster, message in said.items():
+            self._board.nacked(cluster, message)
+        self._told = frozenset(said)
 
     def _on_observation(self, proxy: str, seen: Observation) -> None:
         self._board.observed(proxy, seen.cluster, Observed(seen.failing, seen.reason, proxy, seen.time))

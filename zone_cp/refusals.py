@@ -1,0 +1,78 @@
+"""What proxies refuse now, and which services that stands behind: a refused secret or listener has no other name.
+
+A service's cluster names its secrets and, at a sidecar without redirect, has a listener of its own; whichever of
+them an Envoy refuses, the service answers 503 and its condition must say why (decision 28). Sans-IO.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from immutables import Map
+
+from zone_cp.ads.delta import Acked, Nacked
+from zone_cp.view.zone_view import ExternalServiceView, ZoneView
+from zone_cp.xds.snapshot import CLUSTER
+
+
+class Refusals:
+    """The refusals in force, by proxy, type and name."""
+
+    def __init__(self) -> None:
+        """Nothing is refused."""
+        self._messages: dict[tuple[str, str, str], str] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anything is refused."""
+        return bool(self._messages)
+
+    def nacked(self, proxy: str, nack: Nacked) -> bool:
+        """Take a NACK in; whether anything changed. What is not certain to be at fault is sent again by itself."""
+        before = dict(self._messages)
+        for name, _ in nack.rejected:
+            self._messages[proxy, nack.type_url, name] = nack.message
+        return self._messages != before
+
+    def acked(self, proxy: str, ack: Acked) -> bool:
+        """Take an ACK in; whether anything changed."""
+        taken_back = [key for name in _names(ack) if (key := (proxy, ack.type_url, name)) in self._messages]
+        for key in taken_back:
+            del self._messages[key]
+        return bool(taken_back)
+
+    def disconnected(self, proxy: str) -> bool:
+        """A proxy that is gone refuses nothing; whether anything changed."""
+        gone = [key for key in self._messages if key[0] == proxy]
+        for key in gone:
+            del self._messages[key]
+        return bool(gone)
+
+    def clusters(self) -> frozenset[str]:
+        """The clusters that are refused themselves: no proxy could reach anything there."""
+        return frozenset(name for _, type_url, name in self._messages if type_url == CLUSTER)
+
+    def services(self, view: ZoneView) -> Map[str, str]:
+        """By cluster: why the service behind it is not served as it should be."""
+        reasons = {name: message for (_, _, name), message in sorted(self._messages.items(), reverse=True)}
+        found: dict[str, str] = {}
+        for mesh in view.meshes.values() if reasons else ():
+            for service in mesh.services.values():
+                said = next((reasons[name] for name in resource_names(service) if name in reasons), "")
+                if said:
+                    found[service.cluster] = said
+        return Map(found)
+
+
+def resource_names(service: ExternalServiceView) -> Iterator[str]:
+    """Every xDS resource that only services like this one bring about: cluster, secrets, explicit listener."""
+    yield service.cluster
+    if service.ca_cert is not None:
+        yield service.ca_cert.name
+    if service.client_cert is not None and service.client_key is not None:
+        yield f"{service.client_cert.name}+{service.client_key.name}"
+    yield f"outbound/{service.vip}:{service.port}"
+
+
+def _names(ack: Acked) -> Iterator[str]:
+    yield from (name for name, _ in ack.versions)
+    yield from ack.removed
