@@ -118,10 +118,18 @@ class LoopbackZone:
 
     def connect(self, system_ca_path: str) -> None:
         """Both proxies are online, and say which system CA they have."""
+        self._system_ca_path = system_ca_path
         egress = ResourceKey("ZoneEgress", "", "egress-1", ZONE)
         for proxy, key in ((".egress-1", egress), ("default.sidecar", self.sidecar_key)):
             time = str(self.zone.own.state.n)
             self.zone.write(ProxyConnected(proxy, key, time, self.features, system_ca_path))
+
+    def become(self, dataplane: str, *features: str) -> None:
+        """The sidecar is another Dataplane from now on."""
+        self.apply(dataplane, origin=ZONE)
+        self.sidecar_key = key_of(read(dataplane)[0], ZONE)
+        self.features = (*features, f"access-log={self.access_log}")
+        self.connect(self._system_ca_path)
 
     def apply(self, *texts: str | Resource, origin: str = "") -> tuple[str, ...]:
         """Write resources, of global or of zone origin, as one batch; the warnings for their author."""
