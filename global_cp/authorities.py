@@ -9,11 +9,15 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import assert_never
 
+import structlog
+
 from global_cp.decide import Need, NeedIntermediate, NeedRoot, NeedWrap
 from shared.events.event import GLOBAL, Change, IntermediateIssued, RootCaCreated
 from shared.events.state import GlobalState
 from shared.keys import ca
 from shared.keys.seal import Keyring, Sealer
+
+log = structlog.get_logger(__name__)
 
 
 class Authorities:
@@ -23,13 +27,19 @@ class Authorities:
         self._keyring = keyring
         self._sealer = sealer
         self._clock = clock
+        self._unknown: set[str] = set()
 
     def due(self, certificate_pem: str) -> bool:
         """Whether a certificate authority is to be renewed now."""
         return ca.needs_renewal(certificate_pem, self._clock())
 
     def meet(self, need: Need, state: GlobalState) -> tuple[Change, ...]:
-        """The changes that meet one need."""
+        """The changes that meet one need; none while it cannot be met: no root yet, or no seal key of the zone."""
+        if isinstance(need, NeedIntermediate | NeedWrap) and need.zone not in self._sealer.recipients:
+            if need.zone not in self._unknown:
+                self._unknown.add(need.zone)
+                log.warning("no seal key of a zone: nothing is issued to it, see `zonal init`", zone=need.zone)
+            return ()
         match need:
             case NeedRoot():
                 certificate, key_pem = ca.create_root(need.mesh, need.backend, self._clock())

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import time
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import Self
 _PR_SET_PDEATHSIG = 1
 STOP_SECONDS = 10
 READY_SECONDS = 30
+LINGER_SECONDS = 2.0
 
 
 class NotReady(Exception):
@@ -84,10 +86,11 @@ class Processes:
         environment: Mapping[str, str] | None = None,
         output: int | None = None,
     ) -> Process:
-        """Start a child and wait until `ready` says so. Raises NotReady.
+        """Start a child and wait until `ready` says so. Raises NotReady, also when that is so before it is started.
 
         output: a file descriptor for what it writes, where somebody reads along; its log file otherwise.
         """
+        await self._free(name, ready)
         log = self._directory / f"{name}.log"
         with log.open("ab") as file:
             child = await asyncio.create_subprocess_exec(
@@ -110,6 +113,14 @@ class Processes:
         except TimeoutError:
             raise NotReady(f"{name} was not ready in {READY_SECONDS} s:\n{process.tail()}") from None
         return process
+
+    async def _free(self, name: str, ready: Callable[[], Awaitable[bool]]) -> None:
+        # Another's readiness would be taken for ours. A child of a process that was just killed may linger a moment.
+        deadline = time.monotonic() + LINGER_SECONDS
+        while await ready():
+            if time.monotonic() > deadline:
+                raise NotReady(f"{name}: address already in use: is another system running on these ports?")
+            await asyncio.sleep(0.05)
 
     async def stop(self, process: Process) -> None:
         """Stop one of them early."""

@@ -1,0 +1,201 @@
+"""The owner of global's state: commands in, events out, whatever the log and other globals do."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from global_cp.authorities import Authorities
+from global_cp.follow import GlobalOwner
+from shared.events.decide import Apply, Decision, Delete, Rejected
+from shared.events.event import DataKeyWrapped, IntermediateIssued, RootCaCreated
+from shared.events.fold import check, fold, fold_all
+from shared.events.log import LogUnavailable
+from shared.events.state import LogState
+from shared.keys import ca
+from shared.keys.seal import Keyring, Sealer
+from shared.model.resource import ResourceKey
+from tests.builders import LogBuilder, applied, mes, mesh
+from tests.process.failing_log import LOST, REFUSED, FailingLog
+
+pytestmark = pytest.mark.anyio
+
+KEYRINGS = {name: Keyring(name, X25519PrivateKey.generate()) for name in ("global", "east", "west")}
+ZONES = ("east", "west")
+
+
+class World:
+    """A global over a log in memory, with a clock of its own."""
+
+    def __init__(self, log: FailingLog | None = None) -> None:
+        self.log = log or FailingLog()
+        self.now = datetime.now(UTC)
+        self.changes = 0
+        sealer = Sealer({name: one.public for name, one in KEYRINGS.items()})
+        self.authorities = Authorities(KEYRINGS["global"], sealer, lambda: self.now)
+        self.owner = GlobalOwner(self.log, ZONES, self.authorities, self._changed)
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    async def put(self, *resources: object) -> Decision | Rejected:
+        decision, _ = await self.owner.write([Apply(one) for one in resources], actor="ann")  # type: ignore[arg-type]
+        return decision
+
+    def kinds(self) -> list[str]:
+        return [type(event.change).__name__ for event in self.log.events]
+
+    def whole(self) -> None:
+        state = LogState("global")
+        for event in self.log.events:
+            assert check(state, event) is None
+            state = fold(state, event)
+        assert state == self.owner.state.hub
+
+
+async def test_a_mesh_gets_its_authorities_with_its_cause() -> None:
+    """mTLS brings a root and an intermediate per zone right after the write, once; without it there are none."""
+    world = World()
+    await world.put(mesh("plain", mtls=False))
+    assert world.kinds() == ["ResourceApplied"]
+    await world.put(mesh("default"))
+    assert (world.kinds().count("RootCaCreated"), world.kinds().count("IntermediateIssued")) == (1, 2)
+    applied_at = next(event for event in world.log.events if event.n == 2)
+    assert {event.cause for event in world.log.events if event.n > 2} == {applied_at.id}
+    before = len(world.log.events)
+    await world.put(mesh("default"))
+    await world.owner.renew()
+    assert len(world.log.events) == before
+    world.whole()
+
+
+async def test_keys_are_readable_by_whom_they_are_for_only() -> None:
+    """The root's key by global alone, an intermediate's by its zone as well, and by no other zone."""
+    world = World()
+    await world.put(mesh())
+    wraps: dict[str, set[str]] = {}
+    for event in world.log.events:
+        if isinstance(event.change, DataKeyWrapped):
+            wraps.setdefault(event.change.kid, set()).add(event.change.recipient)
+    for event in world.log.events:
+        match event.change:
+            case RootCaCreated(key=key):
+                assert wraps[key.kid] == {"global"}
+            case IntermediateIssued(key=key, zone=zone):
+                assert wraps[key.kid] == {"global", zone}
+            case _:
+                pass
+
+
+async def test_certificates_are_renewed_in_time() -> None:
+    """Near its end an intermediate is issued again, by the same root; the zone's old one goes on until then."""
+    world = World()
+    await world.put(mesh())
+    first = dict(world.owner.state.hub.intermediates)
+    world.now += timedelta(days=1)
+    await world.owner.renew()
+    assert dict(world.owner.state.hub.intermediates) == first
+    world.now += timedelta(days=ca.INTERMEDIATE_DAYS - 2)
+    await world.owner.renew()
+    again = world.owner.state.hub.intermediates
+    assert all(again[zone].certificate != authority.certificate for zone, authority in first.items())
+    assert world.kinds().count("RootCaCreated") == 1
+    world.whole()
+
+
+async def test_what_is_refused_is_not_recorded() -> None:
+    """A batch with one fault writes nothing; a batch that changes nothing writes nothing."""
+    world = World()
+    await world.put(mesh("default", mtls=False))
+    before, changes = len(world.log.events), world.changes
+    refused = await world.put(mes("good"), mes("bad", mesh="nowhere"))
+    assert isinstance(refused, Rejected)
+    same = await world.put(mesh("default", mtls=False))
+    assert isinstance(same, Decision)
+    assert not same.changes
+    assert (len(world.log.events), world.changes) == (before, changes)
+
+
+async def test_two_globals_take_turns() -> None:
+    """Of two that write at once each judges again on what the other wrote: nothing is lost, nothing is twice."""
+    log = FailingLog()
+    one, other = World(log), World(log)
+    await one.put(mesh())
+    await other.owner.recover()
+    await asyncio.gather(
+        *(world.put(mes(f"{name}-{n}")) for name, world in (("one", one), ("other", other)) for n in range(5))
+    )
+    await other.put(mesh())
+    await one.owner.follow_own(log.events)
+    one.whole()
+    other.whole()
+    names = {key.name for key in one.owner.state.hub.resources if key.kind == "MeshExternalService"}
+    assert len(names) == 10
+    assert one.kinds().count("RootCaCreated") == 1
+
+
+async def test_a_write_that_was_not_acknowledged_can_be_repeated() -> None:
+    """LogUnavailable reaches who asked; the retry writes it, or finds it there unchanged."""
+    world = World()
+    await world.put(mesh("default", mtls=False))
+    for fault, outcome in ((REFUSED, "created"), (LOST, "unchanged")):
+        world.log.faults = [fault]
+        with pytest.raises(LogUnavailable):
+            await world.put(mes(fault))
+        # After a lost answer it is the conflict of the next write that shows what the log has.
+        world.log.faults = []
+        if fault == LOST:
+            await world.put(mes("other"))
+        decision = await world.put(mes(fault))
+        assert isinstance(decision, Decision)
+        assert [result.outcome for result in decision.results] == [outcome]
+    world.whole()
+
+
+async def test_what_is_owed_survives_a_crash() -> None:
+    """Killed between a write and what follows from it, the next start makes up for it."""
+    world = World()
+    await world.put(mesh())
+    cut = FailingLog()
+    await cut.append(world.log.events[:1])
+    again = World(cut)
+    await again.owner.recover()
+    assert sorted(again.kinds()) == sorted(world.kinds())
+    again.whole()
+
+
+async def test_recovery_waits_for_nothing_twice() -> None:
+    """A second start over the same log writes nothing."""
+    world = World()
+    await world.put(mesh())
+    again = World(world.log)
+    before = len(world.log.events)
+    await again.owner.recover()
+    assert len(world.log.events) == before
+    assert again.owner.state.hub == world.owner.state.hub
+
+
+async def test_zones_logs_are_folded_apart() -> None:
+    """What a zone's outbox delivered shows under that zone, repeats included."""
+    world = World()
+    east = LogBuilder("east")
+    events = east.append(applied(mes("island"), "east"))
+    await world.owner.zone_events("east", events)
+    await world.owner.zone_events("east", events)
+    state = world.owner.state
+    assert state.zones["east"] == fold_all(LogState("east"), events)
+    assert ResourceKey("MeshExternalService", "default", "island", "east") in state.zones["east"].resources
+    assert not state.zones["west"].resources
+    assert not state.hub.resources
+
+
+async def test_removing_what_is_not_there() -> None:
+    """A delete of nothing is refused or changes nothing, and is not recorded."""
+    world = World()
+    await world.put(mesh("default", mtls=False))
+    before = len(world.log.events)
+    await world.owner.write([Delete(ResourceKey("MeshExternalService", "default", "no"))], actor="ann")
+    assert len(world.log.events) == before
