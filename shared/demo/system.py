@@ -21,6 +21,7 @@ from shared.demo.processes import NotReady, Process, Processes, listening
 from shared.demo.services import ServicePorts
 from shared.events.event import GLOBAL
 from shared.keys.deployment import LOOPBACK, Deployment
+from shared.keys.files import write_private, write_public
 from shared.keys.init import init
 from shared.keys.ports import GlobalPorts, ZonePorts, global_ports, zone_ports
 from shared.keys.tokens import TokenIssuer
@@ -151,7 +152,7 @@ class System:
         )
         if self.placement.transparent:
             text += _REDIRECT.format(port=REDIRECT_PORT)
-        options = ["--dataplane", str(self.write(f"{zone}-dataplane.yaml", text)), "--dns-enabled"]
+        options = ["--dataplane", str(self.write(f"{zone}-dataplane.yaml", text, public=True)), "--dns-enabled"]
         options += ["--dns-port", str(ports.dns)]
         token = self._issuer().dataplane_token("default", name="app", zone=zone)
         await self._proxy(zone, "sidecar", token, options, ports.sidecar_admin)
@@ -160,7 +161,7 @@ class System:
         ports = self.zone_ports[zone]
         host = self.deployment.host(zone)
         text = _EGRESS.format(zone=zone, host=host, port=ports.egress, admin=ports.egress_admin)
-        options = ["--dataplane", str(self.write(f"{zone}-egress.yaml", text))]
+        options = ["--dataplane", str(self.write(f"{zone}-egress.yaml", text, public=True))]
         await self._proxy(zone, "egress", self._issuer().egress_token(zone, name="egress"), options, ports.egress_admin)
 
     async def _proxy(self, zone: str, kind: User, token: str, options: list[str], admin: int) -> None:
@@ -255,11 +256,11 @@ class System:
         """The link between the hub and a zone."""
         return self._links[zone]
 
-    def write(self, name: str, text: str) -> Path:
-        """Write a manifest where users can look at it."""
+    def write(self, name: str, text: str, *, public: bool = False) -> Path:
+        """Write a manifest where the user can look at it, and nobody else unless it is `public`: some hold Secrets."""
         path = self.directory / "manifests" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        (write_public if public else write_private)(path, text)
         return path
 
     def _issuer(self) -> TokenIssuer:
