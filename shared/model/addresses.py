@@ -8,7 +8,11 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 _DNS_NAME = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_-]{0,62}(\.[a-zA-Z0-9_][a-zA-Z0-9_-]{0,62})*[._]?")
 """The library Kuma uses: upper case, `_`, one closing dot and single labels pass, wildcards do not."""
-_LOOKS_LIKE_IP = re.compile(r"[0-9.]+|0x[0-9a-fA-F]+(\.0x[0-9a-fA-F]+)*")
+_LOOKS_LIKE_IP = re.compile(r"(.*\.)?([0-9]+|0[xX][0-9a-fA-F]*)\.?")
+"""What ends in a number is read as an address by some resolvers (https://url.spec.whatwg.org/#ends-in-a-number-checker):
+"127.1", "0x7f000001", "0x7f.1"."""
+_DNS_NAME_MAX = 253
+"""Without the closing dot (RFC 1035 §2.3.4). Envoy refuses an SNI beyond 255."""
 
 KUMA_VIP_RANGES = ("241.0.0.0/8", "242.0.0.0/8", "243.0.0.0/8")
 _DANGEROUS = tuple(
@@ -36,8 +40,7 @@ def is_ip(text: str) -> bool:
 
 def is_dns_name(text: str) -> bool:
     """Whether Kuma takes it for a DNS name."""
-    if is_ip(text) or len(text.replace(".", "")) > 255 or _LOOKS_LIKE_IP.fullmatch(text):
-        # A resolver may read "127.1" or "0x7f000001" as an address, so it is not a name either.
+    if is_ip(text) or len(text.removesuffix(".")) > _DNS_NAME_MAX or _LOOKS_LIKE_IP.fullmatch(text):
         return False
     return _DNS_NAME.fullmatch(text) is not None
 

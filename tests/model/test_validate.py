@@ -113,6 +113,16 @@ def test_dangerous_addresses_are_refused(address, what):
     assert judged(text, "0.0.0.0/0", "::/0") == []
 
 
+@pytest.mark.parametrize("name", ["0x7f.1", "0X7F000001", "127.1", "1.2.3.4.", "a.0x1", ".".join(["aa"] * 120)])
+def test_what_is_no_name_for_every_resolver_is_none(name):
+    """A text that some resolver reads as an address, or that is longer than DNS and Envoy's SNI allow, is no name."""
+    assert [path for path, _ in judged(service(endpoints=f"[{{address: '{name}', port: 80}}]"))] == [
+        "spec.endpoints[0].address"
+    ]
+    ((path, _),) = judged(service(f"tls: {{verification: {{serverName: '{name}'}}}}"))
+    assert path == "spec.tls.verification.serverName"
+
+
 def test_reserved_ranges_are_refused():
     """The VIP range in use is refused although it is not Kuma's default."""
     resource = read(service(endpoints="[{address: 10.9.0.1, port: 80}]"))
