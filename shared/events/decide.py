@@ -14,7 +14,7 @@ import msgspec
 from shared.events.event import Change, DataKeyWrapped, ResourceApplied, ResourceDeleted
 from shared.events.sealing import is_sealed, keep_sealed, key_ids
 from shared.events.state import LogState, Stored
-from shared.model import kinds
+from shared.model import codec, kinds
 from shared.model.labels import MES_ORIGINATION_LABEL, allowed_addresses, computed, is_direct
 from shared.model.resource import (
     MESH_LABEL,
@@ -36,6 +36,9 @@ NOT_DELETED = "Could not delete a resource"
 CONFLICT = "Could not update a resource"
 CHANGED_CA = "Changing CA when mTLS is enabled is forbidden. Disable mTLS first and then change the CA"
 MESH_IN_USE = "unable to delete mesh, there are still some dataplanes attached"
+
+RESOURCE_MAX_BYTES = 4 * 1024 * 1024
+"""Largest resource, encoded: an event must stay below the 8 MB that nats-server takes."""
 
 _TITLES = {404: NOT_FOUND, 405: "Method not allowed", 409: CONFLICT}
 
@@ -184,6 +187,9 @@ class _Batch:
         after = computed(resource, self.zone)
         if stored is not None:
             after = keep_sealed(after, stored.resource)
+        if (size := len(codec.encode(after))) > RESOURCE_MAX_BYTES:
+            self._refuse(index, "", f"is too large: {size} bytes, at most {RESOURCE_MAX_BYTES} are possible")
+            return
         self._staged[key] = after
         self.warnings.extend(self._warnings(after))
         if stored is not None and stored.resource == after:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from immutables import Map
 from msgspec.structs import replace
 
-from shared.events.decide import Apply, Decision, Delete, Rejected, decide_write
+from shared.events.decide import RESOURCE_MAX_BYTES, Apply, Decision, Delete, Rejected, decide_write
 from shared.events.event import GLOBAL, DataKeyWrapped, ResourceApplied, ResourceDeleted
 from shared.events.sealing import is_sealed, seal_all
 from shared.events.state import LogState
@@ -20,6 +20,7 @@ from shared.model.resource import (
     ResourceKey,
     Sealed,
     Secret,
+    SubjectAltName,
     Verification,
     Zone,
     key_of,
@@ -99,6 +100,14 @@ def test_batches_are_all_or_nothing(hub):
     rejection = refused(hub, Apply(mes("good")), Apply(bad), Delete(ResourceKey("Zone", "", "none")))
     assert [(r.index, r.path, r.status) for r in rejection.refusals] == [(1, "spec.endpoints", 400), (2, "", 404)]
     assert rejection.status == 400
+
+
+def test_what_no_event_can_hold_is_refused(hub):
+    """A resource beyond what the log takes is the author's fault, told at once, not an unreachable log."""
+    named = tuple(SubjectAltName(type="Exact", value="x" * 1000) for _ in range(RESOURCE_MAX_BYTES // 1000))
+    tls = ExternalTls(enabled=True, verification=Verification(subject_alt_names=named))
+    (refusal,) = refused(hub, Apply(mes(tls=tls))).refusals
+    assert "too large" in refusal.reason
 
 
 def test_twice_in_one_batch(hub):
