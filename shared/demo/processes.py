@@ -6,8 +6,8 @@ import asyncio
 import ctypes
 import os
 import signal
-import time
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
