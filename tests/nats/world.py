@@ -15,7 +15,7 @@ from shared.nats.connection import Connection, NatsSettings, connect
 from shared.nats.server import Server, free_port, start_server
 from tests.nats.proxy import Link
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 
 
 async def until(condition: Callable[[], bool], what: str, timeout_seconds: float = WAIT_SECONDS) -> float:
