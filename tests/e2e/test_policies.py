@@ -1,0 +1,308 @@
+"""What policies do to traffic: a zone from manifests, two real Envoys, real servers outside."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.events.event import ResourceDeleted
+from shared.model.resource import ResourceKey, key_of
+from tests.conftest import take_port
+from tests.xds.clients import Answer, http1, tcp
+from tests.xds.envoys import eventually
+from tests.xds.loopback import DIRECT, LoopbackZone, read
+from tests.xds.servers import Servers
+
+pytestmark = pytest.mark.e2e
+
+DATAPLANE = """\
+type: Dataplane
+name: sidecar
+mesh: default
+networking:
+  address: 127.0.0.1
+  inbound: [{{port: {inbound}, servicePort: 1, tags: {{kuma.io/service: web}}}}]
+  transparentProxying: {{redirectPortOutbound: {port}}}
+"""
+
+
+class World:
+    """The services `slow` and `other` (http) and `lines` and `quiet` (tcp), each with a server of its own."""
+
+    def __init__(self, directory: Path, servers: Servers, mesh: str | None = None) -> None:
+        self.port = take_port()
+        dataplane = DATAPLANE.format(inbound=take_port(), port=self.port)
+        options = {} if mesh is None else {"mesh": mesh}
+        self.zone = LoopbackZone(directory, dataplane, name="direct" if mesh else "zone", **options)  # type: ignore[arg-type]
+        self.servers = {name: servers.add(name) for name in ("slow", "other", "lines", "quiet")}
+        for name, server in self.servers.items():
+            self.zone.apply(service(name, self.port, server.port))
+        self.zone.show()
+        clusters = [self.zone.service(name).cluster for name in self.servers]
+        self.zone.settled(clusters, direct=mesh is not None)
+        eventually(lambda: self.get("slow").status == 200, "an answer")
+        eventually(lambda: self.talk("lines").status == 200, "an echo")
+
+    def vip(self, name: str) -> str:
+        return self.zone.service(name).vip
+
+    def get(self, name: str, path: str = "/") -> Answer:
+        return asyncio.run(http1(self.vip(name), self.port, path))
+
+    def talk(self, name: str) -> Answer:
+        return asyncio.run(tcp(self.vip(name), self.port, b"hello\n"))
+
+    @contextmanager
+    def policy(self, kind: str, name: str, default: dict[str, Any], **spec: Any) -> Iterator[tuple[str, ...]]:
+        """A policy on the service `name` ("": on all), for as long as the block lasts; its warnings."""
+        to = {"kind": "MeshExternalService", "name": name} if name else {"kind": "Mesh"}
+        spec = {"targetRef": {"kind": "Mesh"}, "to": [{"targetRef": to, "default": default}]} | spec
+        with self.applied(
+            f"{{type: {kind}, name: p-{name or 'all'}, mesh: default, spec: {json.dumps(spec)}}}"
+        ) as said:
+            yield said
+
+    @contextmanager
+    def applied(self, text: str) -> Iterator[tuple[str, ...]]:
+        """A resource that is deleted at the end of the block."""
+        key = key_of(read(text)[0])
+        try:
+            said = self.zone.apply(text)
+            self.zone.show()
+            yield said
+        finally:
+            self.delete(key)
+
+    def delete(self, key: ResourceKey) -> None:
+        self.zone.hub.append(ResourceDeleted(key=key))
+        self.zone.zone.follow(self.zone.hub)
+        self.zone.show()
+
+
+def service(name: str, port: int, to: int) -> str:
+    protocol = "http" if name in ("slow", "other", "lost") else "tcp"
+    return (
+        f"{{type: MeshExternalService, name: {name}, mesh: default, labels: {{team: {name}}}, spec: "
+        f"{{match: {{port: {port}, protocol: {protocol}}}, endpoints: [{{address: 127.0.0.1, port: {to}}}]}}}}"
+    )
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, World]]:
+    with Servers() as servers:
+        made: dict[str, World] = {}
+        try:
+            made["egress"] = World(tmp_path_factory.mktemp("egress"), servers)
+            made["sidecar"] = World(tmp_path_factory.mktemp("direct"), servers, DIRECT)
+            yield made
+        finally:
+            for world in made.values():
+                world.zone.stop()
+
+
+@pytest.fixture(params=["egress", "sidecar"])
+def world(worlds: dict[str, World], request: pytest.FixtureRequest) -> Iterator[World]:
+    """Through the zone egress, and in direct mode."""
+    world = worlds[request.param]
+    yield world
+    for server in world.servers.values():
+        server.status, server.seen = 200, 0
+    assert world.zone.nacks() == []
+
+
+class Held:
+    """An HTTP/1.1 or TCP connection that stays open."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._socket = socket.create_connection((host, port), 10)
+        self._file = self._socket.makefile("rb")
+
+    def get(self, path: str = "/") -> int:
+        """Status of a request on this connection; 0 when it is closed."""
+        try:
+            self._socket.sendall(f"GET {path} HTTP/1.1\r\nhost: app\r\n\r\n".encode())
+            first = self._file.readline()
+            length = 0
+            while (line := self._file.readline().strip()) != b"":
+                key, _, value = line.partition(b":")
+                length = int(value) if key.lower() == b"content-length" else length
+            self._file.read(length)
+        except OSError:
+            return 0
+        return int(first.split()[1]) if first else 0
+
+    def talk(self) -> bool:
+        """Whether a line comes back."""
+        try:
+            self._socket.sendall(b"line\n")
+            return self._file.readline() == b"line\n"
+        except OSError:
+            return False
+
+    def closed_within(self, seconds: float) -> bool:
+        """Whether the other side closes first."""
+        self._socket.settimeout(seconds)
+        try:
+            return self._socket.recv(1) == b""
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+
+@pytest.fixture
+def held(world: World) -> Iterator[Any]:
+    with ExitStack() as stack:
+
+        def hold(name: str) -> Held:
+            made = Held(world.vip(name), world.port)
+            stack.callback(made.close)
+            return made
+
+        yield hold
+
+
+def test_a_request_timeout_holds_for_the_service_it_names(world: World, held: Any) -> None:
+    """MeshTimeout http.requestTimeout: 504 in time, others as before, and an open connection is not drained."""
+    connection = held("slow")
+    assert connection.get("/slow/0.6") == 200
+    with world.policy("MeshTimeout", "slow", {"http": {"requestTimeout": "200ms"}}):
+        eventually(lambda: connection.get("/slow/0.6") == 504, "a timeout on the connection that was open")
+        assert world.get("other", "/slow/0.6").status == 200
+        assert connection.get() == 200
+    eventually(lambda: connection.get("/slow/0.6") == 200, "no timeout without the policy")
+
+
+def test_the_more_specific_timeout_wins_over_the_meshs(world: World) -> None:
+    """`to: Mesh` holds for every service, and what is said about one of them is merged over it."""
+    with (
+        world.policy("MeshTimeout", "", {"http": {"requestTimeout": "200ms"}}),
+        world.policy("MeshTimeout", "other", {"http": {"requestTimeout": "10s"}}),
+    ):
+        eventually(lambda: world.get("slow", "/slow/0.6").status == 504, "the mesh's timeout")
+        assert world.get("other", "/slow/0.6").status == 200
+
+
+def test_a_policy_for_other_proxies_changes_nothing_here(world: World) -> None:
+    """The top-level targetRef selects the proxies that obey."""
+    with world.policy(
+        "MeshTimeout",
+        "slow",
+        {"http": {"requestTimeout": "100ms"}},
+        targetRef={"kind": "MeshService", "name": "somebody-else"},
+    ):
+        before = world.zone.view.meshes["default"].policies
+        assert len(before.rules) == 1
+        assert world.get("slow", "/slow/0.4").status == 200
+
+
+def test_an_idle_tcp_connection_is_closed_in_time(world: World, held: Any) -> None:
+    """MeshTimeout idleTimeout for one TCP service; connections to others stay open through the change."""
+    other = held("quiet")
+    assert other.talk()
+    with world.policy("MeshTimeout", "lines", {"idleTimeout": "300ms"}):
+
+        def idles_out() -> bool:
+            connection = held("lines")
+            return bool(connection.talk() and connection.closed_within(1.5))
+
+        eventually(idles_out, "an idle connection that is closed")
+        assert other.talk()
+
+
+def test_a_connection_that_does_not_come_about_is_given_up(world: World) -> None:
+    """MeshTimeout connectionTimeout holds where the outside is dialled; without it this takes five seconds."""
+    with socket.socket() as deaf, ExitStack() as stack:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(deaf.getsockname())
+        lost = service("lost", world.port, deaf.getsockname()[1])
+        with world.applied(lost), world.policy("MeshTimeout", "lost", {"connectionTimeout": "150ms"}):
+            eventually(lambda: world.get("lost").status == 503, "a 503")
+            start = time.monotonic()
+            assert "lost" in world.get("lost").body
+            assert time.monotonic() - start < 4
+
+
+def test_what_a_retry_names_is_tried_again_that_often(world: World) -> None:
+    """MeshRetry: 1 + numRetries attempts for the statuses named; without a policy an answer is an answer."""
+    slow = world.servers["slow"]
+    slow.status = 418
+
+    def attempts() -> int:
+        before = slow.seen
+        assert world.get("slow").status == 418
+        return slow.seen - before
+
+    assert attempts() == 1
+    fast = {"baseInterval": "1ms", "maxInterval": "2ms"}
+    with world.policy("MeshRetry", "slow", {"http": {"numRetries": 3, "retryOn": ["418"], "backOff": fast}}):
+        eventually(lambda: attempts() == 4, "four attempts")
+        world.servers["other"].status = 418
+        world.get("other")
+        assert world.servers["other"].seen == 1
+
+
+def test_retries_can_be_switched_off(world: World) -> None:
+    """numRetries 0: even a connection that is cut is not tried again."""
+    slow = world.servers["slow"]
+    with world.policy("MeshRetry", "slow", {"http": {"numRetries": 2, "retryOn": ["Reset", "GatewayError"]}}):
+
+        def survives() -> bool:
+            slow.seen = 0
+            return world.get("slow", "/once").status == 200
+
+        eventually(survives, "a second attempt")
+    with world.policy("MeshRetry", "slow", {"http": {"numRetries": 0}}):
+
+        def fails() -> bool:
+            slow.seen = 0
+            return world.get("slow", "/once").status in (502, 503)
+
+        eventually(fails, "no second attempt")
+
+
+def test_a_limit_sheds_what_is_too_much(world: World) -> None:
+    """MeshCircuitBreaker connectionLimits: the third of three requests at once is refused, others' are not."""
+
+    async def three(name: str) -> list[int]:
+        asked = (http1(world.vip(name), world.port, "/slow/0.5") for _ in range(3))
+        return sorted(answer.status for answer in await asyncio.gather(*asked))
+
+    assert asyncio.run(three("slow")) == [200, 200, 200]
+    limits = {"maxConnections": 1, "maxPendingRequests": 1, "maxRequests": 1}
+    with world.policy("MeshCircuitBreaker", "slow", {"connectionLimits": limits}):
+        eventually(lambda: 503 in asyncio.run(three("slow")), "a request that is refused")
+        assert asyncio.run(three("other")) == [200, 200, 200]
+
+
+def test_an_endpoint_that_fails_is_ejected(world: World) -> None:
+    """MeshCircuitBreaker outlierDetection: after two failures in a row the endpoint is left alone for a while."""
+    detection = {
+        "interval": "100ms",
+        "baseEjectionTime": "1s",
+        "maxEjectionPercent": 100,
+        "healthyPanicThreshold": 0,
+        "detectors": {"totalFailures": {"consecutive": 2}},
+    }
+    slow = world.servers["slow"]
+    with world.policy("MeshCircuitBreaker", "slow", {"outlierDetection": detection}):
+        slow.status = 500
+        eventually(lambda: "none of its endpoints" in world.get("slow").body, "an ejected endpoint")
+        slow.status = 200
+        eventually(lambda: world.get("slow").status == 200, "an endpoint that is back")
