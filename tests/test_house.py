@@ -53,6 +53,7 @@ CORE = (
     "zone_cp/extensions",
     "zone_cp/decide",
     "zone_cp/ads/subscription",
+    "zone_cp/ads/staging",
     "zone_cp/ads/delta",
     "zone_cp/ads/sotw",
 )

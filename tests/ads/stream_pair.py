@@ -1,19 +1,28 @@
-"""StreamPair: a DeltaStream joined with a simulated Envoy by two FIFO wires; and snapshots of toy resources.
+"""StreamPair: a server's stream joined with a simulated Envoy by two FIFO wires; and snapshots of toy resources.
 
 The client obeys the protocol as Envoy does: one ACK or NACK per response, subscriptions by name, a reconnect
-that reports what it holds. It refuses every resource whose body says `bad`, in one of Envoy's two ways.
+that reports what it holds. It refuses every resource whose body says `bad`, in one of Envoy's two ways. The same
+client speaks delta (`StreamPair`) and SotW (`SotwPair`); what differs is how it words what it wants and hears.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from immutables import Map
 
 from shared.events.state import Position
-from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
+from shared.pb.discovery_pb2 import (
+    Cluster,
+    DeltaDiscoveryRequest,
+    DeltaDiscoveryResponse,
+    DiscoveryRequest,
+    DiscoveryResponse,
+)
 from zone_cp.ads.delta import DeltaStream, Fact, Nacked
+from zone_cp.ads.sotw import SotwStream
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Encoded, Snapshot
 from zone_cp.xds.wire import encode, number, piece
 
@@ -46,8 +55,14 @@ def wire_version(type_short: str, name: str, content: str = "1") -> str:
     return one.version
 
 
+Response: TypeAlias = DeltaDiscoveryResponse | DiscoveryResponse
+
+
 class StreamPair:
     """Client and server. `step` delivers one message; `run` until both wires are empty."""
+
+    tells_absence = True
+    """Whether the protocol can say of every type that something is not there."""
 
     def __init__(self, *, whole: bool = False) -> None:
         """whole: a bad resource makes the client refuse the whole response (a parse-level error)."""
@@ -55,7 +70,7 @@ class StreamPair:
         self.holds: dict[str, dict[str, str]] = {}
         self.wild: set[str] = set()
         self.names: dict[str, set[str]] = {}
-        self.log: list[DeltaDiscoveryResponse] = []
+        self.log: list[Any] = []
         self.facts: list[Fact] = []
         self.refused: set[tuple[str, str, str]] = set()
         self.resent_refused: list[tuple[str, str, str]] = []
@@ -65,10 +80,10 @@ class StreamPair:
         self._reset()
 
     def _reset(self) -> None:
-        self.server = DeltaStream()
-        self.up: deque[DeltaDiscoveryRequest] = deque()
-        self.down: deque[DeltaDiscoveryResponse] = deque()
-        self.unacked: deque[DeltaDiscoveryRequest] = deque()
+        self.server: Any = self._stream()
+        self.up: deque[Any] = deque()
+        self.down: deque[Response] = deque()
+        self.unacked: deque[Any] = deque()
 
     # -- what tests do ------------------------------------------------------------------------------------------
 
@@ -92,13 +107,7 @@ class StreamPair:
                 del self.holds[url][name]
         for name in unsubscribe:
             self.absent.discard((url, name))
-        request = DeltaDiscoveryRequest(
-            type_url=url,
-            resource_names_subscribe=subscribe,
-            resource_names_unsubscribe=unsubscribe,
-            initial_resource_versions=initial,
-        )
-        self.up.append(request)
+        self.up.append(self._wish(url, subscribe, unsubscribe, initial))
 
     def reconnect(self) -> None:
         """A new stream to a new server: the client reports what it holds, as Envoy does."""
@@ -131,7 +140,7 @@ class StreamPair:
         self._pump()
         return True
 
-    def run(self) -> list[DeltaDiscoveryResponse]:
+    def run(self) -> list[Any]:
         """Deliver everything; returns the responses the client got meanwhile."""
         before = len(self.log)
         for _ in range(10_000):
@@ -147,43 +156,128 @@ class StreamPair:
 
     def _pump(self) -> None:
         for raw in self.server.responses():
-            response = DeltaDiscoveryResponse.FromString(raw)
-            sent = {(response.type_url, r.name, r.version) for r in response.resources}
+            response = self._parse(raw)
+            sent = {(response.type_url, *pair) for pair in carried(response)}
             self.resent_refused.extend(sent & self.refused)
             self.down.append(response)
 
-    def _client(self, response: DeltaDiscoveryResponse) -> None:
+    def _client(self, response: Response) -> None:
         self.log.append(response)
-        url = response.type_url
-        holds = self.holds.setdefault(url, {})
-        names = self.names.get(url, set())
-        bad = [r for r in response.resources if b"bad" in r.resource.value]
-        for resource in response.resources:
-            if self.whole and bad:
-                continue
-            if resource not in bad and (url in self.wild or resource.name in names):
-                holds[resource.name] = resource.version
-                self.absent.discard((url, resource.name))
+        bad = {name: version for name, version, body in bodies(response) if b"bad" in body}
         if not (self.whole and bad):
-            for name in response.removed_resources:
-                holds.pop(name, None)
-                self.absent.add((url, name))
-        answer = DeltaDiscoveryRequest(type_url=url, response_nonce=response.nonce)
+            self._apply(response, bad)
+        answer = self._answer(response, refused=bool(bad))
         if bad:
-            message = "Proto constraint validation failed" if self.whole else ", ".join(f"{r.name}: bad" for r in bad)
+            message = "Proto constraint validation failed" if self.whole else ", ".join(f"{name}: bad" for name in bad)
             answer.error_detail.message = message
             answer.error_detail.code = 13
         (self.up if self.auto_ack else self.unacked).append(answer)
 
+    def _hold(self, response: Response, bad: Mapping[str, str]) -> None:
+        url = response.type_url
+        holds = self.holds.setdefault(url, {})
+        for name, version in carried(response):
+            if name not in bad and (url in self.wild or name in self.names.get(url, ())):
+                holds[name] = version
+                self.absent.discard((url, name))
 
-def told(responses: Sequence[DeltaDiscoveryResponse]) -> list[str]:
+    # -- what differs between the protocols ---------------------------------------------------------------------
+
+    def _stream(self) -> DeltaStream | SotwStream:
+        return DeltaStream()
+
+    def _parse(self, raw: bytes) -> Response:
+        return DeltaDiscoveryResponse.FromString(raw)
+
+    def _wish(
+        self, url: str, subscribe: Sequence[str], unsubscribe: Sequence[str], initial: Mapping[str, str]
+    ) -> DeltaDiscoveryRequest | DiscoveryRequest:
+        return DeltaDiscoveryRequest(
+            type_url=url,
+            resource_names_subscribe=subscribe,
+            resource_names_unsubscribe=unsubscribe,
+            initial_resource_versions=initial,
+        )
+
+    def _apply(self, response: Response, bad: Mapping[str, str]) -> None:
+        assert isinstance(response, DeltaDiscoveryResponse)
+        self._hold(response, bad)
+        for name in response.removed_resources:
+            self.holds[response.type_url].pop(name, None)
+            self.absent.add((response.type_url, name))
+
+    def _answer(self, response: Response, *, refused: bool) -> DeltaDiscoveryRequest | DiscoveryRequest:
+        return DeltaDiscoveryRequest(type_url=response.type_url, response_nonce=response.nonce)
+
+
+class SotwPair(StreamPair):
+    """The same client speaking state of the world: all names in every request, the latest nonce and version."""
+
+    tells_absence = False
+
+    def _reset(self) -> None:
+        super()._reset()
+        self.nonces: dict[str, str] = {}
+        self.named: set[str] = set()
+        self.versions: dict[str, str] = getattr(self, "versions", {})
+
+    def _stream(self) -> DeltaStream | SotwStream:
+        return SotwStream()
+
+    def _parse(self, raw: bytes) -> Response:
+        return DiscoveryResponse.FromString(raw)
+
+    def _wish(
+        self, url: str, subscribe: Sequence[str], unsubscribe: Sequence[str], initial: Mapping[str, str]
+    ) -> DeltaDiscoveryRequest | DiscoveryRequest:
+        return self._request(url)
+
+    def _request(self, url: str) -> DiscoveryRequest:
+        names = sorted(self.names.get(url, ()))
+        if url in self.wild and (names or url in self.named):
+            names.append("*")
+        if names:
+            self.named.add(url)
+        version, nonce = self.versions.get(url, ""), self.nonces.get(url, "")
+        return DiscoveryRequest(type_url=url, resource_names=names, version_info=version, response_nonce=nonce)
+
+    def _apply(self, response: Response, bad: Mapping[str, str]) -> None:
+        url = response.type_url
+        self._hold(response, bad)
+        if url in WILDCARD_TYPES:
+            there = {name for name, _ in carried(response)}
+            for name in self.holds[url].keys() - there:
+                del self.holds[url][name]
+
+    def _answer(self, response: Response, *, refused: bool) -> DeltaDiscoveryRequest | DiscoveryRequest:
+        assert isinstance(response, DiscoveryResponse)
+        self.nonces[response.type_url] = response.nonce
+        if not refused:
+            self.versions[response.type_url] = response.version_info
+        return self._request(response.type_url)
+
+
+def bodies(response: Response) -> list[tuple[str, str, bytes]]:
+    """Name, version and body of every resource in a response."""
+    if isinstance(response, DeltaDiscoveryResponse):
+        return [(r.name, r.version, r.resource.value) for r in response.resources]
+    named = [(Cluster.FromString(r.value).name, r.value) for r in response.resources]
+    return [(name, encode(response.type_url, name, body).version, body) for name, body in named]
+
+
+def carried(response: Response) -> list[tuple[str, str]]:
+    """Name and version of every resource in a response."""
+    return [(name, version) for name, version, _ in bodies(response)]
+
+
+def told(responses: Sequence[Response]) -> list[str]:
     """Responses in words: `CDS +a +b -c`."""
     return [
         " ".join(
             [
                 LONG.get(r.type_url, r.type_url),
-                *(f"+{x.name}" for x in sorted(r.resources, key=lambda x: x.name)),
-                *(f"-{name}" for name in sorted(r.removed_resources)),
+                *sorted(f"+{name}" for name, _ in carried(r)),
+                *(f"-{name}" for name in sorted(getattr(r, "removed_resources", ()))),
             ]
         )
         for r in responses

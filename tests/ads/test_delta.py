@@ -172,6 +172,17 @@ def test_intermediate_snapshots_are_skipped_while_too_much_is_in_flight() -> Non
     assert pair.server.delivered == Position(99, 0)
 
 
+def test_rule_7_nothing_is_queued_that_the_subscription_no_longer_wants() -> None:
+    """Responses are made when they are written, from the newest request and the newest offer."""
+    pair = StreamPair()
+    pair.ask("EDS", "a", "b")
+    pair.step(downwards=False)
+    pair.server.offer(snapshot(1, EDS=["a", "b"]))
+    pair.ask("EDS", unsubscribe=["a"])
+    pair.step(downwards=False)
+    assert told(pair.run()) == ["EDS +b"]
+
+
 def test_rule_11_subscribe_is_applied_before_unsubscribe() -> None:
     """A name in both lists of one message ends unsubscribed."""
     pair = StreamPair()

@@ -14,7 +14,7 @@ https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xd
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TypeAlias
 
@@ -100,6 +100,7 @@ class Subscription:
         self.sent_position: Position | None = None
         self.acked_position: Position | None = None
         self._asked = False
+        self._named = False
         self._owed: set[str] = set()
         self._absent: set[str] = set()
         self._uncertain: set[str] = set()
@@ -135,15 +136,38 @@ class Subscription:
             self._touched.add(name)
             if name not in initial:  # a repeated subscribe must be answered, whatever was sent before (rule 11)
                 self._owed.add(name)
-        if len(self.names) > MAX_NAMES_PER_TYPE:
-            message = f"more than {MAX_NAMES_PER_TYPE} names of {self.type_url}"
-            raise RemoteProtocolError(message, limit=True)
+        self._check_names()
         for name, version in initial.items():  # rule 12
             if self._wanted(name):
                 self.known[name] = self.held[name] = version
                 self._touched.add(name)
         for name in request.resource_names_unsubscribe:
             self._unsubscribe(name)
+
+    def replace_names(self, names: Collection[str]) -> None:
+        """Apply the names of a SotW request, which are always all of them.
+
+        Rule 4: an empty list means all clusters or listeners until the client has named anything, and nothing from
+        then on; `*` may stand among names.
+        """
+        wanted = set(names) - {WILDCARD}
+        legacy = not names and not self._named and self.type_url in LEGACY_WILDCARD_TYPES
+        self._asked, self._named = True, self._named or bool(names)
+        if legacy or WILDCARD in names:
+            self._start_wildcard()
+        else:
+            self.wildcard = self.reply_due = False
+        self._touched |= wanted - self.names
+        self.names = wanted
+        self._check_names()
+        for name in [*self.known, *self._absent]:
+            if not self._wanted(name):
+                self._forget(name)  # to be sent again when it is named again (rule 10)
+
+    def _check_names(self) -> None:
+        if len(self.names) > MAX_NAMES_PER_TYPE:
+            message = f"more than {MAX_NAMES_PER_TYPE} names of {self.type_url}"
+            raise RemoteProtocolError(message, limit=True)
 
     def _start_wildcard(self) -> None:
         if not self.wildcard:
@@ -178,13 +202,13 @@ class Subscription:
         self._owed.add(name)
         self._touched.add(name)
 
-    def settle(self, request: DeltaDiscoveryRequest) -> Fact | None:
-        """Apply the ACK or NACK part of a request; a nonce that is not in flight says nothing (rule 16)."""
-        sent = self.in_flight.pop(request.response_nonce, None)
+    def settle(self, nonce: str, error: str | None) -> Fact | None:
+        """Apply an ACK or, with the client's error, a NACK; a nonce that is not in flight says nothing (rule 16)."""
+        sent = self.in_flight.pop(nonce, None)
         if sent is None:
             return None
-        if request.HasField("error_detail"):
-            return self._refuse(sent, request.response_nonce, request.error_detail.message)
+        if error is not None:
+            return self._refuse(sent, nonce, error)
         for encoded in sent.upserts:
             self._uncertain.discard(encoded.name)
             if self._wanted(encoded.name):
@@ -194,7 +218,7 @@ class Subscription:
             self.held.pop(name, None)
         self.acked_position = sent.position
         versions = tuple((e.name, e.version) for e in sent.upserts)
-        return Acked(self.type_url, request.response_nonce, sent.position, versions, sent.removed)
+        return Acked(self.type_url, nonce, sent.position, versions, sent.removed)
 
     def _refuse(self, sent: Sent, nonce: str, message: str) -> Nacked:
         names = tuple(e.name for e in sent.upserts)
@@ -315,6 +339,24 @@ class Subscription:
             if group:
                 out.append(group)
         return [tuple(left.values()), *out] if left else out
+
+    def postpone(self, groups: Sequence[tuple[Encoded, ...]]) -> None:
+        """Leave groups for later: they stay apart from each other and from all else."""
+        self._suspects = [tuple(e.name for e in group) for group in groups if group] + self._suspects
+        for group in groups:
+            self._owed.update(e.name for e in group)
+            self._touched.update(e.name for e in group)
+
+    def accepted(self) -> dict[str, Encoded]:
+        """What the client is to go on holding of what it has accepted."""
+        return {name: held for name, held in self.held.items() if name in self.known and isinstance(held, Encoded)}
+
+    def mark_gone(self, names: Sequence[str]) -> None:
+        """The client may hold these no more, and there is no way to tell it."""
+        for name in names:
+            self.known.pop(name, None)
+            self.held.pop(name, None)
+            self.gone.discard(name)
 
     def mark_sent(self, nonce: str, sent: Sent) -> None:
         """Record a response as on its way; `known` changes now, not at the ACK (rule 16)."""

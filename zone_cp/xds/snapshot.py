@@ -36,7 +36,11 @@ class Encoded(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """resources: type URL, then name. position is the moment it was compiled from."""
+    """resources: type URL, then name. position is the moment it was compiled from.
+
+    versions: by type URL, what is reported as the version of the whole type; the position where there is none.
+    """
 
     position: Position
     resources: Map[str, Map[str, Encoded]]
+    versions: Map[str, str] = Map()

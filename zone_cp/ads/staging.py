@@ -1,0 +1,400 @@
+"""StagedStream: what the delta and the SotW stream share, as a value. Snapshots go in, encoded responses come out.
+
+Theory of operation (design/xds.md §3 and §7). A snapshot goes through the stream in stages:
+
+    target ──▶ awaiting ──▶ upper ──▶ settling ──▶ floor ──▶ clearing ──▶ delivered
+      secrets, clusters,      listeners, routes      what no longer
+      endpoints are sent      are sent               exists is removed
+
+It leaves `awaiting` when the clusters sent for it are ACKed (Envoy ACKs them once they are warm), `settling` when
+all that was sent for it is answered, `clearing` when the removals are. Newer snapshots replace older ones at
+every stage, and a stage never holds more entries than there are responses in flight, so a slow proxy skips
+intermediate snapshots and a fast sequence of changes starves nothing. All snapshots between `target` and `floor`
+are *retained*: what one of them has is not removed, since the client may still be using it. A listener or
+cluster kept at its last good version after a NACK retains (*pins*) the snapshots it came from.
+
+A variant says how requests change subscriptions, how many responses of a type may wait for their answer (`window`)
+and what a change looks like on the wire (`_parts`, `_encode`); all else is here.
+
+No clock and no IO: the caller feeds `receive` and `offer` and writes what `responses` returns.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import ClassVar, TypeAlias
+
+import msgspec
+from immutables import Map
+
+from shared.events.state import Position
+from zone_cp.ads.references import references_of
+from zone_cp.ads.subscription import (
+    Acked,
+    Due,
+    Fact,
+    Nacked,
+    RemoteProtocolError,
+    Resources,
+    Sent,
+    Subscription,
+    version_of,
+)
+from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, PUSH_ORDER, ROUTE, SECRET, Encoded, Snapshot
+
+MAX_CHUNK_BYTES = 384 * 1024
+MAX_TYPES = 32
+MAX_STAGED = 16
+LOWER = (SECRET, CLUSTER, ENDPOINT)
+PINNING = (CLUSTER, LISTENER, ROUTE)
+USERS = {LISTENER: (), ROUTE: (LISTENER,), CLUSTER: (LISTENER, ROUTE)}
+NOTHING: Map[str, Encoded] = Map()
+
+Part: TypeAlias = tuple[tuple[Encoded, ...], tuple[str, ...]]
+"""What one response changes: resources to hold, and names to hold no more."""
+
+
+class TypeDelivery(msgspec.Struct, frozen=True):
+    """How far one type has come. Digests are over the sorted (name, version) pairs; equal digests, equal content.
+
+    rejected is (name, version, Envoy's message) of what is offered now but was refused by this client: it keeps its
+    last good version, or has none.
+    """
+
+    type_url: str
+    sent_digest: str
+    sent_count: int
+    sent_position: Position | None
+    acked_digest: str
+    acked_count: int
+    acked_position: Position | None
+    in_flight: int
+    rejected: tuple[tuple[str, str, str], ...]
+
+
+class StagedStream(ABC):
+    """One stream; delivered is the newest position whose every addition, change and removal is answered."""
+
+    window: ClassVar[int]
+    """Responses of one type that may wait for their answer before newer state waits too."""
+
+    def __init__(self) -> None:
+        """A stream that nothing has been said on."""
+        self.delivered: Position | None = None
+        self._subscriptions: dict[str, Subscription] = {}
+        self._serial = 0
+        self._cluster_serial = 0
+        self._resending: set[str] = set()
+        self._target: Snapshot | None = None
+        self._awaiting: deque[tuple[int, Snapshot]] = deque()
+        self._upper: Snapshot | None = None
+        self._settling: deque[tuple[int, Snapshot]] = deque()
+        self._floor: Snapshot | None = None
+        self._clearing: deque[tuple[int, Snapshot]] = deque()
+        self._pins: dict[tuple[str, str], tuple[Snapshot, ...]] = {}
+
+    def offer(self, snapshot: Snapshot) -> None:
+        """Say what the proxy should hold from now on; the newest offer wins."""
+        self._target = snapshot
+
+    def responses(self) -> list[bytes]:
+        """All that may be sent now, as encoded DeltaDiscoveryResponses in the order to write them."""
+        out: list[bytes] = []
+        if self._target is None:
+            return out
+        self._release_pins(self._target)
+        if self._push_lower(self._target, out):
+            _enqueue(self._awaiting, self._cluster_serial, self._target, self._upper)
+        self._promote()
+        if self._upper is not None and self._push_upper(self._upper, out):
+            _enqueue(self._settling, self._serial, self._upper, self._floor)
+        if self._resending and not any(self._subscription(t).suspecting for t in self._resending):
+            self._resending.clear()
+            _postpone(self._settling, self._serial)
+            _postpone(self._clearing, self._serial)
+        while self._settling and not self._unanswered(self._settling[0][0]):
+            self._floor = self._settling.popleft()[1]
+        if self._floor is not None:
+            self._remove(self._floor, out)
+            if self._floor.position != self.delivered and self._asked_for(self._floor):
+                _enqueue(self._clearing, self._serial, self._floor, None)
+        while self._clearing and not self._unanswered(self._clearing[0][0]):
+            self.delivered = self._clearing.popleft()[1].position
+        return out
+
+    def status(self) -> tuple[TypeDelivery, ...]:
+        """How far each type that was asked for has come."""
+        return tuple(_delivery(s, self._target) for s in self._ordered() if s.asked)
+
+    # -- what the variants say --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _parts(self, subscription: Subscription, due: Due, removed: tuple[str, ...]) -> list[Part]:
+        """The responses that tell a change; none when the protocol has no words for it."""
+
+    @abstractmethod
+    def _encode(self, subscription: Subscription, version: str, nonce: str, part: Part) -> bytes:
+        """One response."""
+
+    def _asked_of(self, type_url: str) -> Subscription:
+        """The subscription a request is about. Raises RemoteProtocolError when the type is missing (rule 1)."""
+        if not type_url:
+            raise RemoteProtocolError("a request on an aggregated stream must name its type_url")
+        return self._subscription(type_url)
+
+    def _settled(self, subscription: Subscription, nonce: str, error: str | None) -> Sequence[Fact]:
+        """Take an ACK or NACK (error: what the client says is wrong)."""
+        if subscription.type_url == CLUSTER and not subscription.asked:
+            self._restart()
+        fact = subscription.settle(nonce, error)
+        match fact:
+            case Nacked(names=names, rejected=rejected):
+                if names and not rejected:
+                    self._resending.add(subscription.type_url)
+                self._pin(subscription, names)
+            case Acked(versions=versions, removed=removed):
+                self._unpin(subscription.type_url, (*(name for name, _ in versions), *removed))
+            case None:
+                return ()
+        return (fact,)
+
+    # -- stages -----------------------------------------------------------------------------------------------
+
+    def _restart(self) -> None:
+        """Listeners wait for clusters again: the client has only now asked for clusters."""
+        self._upper = self._floor = None
+        self._awaiting.clear()
+        self._settling.clear()
+        self._clearing.clear()
+
+    def _promote(self) -> None:
+        """Let snapshots through whose clusters are ACKed, that is warm (xds.md §3.2)."""
+        clusters = self._subscription(CLUSTER)
+        if CLUSTER in self._resending and not clusters.suspecting:
+            _postpone(self._awaiting, self._serial)
+        while self._awaiting and not clusters.suspecting:
+            mark, snapshot = self._awaiting[0]
+            if any(sent.upserts and sent.serial <= mark for sent in clusters.in_flight.values()):
+                break
+            self._upper = snapshot
+            self._awaiting.popleft()
+
+    def _push_lower(self, target: Snapshot, out: list[bytes]) -> bool:
+        """Secrets and clusters, then endpoints. False when a type has too much in flight to go on."""
+        older = [s for s in self._retained() if s is not target]
+        secrets, clusters, endpoints = (self._subscription(t) for t in LOWER)
+        complete = self._push(secrets, target, older, (), out)
+        before = self._serial
+        complete &= self._push(clusters, target, older, (), out)
+        if self._serial != before:
+            self._cluster_serial = self._serial
+            self._owe_references(before)
+            complete &= self._push(secrets, target, older, (), out)
+        return self._push(endpoints, target, older, (), out) and complete
+
+    def _owe_references(self, before: int) -> None:
+        """Clusters sent again make Envoy wait for names it is already subscribed to (rule 17, xds.md §3.3)."""
+        secrets, clusters, endpoints = (self._subscription(t) for t in LOWER)
+        if not secrets.known and not endpoints.known:
+            return
+        for sent in clusters.in_flight.values():
+            for encoded in sent.upserts if sent.serial > before else ():
+                references = references_of(encoded.version, encoded.body)
+                if references.assignment in endpoints.known:
+                    endpoints.owe(references.assignment)
+                for name in references.secrets:
+                    if name in secrets.known:
+                        secrets.owe(name)
+
+    def _push_upper(self, upper: Snapshot, out: list[bytes]) -> bool:
+        """Listeners with their removals (an address may change hands), then routes and all else."""
+        newer = [s for s in (self._target, *(s for _, s in self._awaiting)) if s is not None and s is not upper]
+        older = [s for s in self._retained() if s is not upper and s not in newer]
+        complete = True
+        for subscription in self._ordered():
+            if subscription.type_url not in LOWER:
+                complete &= self._push(subscription, upper, older, newer, out)
+        return complete
+
+    def _push(
+        self,
+        subscription: Subscription,
+        current: Snapshot,
+        older: Sequence[Snapshot],
+        newer: Sequence[Snapshot],
+        out: list[bytes],
+    ) -> bool:
+        if not subscription.asked:
+            return True
+        if len(subscription.in_flight) >= self.window:
+            return False
+        type_url = subscription.type_url
+        later = _of(type_url, newer)
+        due = subscription.due(current.resources.get(type_url, NOTHING), _of(type_url, older), later)
+        removed = subscription.removable(_of(type_url, (current, *newer))) if type_url == LISTENER else ()
+        return self._send(subscription, current, due, removed, out)
+
+    def _remove(self, floor: Snapshot, out: list[bytes]) -> None:
+        """Tell what no retained snapshot has any more: users first, then clusters, then what clusters use (rule 6)."""
+        for subscription in reversed(self._ordered()):
+            type_url = subscription.type_url
+            if type_url == LISTENER or not subscription.gone or subscription.suspecting:
+                continue
+            if len(subscription.in_flight) >= self.window:
+                continue
+            if type_url in {ENDPOINT, SECRET} and self._removing_clusters():
+                continue
+            names = subscription.removable(_of(type_url, self._retained(type_url)))
+            self._send(subscription, floor, Due(), names, out)
+
+    def _removing_clusters(self) -> bool:
+        clusters = self._subscription(CLUSTER)
+        return bool(clusters.gone) or any(sent.removed for sent in clusters.in_flight.values())
+
+    def _retained(self, type_url: str = SECRET) -> list[Snapshot]:
+        """Every snapshot whose resources of this type may still be in use, without repetition, newest first.
+
+        A pin keeps what the pinned resource uses, not the resource itself.
+        """
+        stages = (self._target, *(s for _, s in reversed(self._awaiting)), self._upper)
+        rest = (*(s for _, s in reversed(self._settling)), self._floor)
+        used_by = USERS.get(type_url, PINNING)
+        pinned = (s for (owner, _), pins in self._pins.items() if owner in used_by for s in pins)
+        return list({id(s): s for s in (*stages, *rest, *pinned) if s is not None}.values())
+
+    # -- NACKs ------------------------------------------------------------------------------------------------
+
+    def _pin(self, subscription: Subscription, names: Sequence[str]) -> None:
+        if subscription.type_url not in PINNING:
+            return
+        for name in names:
+            held = subscription.held.get(name)
+            if held is None or (subscription.type_url, name) in self._pins:
+                continue
+            version = version_of(held)
+            pins = [s for s in self._retained() if _version(s, subscription.type_url, name) == version]
+            if pins:
+                self._pins[subscription.type_url, name] = tuple(pins)
+
+    def _release_pins(self, target: Snapshot) -> None:
+        for type_url, name in list(self._pins):
+            held = self._subscription(type_url).held.get(name)
+            if held is None or _version(target, type_url, name) == version_of(held):
+                del self._pins[type_url, name]
+
+    def _unpin(self, type_url: str, names: Sequence[str]) -> None:
+        if self._pins:
+            for name in names:
+                self._pins.pop((type_url, name), None)
+
+    def _unanswered(self, mark: int) -> bool:
+        return bool(self._resending) or any(
+            sent.serial <= mark for s in self._subscriptions.values() for sent in s.in_flight.values()
+        )
+
+    # -- responses --------------------------------------------------------------------------------------------
+
+    def _send(
+        self, subscription: Subscription, snapshot: Snapshot, due: Due, removed: tuple[str, ...], out: list[bytes]
+    ) -> bool:
+        """Send a change. False when a part of it has to wait for an answer first."""
+        parts = self._parts(subscription, due, removed)
+        if not parts and subscription.reply_due:
+            parts = [((), ())]  # rule 5
+        version = snapshot.versions.get(subscription.type_url, str(snapshot.position))
+        for sent, part in enumerate(parts):
+            if sent and len(subscription.in_flight) >= self.window:
+                subscription.postpone([upserts for upserts, _ in parts[sent:]])
+                return False
+            self._serial += 1
+            nonce = str(self._serial)
+            out.append(self._encode(subscription, version, nonce, part))
+            subscription.mark_sent(nonce, Sent(self._serial, snapshot.position, *part))
+        return True
+
+    def _subscription(self, type_url: str) -> Subscription:
+        subscription = self._subscriptions.get(type_url)
+        if subscription is None:
+            if len(self._subscriptions) >= MAX_TYPES:
+                raise RemoteProtocolError(f"more than {MAX_TYPES} resource types", limit=True)
+            subscription = self._subscriptions[type_url] = Subscription(type_url)
+        return subscription
+
+    def _ordered(self) -> list[Subscription]:
+        """In push order; types this stream alone has asked for come last."""
+        known = [self._subscription(type_url) for type_url in PUSH_ORDER]
+        return known + [s for s in self._subscriptions.values() if s.type_url not in PUSH_ORDER]
+
+    def _asked_for(self, snapshot: Snapshot) -> bool:
+        """Whether a client that is still starting has asked for what it will surely ask for."""
+        types = (CLUSTER, LISTENER)
+        return all(self._subscription(t).asked for t in types if snapshot.resources.get(t))
+
+
+def _of(type_url: str, snapshots: Sequence[Snapshot]) -> list[Resources]:
+    return [s.resources[type_url] for s in snapshots if type_url in s.resources]
+
+
+def _version(snapshot: Snapshot, type_url: str, name: str) -> str | None:
+    encoded = snapshot.resources.get(type_url, NOTHING).get(name)
+    return None if encoded is None else encoded.version
+
+
+def chunks(group: tuple[Encoded, ...]) -> list[tuple[Encoded, ...]]:
+    """Split by size: one response stays near MAX_CHUNK_BYTES, or is a single resource."""
+    out: list[tuple[Encoded, ...]] = []
+    chunk: list[Encoded] = []
+    size = 0
+    for encoded in group:
+        if chunk and size + len(encoded.field) > MAX_CHUNK_BYTES:
+            out.append(tuple(chunk))
+            chunk, size = [], 0
+        chunk.append(encoded)
+        size += len(encoded.field)
+    if chunk:
+        out.append(tuple(chunk))
+    return out
+
+
+def _enqueue(queue: deque[tuple[int, Snapshot]], mark: int, snapshot: Snapshot, reached: Snapshot | None) -> None:
+    """Add a snapshot to a stage; it replaces the last one when that has nothing of its own to wait for."""
+    last = queue[-1][1] if queue else reached
+    if snapshot is last:
+        return
+    if queue and (queue[-1][0] == mark or len(queue) >= MAX_STAGED):
+        queue[-1] = (mark, snapshot)
+    else:
+        queue.append((mark, snapshot))
+
+
+def _postpone(queue: deque[tuple[int, Snapshot]], mark: int) -> None:
+    """What was refused has been sent again in parts: wait for the parts too."""
+    if queue:
+        last = queue[-1][1]
+        queue.clear()
+        queue.append((mark, last))
+
+
+def _delivery(subscription: Subscription, target: Snapshot | None) -> TypeDelivery:
+    wanted = NOTHING if target is None else target.resources.get(subscription.type_url, NOTHING)
+    refused = ((*key, message) for key, message in subscription.rejected.items())
+    held = {name: version_of(value) for name, value in subscription.held.items()}
+    return TypeDelivery(
+        type_url=subscription.type_url,
+        sent_digest=_digest(subscription.known),
+        sent_count=len(subscription.known),
+        sent_position=subscription.sent_position,
+        acked_digest=_digest(held),
+        acked_count=len(held),
+        acked_position=subscription.acked_position,
+        in_flight=len(subscription.in_flight),
+        rejected=tuple(r for r in refused if r[0] in wanted and wanted[r[0]].version == r[1]),
+    )
+
+
+def _digest(versions: Mapping[str, str]) -> str:
+    pairs = "\n".join(f"{name}\0{version}" for name, version in sorted(versions.items()))
+    return blake2b(pairs.encode(), digest_size=8).hexdigest()
