@@ -39,6 +39,7 @@ class Server:
         self.connections = 0
         self.status = 200
         self.listening: asyncio.Server | None = None
+        self.open: set[asyncio.Transport] = set()
 
 
 class _Connection(asyncio.Protocol):
@@ -48,13 +49,16 @@ class _Connection(asyncio.Protocol):
         self.server = server
         self.speaks: Callable[[bytes], None] | None = None
         self.early = b""
+        self.language = ""
 
     def connection_made(self, transport: Any) -> None:
         self.transport: asyncio.Transport = transport
         self.server.connections += 1
+        self.server.open.add(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.speaks = lambda _: None
+        self.server.open.discard(self.transport)
 
     def data_received(self, data: bytes) -> None:
         if self.speaks is None:
@@ -63,11 +67,11 @@ class _Connection(asyncio.Protocol):
                 return
             data = self.early
             if data.startswith(b"PRI"):
-                self.speaks = _Http2(self).receive
+                self.language, self.speaks = "http2", _Http2(self).receive
             elif re.match(rb"[A-Z]+ ", data):
-                self.speaks = _Http1(self).receive
+                self.language, self.speaks = "http1", _Http1(self).receive
             else:
-                self.speaks = self._lines
+                self.language, self.speaks = "lines", self._lines
                 self.server.seen += 1
         self.speaks(data)
 
@@ -81,6 +85,7 @@ class _Connection(asyncio.Protocol):
         certificate: Any = (tls.getpeercert() if tls is not None else None) or {}
         return {
             "server": self.server.name,
+            "language": self.language,
             "sni": getattr(tls, "seen_name", None),
             "version": tls.version() if tls is not None else None,
             "alpn": tls.selected_alpn_protocol() if tls is not None else None,
@@ -295,5 +300,17 @@ class Servers:
             if server.listening is not None:
                 server.listening.close()
                 server.listening = None
+            for transport in [*server.open]:
+                transport.abort()
 
         self._do(end())
+
+    def again(self, server: Server) -> None:
+        """Listen again where it did, without TLS."""
+
+        async def start() -> None:
+            server.listening = await self.loop.create_server(
+                lambda: _Connection(server), "127.0.0.1", server.port, backlog=512
+            )
+
+        self._do(start())
