@@ -102,9 +102,7 @@ class Story:
         for zone in ZONES:
             await eventually(
                 lambda zone=zone: self._rows(zone),  # type: ignore[misc]
-                lambda rows: all(
-                    rows[name]["vip"] and rows[name]["hostnames"] for name in SERVICES
-                ),
+                lambda rows: all(rows[name]["vip"] and rows[name]["hostnames"] for name in SERVICES),
                 f"{zone} leases a VIP and claims a hostname for each",
             )
             step.check(f"{zone} leased a VIP and claimed a hostname for each", "3 resources", ok=True)
