@@ -112,7 +112,10 @@ class Lifecycle:
             await asyncio.wait((ending, hurry), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             hurry.cancel()
             if not ending.done():
-                self._log.warning("did not stop in time", what=name, seconds=seconds)
+                if self._hurry.is_set():
+                    self._log.info("stop cut short", what=name)
+                else:
+                    self._log.warning("did not stop in time", what=name, seconds=seconds)
                 ending.cancel()
                 await asyncio.wait((ending,), timeout=1.0)
             elif not ending.cancelled() and (error := ending.exception()):
