@@ -17,13 +17,13 @@ from global_cp.store import GlobalStore
 from shared.api.app import build_api
 from shared.api.store import Put, ServiceStatus
 from shared.events.event import GLOBAL
-from shared.events.log import LogUnavailable
+from shared.events.log import EventLog, LogUnavailable
 from shared.keys.directory import KeysDirectory
 from shared.model.resource import Mesh, ResourceKey, Zone
 from shared.naming.hostname import default_generators
 from shared.nats import topology
 from shared.nats.connection import NatsSettings, connect
-from shared.nats.log import JetStreamLog
+from shared.nats.log import JetStreamLog, LogFault
 from shared.nats.status import StatusStream
 from shared.process import lifecycle, logs
 from shared.process.settings import GlobalSettings
@@ -72,13 +72,12 @@ class _Global:
         owner = GlobalOwner(own, settings.zones, authorities, lambda: None)
         await owner.recover()
         for zone, zone_log in zone_logs.items():
-            async for event in zone_log.read():
-                await owner.zone_events(zone, (event,))
+            await recover_zone(owner, zone, zone_log)
         store = GlobalStore(owner, sealer.seal, {GLOBAL: own, **zone_logs}, self._statuses)
         await self._create_defaults(store)
         life.start("follow own log", self._follow_own(owner, own))
         for zone, zone_log in zone_logs.items():
-            life.start(f"follow zone {zone}", self._follow_zone(owner, zone, zone_log))
+            life.start(f"follow zone {zone}", follow_zone(owner, zone, zone_log))
             life.start(f"follow status of {zone}", self._follow_status(zone, topology.status_on_hub(connection, zone)))
         life.start("renew certificate authorities", self._renew(owner))
         api = build_api(
@@ -108,10 +107,6 @@ class _Global:
         async for events in own.follow(owner.state.hub.n):
             await owner.follow_own(events)
 
-    async def _follow_zone(self, owner: GlobalOwner, zone: str, zone_log: JetStreamLog) -> None:
-        async for events in zone_log.follow(owner.state.zones[zone].n):
-            await owner.zone_events(zone, events)
-
     async def _follow_status(self, zone: str, stream: StatusStream) -> None:
         rows = self._statuses[zone]
         async for batch in stream.follow():
@@ -132,6 +127,31 @@ class _Global:
                 await owner.renew()
             except LogUnavailable as error:
                 log.warning("cannot renew now", error=str(error))
+
+
+async def recover_zone(owner: GlobalOwner, zone: str, zone_log: EventLog) -> None:
+    """Fold what a zone's outbox has delivered, up to what cannot be its log."""
+    try:
+        async for event in zone_log.read():
+            await owner.zone_events(zone, (event,))
+    except (LogFault, ValueError) as fault:
+        _halted(zone, fault)
+
+
+async def follow_zone(owner: GlobalOwner, zone: str, zone_log: EventLog) -> None:
+    """Fold what comes from a zone, for ever. What cannot be its log halts this zone's view, and nothing else:
+    a zone writes there itself, and must not be able to end global for the others.
+    """
+    try:
+        async for events in zone_log.follow(owner.state.zones[zone].n):
+            await owner.zone_events(zone, events)
+    except (LogFault, ValueError) as fault:
+        _halted(zone, fault)
+        await asyncio.Event().wait()
+
+
+def _halted(zone: str, fault: Exception) -> None:
+    log.error("halted", what=f"log of zone {zone}", reason=str(fault))
 
 
 def nats_settings(url: str, credentials: str, ca: str, name: str) -> NatsSettings:
