@@ -29,6 +29,8 @@ from shared.nats.outbox import Outbox, StatusOutbox
 from shared.nats.status import StatusStream
 from shared.pb.agent_pb2 import Observation
 from shared.process import lifecycle, logs
+from shared.process.exit_code import ExitCode
+from shared.process.held import AlreadyHeld, held
 from shared.process.settings import ZoneSettings
 from shared.process.web import serve_api
 from shared.process.writer import event_time
@@ -63,7 +65,13 @@ def run(settings: ZoneSettings) -> int:
     async def start(life: lifecycle.Lifecycle) -> None:
         await _Zone(settings, life).start()
 
-    return lifecycle.run(start)
+    try:
+        # A second control plane of the zone would take the first one's proxies for lost, and record it.
+        with held(Path(settings.data_dir), f"zone-{settings.name}"):
+            return lifecycle.run(start)
+    except AlreadyHeld as reason:
+        log.error("cannot start", reason=str(reason))  # noqa: TRY400 - the reason says it all
+        return ExitCode.FAILED
 
 
 class _Zone:
