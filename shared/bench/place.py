@@ -178,7 +178,9 @@ class Place:
         ports = self.ports
         text = _DATAPLANE.format(inbound=ports.inbound, application=ports.application, admin=ports.sidecar_admin)
         token = self._tokens.dataplane_token("default", name="app", zone=ZONE)
-        await self._proxy("sidecar", text, token, ports.sidecar_admin, "--dns-enabled", "--dns-port", str(ports.dns))
+        # Names that are not there yet are refused at once: how long the machine's resolvers take is not measured.
+        dns = ("--dns-enabled", "--dns-port", str(ports.dns), "--dns-upstream", f"127.0.0.1:{ports.sidecar_status}")
+        await self._proxy("sidecar", text, token, ports.sidecar_admin, *dns)
 
     @property
     def _tokens(self) -> TokenIssuer:
