@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import h2.config
@@ -29,10 +30,18 @@ class Answer(msgspec.Struct):
         return json.loads(self.body)  # type: ignore[no-any-return]
 
 
-async def http1(host: str, port: int, path: str = "/", *, headers: str = "", host_header: str = "app") -> Answer:
+async def http1(
+    host: str,
+    port: int,
+    path: str = "/",
+    *,
+    headers: str = "",
+    host_header: str = "app",
+    seconds: float = TIMEOUT_SECONDS,
+) -> Answer:
     """A GET on a connection of its own."""
     try:
-        async with asyncio.timeout(TIMEOUT_SECONDS):
+        async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection(host, port)
             writer.write(f"GET {path} HTTP/1.1\r\nhost: {host_header}\r\n{headers}connection: close\r\n\r\n".encode())
             raw = await reader.read()
@@ -44,7 +53,16 @@ async def http1(host: str, port: int, path: str = "/", *, headers: str = "", hos
         return Answer(0)
     first, *lines = head.decode().split("\r\n")
     found = {key.lower(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    if found.get("transfer-encoding") == "chunked":
+        body = b"".join(_chunks(body))
     return Answer(int(first.split()[1]), body.decode(errors="replace"), found)
+
+
+def _chunks(body: bytes) -> Iterator[bytes]:
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        yield rest[: int(size, 16)]
+        body = rest[int(size, 16) + 2 :]
 
 
 async def tcp(host: str, port: int, line: bytes = b"?\n") -> Answer:

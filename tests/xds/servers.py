@@ -1,8 +1,8 @@
 """External services for tests: many servers in one event loop, each speaking HTTP/1.1, HTTP/2, gRPC and lines.
 
-What a client says first decides. Every answer tells what the server saw of the connection, as JSON. Paths of
-HTTP: `/echo` returns the body as it comes, `/status/<n>`, `/bytes/<n>`, `/slow/<seconds>`, `/once` (the connection
-is cut at the first request), a WebSocket upgrade anywhere; all else answers what was seen. A line `?` asks TCP for it.
+What a client says first decides. Every answer tells what the server saw of the connection, as JSON; a line `?` asks
+TCP for it. Paths of HTTP: `/echo` returns the body as it comes, `/status/<n>`, `/bytes/<n>`, `/slow/<seconds>`; a
+WebSocket upgrade is taken anywhere.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ import h2.connection
 import h2.events
 
 T = TypeVar("T")
-REQUEST = re.compile(rb"(GET|HEAD|POST|PUT|DELETE) (\S+) HTTP/1\.1\r\n")
 WINDOW = 1 << 24
 WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 class Server:
-    """One listening server. `seen` counts requests, and TCP connections that said something; `status` is answered."""
+    """One listening server. `seen` counts requests, and TCP connections that said something.
+
+    `status` is answered; `cut` ends the connection instead.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -38,6 +40,7 @@ class Server:
         self.seen = 0
         self.connections = 0
         self.status = 200
+        self.cut = False
         self.listening: asyncio.Server | None = None
         self.open: set[asyncio.Transport] = set()
 
@@ -122,7 +125,7 @@ class _Http1:
         headers = {key.lower(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
         server, write = self.connection.server, self.connection.transport.write
         server.seen += 1
-        if path == "/once" and server.seen == 1:
+        if server.cut:
             self.connection.transport.abort()
         elif headers.get("upgrade", "").lower() == "websocket":
             accept = b64encode(sha1(headers["sec-websocket-key"].encode() + WEBSOCKET).digest())
