@@ -55,12 +55,14 @@ class Issuer:
         return builder.sign(self.key, hashes.SHA256()).public_bytes(PEM).decode(), private.decode()
 
 
-class _Silent(socketserver.BaseRequestHandler):
+class _Answer(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         received: Any = self.request
         with contextlib.suppress(OSError):
             data = received.recv(4096)
             self.server.received.append(data)  # type: ignore[attr-defined]
+            if data.startswith(b"GET "):
+                received.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
 
 
 class Servers:
@@ -117,7 +119,7 @@ class Servers:
             def handle_error(self, request: Any, client_address: Any) -> None:
                 return
 
-        server = Server(("127.0.0.1", 0), _Silent)
+        server = Server(("127.0.0.1", 0), _Answer)
         self._servers.append(server)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         port: int = server.server_address[1]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import msgspec
 import pytest
@@ -15,9 +17,12 @@ from cryptography import x509
 from shared.model.resource import Endpoint, ExternalTls, SubjectAltName, TlsVersions, Verification
 from tests.conftest import take_port
 from tests.e2e.handshakes import DAY, Issuer, Servers
-from tests.xds.views import Secrets, service
+from tests.xds.delta_double import DeltaDouble
+from tests.xds.envoys import Envoy, eventually
+from tests.xds.views import Secrets, egress, mesh_view, service, zone_view
 from zone_cp.agent import check_tls
-from zone_cp.view.zone_view import Failure
+from zone_cp.view.zone_view import ExternalServiceView, Failure
+from zone_cp.xds.compile import compile_proxy
 from zone_cp.xds.tls_check import tls_checks
 
 pytestmark = pytest.mark.e2e
@@ -61,23 +66,22 @@ class World:
         }
         self.right, self.wrong = self.ca.issue("right client"), self.other.issue("wrong client")
 
-    def check(self, server: str, **changes: Any) -> dict[str, Any]:
-        """The steps by name, and `failed`: those that do not hold, with their field."""
+    def service(self, server: str, **changes: Any) -> ExternalServiceView:
+        """A service on that server, verified by `ca` and named NAME unless told otherwise."""
         ca, client = changes.pop("ca", self.ca.pem), changes.pop("client", None)
         enabled, versions = changes.pop("enabled", True), TlsVersions(**changes.pop("versions", {}))
         address = changes.pop("address", "127.0.0.1")
         verification = Verification(**({"server_name": NAME} | changes))
-        asked = tls_checks(
-            service(
-                endpoints=(Endpoint(address=address, port=self.ports[server]),),
-                tls=ExternalTls(enabled=enabled, version=versions, verification=verification),
-                ca=ca,
-                client=client,
-            ),
-            "",
-            Secrets(),
-            "1",
+        return service(
+            endpoints=(Endpoint(address=address, port=self.ports[server]),),
+            tls=ExternalTls(enabled=enabled, version=versions, verification=verification),
+            ca=ca,
+            client=client,
         )
+
+    def check(self, server: str, **changes: Any) -> dict[str, Any]:
+        """The steps by name, and `failed`: those that do not hold, with their field."""
+        asked = tls_checks(self.service(server, **changes), "", Secrets(), "1")
         assert not isinstance(asked, Failure)
         steps = {one.name: one for one in check_tls.run(asked[0]).steps}
         failed = {name: one.field for name, one in steps.items() if one.result == "failed"}
@@ -94,37 +98,39 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 LISTED = {"subject_alt_names": (SubjectAltName(value="spiffe://outside/", type="Prefix"),)}
 
 
-@pytest.mark.parametrize(
-    ("server", "changes", "failed"),
-    [
-        ("good", {}, {}),
-        ("wildcard", {}, {}),
-        ("intermediate", {}, {}),
-        ("uri-san", LISTED, {}),
-        ("ip-san", {"server_name": None}, {}),
-        ("wrong-san", {}, {"names": SNI}),
-        ("no-san", {}, {"names": SNI}),
-        ("good", LISTED, {"names": SANS}),
-        ("wrong-san", {"mode": "SkipSAN"}, {}),
-        ("unknown-ca", {}, {"chain": CA}),
-        ("no-intermediate", {}, {"chain": CA}),
-        ("unknown-ca", {"mode": "SkipAll"}, {}),
-        ("unknown-ca", {"mode": "SkipCA"}, {}),
-        ("unknown-ca", {"mode": "SkipSAN"}, {"chain": CA}),
-        ("expired", {}, {"dates": ""}),
-        ("expired", {"mode": "SkipAll"}, {}),
-        ("only-12", {"versions": {"min": "TLS13"}}, {"handshake": "spec.tls.version.min"}),
-        ("only-13", {"versions": {"max": "TLS12"}}, {"handshake": "spec.tls.version.max"}),
-        ("only-10", {}, {"handshake": "spec.tls.version.min"}),
-        ("only-10", {"versions": {"min": "TLS10"}}, {}),
-        ("mutual", {}, {"client-certificate": CLIENT}),
-        ("mutual-12", {}, {"client-certificate": CLIENT}),
-        ("plaintext", {}, {"handshake": "spec.tls.enabled"}),
-        ("refused", {}, {"connect": "spec.endpoints"}),
-        ("good", {"address": "no-such-name.invalid"}, {"resolve": "spec.endpoints"}),
-        ("good", {"enabled": False}, {}),
-    ],
-)
+Case: TypeAlias = tuple[str, dict[str, Any], dict[str, str]]
+CASES: list[Case] = [
+    ("good", {}, {}),
+    ("wildcard", {}, {}),
+    ("intermediate", {}, {}),
+    ("uri-san", LISTED, {}),
+    ("ip-san", {"server_name": None}, {}),
+    ("wrong-san", {}, {"names": SNI}),
+    ("no-san", {}, {"names": SNI}),
+    ("good", LISTED, {"names": SANS}),
+    ("wrong-san", {"mode": "SkipSAN"}, {}),
+    ("unknown-ca", {}, {"chain": CA}),
+    ("no-intermediate", {}, {"chain": CA}),
+    ("unknown-ca", {"mode": "SkipAll"}, {}),
+    ("unknown-ca", {"mode": "SkipCA"}, {}),
+    ("unknown-ca", {"mode": "SkipSAN"}, {"chain": CA}),
+    ("expired", {}, {"dates": ""}),
+    ("expired", {"mode": "SkipAll"}, {}),
+    ("only-12", {"versions": {"min": "TLS13"}}, {"handshake": "spec.tls.version.min"}),
+    ("only-13", {"versions": {"max": "TLS12"}}, {"handshake": "spec.tls.version.max"}),
+    ("only-10", {}, {"handshake": "spec.tls.version.min"}),
+    ("only-10", {"versions": {"min": "TLS10"}}, {}),
+    ("mutual", {}, {"client-certificate": CLIENT}),
+    ("mutual-12", {}, {"client-certificate": CLIENT}),
+    ("plaintext", {}, {"handshake": "spec.tls.enabled"}),
+    ("refused", {}, {"connect": "spec.endpoints"}),
+    ("good", {"address": "no-such-name.invalid"}, {"resolve": "spec.endpoints"}),
+    ("good", {"enabled": False}, {}),
+]
+"""Server, what the resource says, and what does not hold: step and field."""
+
+
+@pytest.mark.parametrize(("server", "changes", "failed"), CASES)
 def test_a_check_names_what_fails_and_the_field_that_mends_it(
     world: World, server: str, changes: dict[str, Any], failed: dict[str, str]
 ) -> None:
@@ -168,6 +174,90 @@ def test_the_report_holds_no_key(world: World) -> None:
     text = "".join(str(one) for name, one in report.items() if name != "failed")
     secret = world.right[1].splitlines()
     assert not [line for line in secret if line in text]
+
+
+def test_a_check_says_what_envoy_does(tmp_path: Path) -> None:
+    """Every case through a real egress: 200 where the check found nothing, 503 where it found a fault."""
+    secrets, ports = Secrets(), [take_port() for _ in range(3)]
+    with Servers(tmp_path) as servers:
+        world = World(servers)
+        extra: list[Case] = [("mutual", {"client": world.right}, {}), ("mutual", {"client": world.wrong}, {"x": ""})]
+        extra += [("mutual-12", {"client": world.right}, {}), ("mutual-12", {"client": world.wrong}, {"x": ""})]
+        extra += [
+            ("expired-ca", {"ca": world.old.pem}, {"dates": CA}),
+            ("no-intermediate", {"ca": world.middle.pem}, {}),
+        ]
+        extra += [
+            ("good", _san("pay", "Prefix"), {}),
+            ("good", _san("PAYMENTS.test"), {}),
+            ("wildcard", _san("*.test"), {}),
+        ]
+        extra += [
+            ("wildcard", _san("a.b.test"), {"x": ""}),
+            ("ip-san", _san("127.0.0.1"), {}),
+            ("good", _san("pay"), {"x": ""}),
+        ]
+        for name, changes, failed in extra:
+            assert (name, changes, bool(world.check(name, **changes)["failed"])) == (name, changes, bool(failed))
+        # A service without TLS on a server with TLS: nothing fails in the check, and the server's answer is no HTTP.
+        cases = [one for one in [*CASES, *extra] if one[1].get("enabled") is not False]
+        services = [_placed(world.service(name, **changes), number) for number, (name, changes, _) in enumerate(cases)]
+        double = DeltaDouble(ports[0])
+        proxy = egress(ports[1], f"access-log={tmp_path / 'access.log'}")
+        double.offer(compile_proxy(zone_view(mesh_view(*services)), proxy, secrets))
+        envoy = Envoy(tmp_path, "egress", ports[2], ports[0])
+        try:
+            eventually(lambda: envoy.listens("egress"), "the egress's listener")
+            svid = secrets.identity("default", "spiffe://default/web")
+            context = _workload(tmp_path, svid.chain_pem + svid.key_pem)
+            for one, (name, changes, failed) in zip(services, cases, strict=True):
+                status = _status(ports[1], context, one.sni)
+                assert (name, changes, status) == (name, changes, "503" if failed else "200")
+        finally:
+            envoy.stop()
+            double.stop()
+
+
+def _san(value: str, kind: Any = "Exact") -> dict[str, Any]:
+    return {"subject_alt_names": (SubjectAltName(value=value, type=kind),)}
+
+
+def _placed(one: ExternalServiceView, number: int) -> ExternalServiceView:
+    """The same service under a name, VIP and material of its own."""
+    vip, name = f"127.16.1.{number + 1}", f"case-{number}"
+    found = service(name, vip=vip, endpoints=one.endpoints, tls=one.tls)
+    material = {field: getattr(one, field) for field in ("ca_cert", "client_cert", "client_key")}
+    named = {k: m and msgspec.structs.replace(m, name=f"{m.name}-{number}") for k, m in material.items()}
+    return msgspec.structs.replace(found, **named)
+
+
+def _workload(directory: Path, pair: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    path = directory / "workload.pem"
+    path.touch(mode=0o600)
+    path.write_text(pair)
+    context.load_cert_chain(path)
+    return context
+
+
+def _status(port: int, context: ssl.SSLContext, sni: str) -> str:
+    """What the egress answers for this SNI; an answer that its clusters are not there yet does not count."""
+
+    def ask() -> str:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as raw,
+            context.wrap_socket(raw, server_hostname=sni) as connection,
+        ):
+            connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            received = b""
+            while data := connection.recv(4096):
+                received += data
+        text = received.decode("latin-1")
+        return "" if "no MeshExternalService is served here" in text else text.split(" ", 2)[1]
+
+    return str(eventually(ask, f"an answer for {sni}"))
 
 
 def test_a_service_that_is_closed_is_not_dialled() -> None:
