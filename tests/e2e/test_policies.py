@@ -18,7 +18,7 @@ from shared.model.resource import ResourceKey, key_of
 from tests.conftest import take_port
 from tests.xds.clients import Answer, http1, tcp
 from tests.xds.envoys import eventually
-from tests.xds.loopback import DIRECT, LoopbackZone, read
+from tests.xds.loopback import DIRECT, MESH, LoopbackZone, read
 from tests.xds.servers import Servers
 
 pytestmark = pytest.mark.e2e
@@ -40,8 +40,8 @@ class World:
     def __init__(self, directory: Path, servers: Servers, mesh: str | None = None) -> None:
         self.port = take_port()
         dataplane = DATAPLANE.format(inbound=take_port(), port=self.port)
-        options = {} if mesh is None else {"mesh": mesh}
-        self.zone = LoopbackZone(directory, dataplane, name="direct" if mesh else "zone", **options)  # type: ignore[arg-type]
+        self.mesh = mesh or MESH
+        self.zone = LoopbackZone(directory, dataplane, name="direct" if mesh else "zone", mesh=self.mesh)
         self.servers = {name: servers.add(name) for name in ("slow", "other", "lines", "quiet")}
         for name, server in self.servers.items():
             self.zone.apply(service(name, self.port, server.port))
@@ -306,3 +306,64 @@ def test_an_endpoint_that_fails_is_ejected(world: World) -> None:
         eventually(lambda: "none of its endpoints" in world.get("slow").body, "an ejected endpoint")
         slow.status = 200
         eventually(lambda: world.get("slow").status == 200, "an endpoint that is back")
+
+
+def permission(name: str, service: str, **rules: list[tuple[str, str]]) -> str:
+    conf = {verb: [{"spiffeID": {"type": kind, "value": value}} for kind, value in ids] for verb, ids in rules.items()}
+    spec = {"targetRef": {"kind": "MeshExternalService", "name": service}, "rules": [{"default": conf}]}
+    return f"{{type: MeshTrafficPermission, name: {name}, mesh: default, spec: {json.dumps(spec)}}}"
+
+
+WEB = ("Exact", "spiffe://default/web")
+EVERYBODY = ("Prefix", "spiffe://default/")
+
+
+def test_a_permission_denies_by_identity_and_drains_nothing(world: World, held: Any) -> None:
+    """MeshTrafficPermission on HTTP: 403 with a reason while the identity is denied, on the connection that is open."""
+    connection, other = held("slow"), held("other")
+    assert (connection.get(), other.get()) == (200, 200)
+    with world.applied(permission("a", "slow", allow=[EVERYBODY], deny=[WEB])):
+        eventually(lambda: connection.get() == 403, "a refusal")
+        assert "MeshTrafficPermission" in world.get("slow").body
+        assert other.get() == 200
+        seen = world.servers["slow"].seen
+        assert world.get("slow").status == 403
+        assert world.servers["slow"].seen == seen
+    eventually(lambda: connection.get() == 200, "the end of the refusal, on the same connection")
+
+
+def test_who_is_allowed_passes_and_who_is_not_named_does_not(world: World) -> None:
+    """A guarded service is open to those it allows, and to nobody else."""
+    with world.applied(permission("a", "slow", allow=[("Exact", "spiffe://default/somebody-else")])):
+        eventually(lambda: world.get("slow").status == 403, "a refusal")
+        with world.applied(permission("b", "slow", allow=[WEB])):
+            eventually(lambda: world.get("slow").status == 200, "a permission")
+
+
+def test_tcp_is_closed_to_who_is_denied(world: World) -> None:
+    """No line comes back, and other TCP services are as before."""
+    with world.applied(permission("a", "lines", allow=[EVERYBODY], deny=[WEB])):
+        eventually(lambda: world.talk("lines").status == 0, "a closed connection")
+        assert world.talk("quiet").status == 200
+    eventually(lambda: world.talk("lines").status == 200, "an echo")
+
+
+def test_a_permission_opens_what_the_mesh_forbids(world: World, held: Any) -> None:
+    """defaultForbidMeshExternalServiceAccess is the default; a permission on a service says otherwise for it."""
+    connection = held("slow")
+    assert connection.get() == 200
+    mesh = world.mesh
+    forbidding = mesh.rstrip() + "\nrouting: {defaultForbidMeshExternalServiceAccess: true}\n"
+    try:
+        world.zone.apply(forbidding, permission("a", "slow", allow=[WEB]), permission("b", "lines", allow=[WEB]))
+        world.zone.show()
+        eventually(lambda: world.get("other").status == 403, "a refusal")
+        assert "forbids" in world.get("other").body
+        eventually(lambda: world.talk("quiet").status == 0, "a closed connection")
+        assert connection.get() == 200
+        assert world.talk("lines").status == 200
+    finally:
+        world.zone.apply(mesh)
+        for name in "ab":
+            world.delete(ResourceKey("MeshTrafficPermission", "default", name))
+        eventually(lambda: world.get("other").status == 200, "an answer")

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from immutables import Map
 
-from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Snapshot
+from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, PUSH_ORDER, Snapshot
 from zone_cp.xds.wire import piece
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
@@ -81,7 +81,7 @@ class DeltaDouble:
         with self._lock:
             self._snapshot = snapshot
             for stream in self._streams:
-                for type_url in (SECRET, CLUSTER, ENDPOINT, LISTENER, ROUTE):
+                for type_url in PUSH_ORDER:
                     if type_url in stream.subscribed:
                         self._push(stream, type_url)
 

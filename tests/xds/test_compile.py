@@ -32,7 +32,7 @@ from zone_cp.xds import defaults
 from zone_cp.xds.compile import access_log_path, compile_proxy
 from zone_cp.xds.inspect import plain
 from zone_cp.xds.sidecar import referenced
-from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Snapshot
+from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, SECRET, Snapshot
 
 SECRETS = Secrets()
 CA = Authority()
@@ -171,15 +171,18 @@ def test_direct_mode_uses_the_same_clusters_as_the_egress() -> None:
         assert "zone-egress" not in direct[ENDPOINT]
 
 
-def test_forbidding_is_a_change_of_routes() -> None:
-    """403 comes over RDS: the HTTP chains, and with them connections, stay (decisions 20, 23)."""
+def test_forbidding_changes_no_listener() -> None:
+    """Who may go where comes over ECDS: the chains, and with them connections, stay (decisions 20, 23)."""
     allowed, forbidden = (
         compiled(zone_view(mesh_view(PAYMENTS, ECHO, forbid_external=value)), egress()) for value in (False, True)
     )
-    before, after = (plain(one)["Listener"]["egress"]["filter_chains"] for one in (allowed, forbidden))
-    assert before[0] == after[0]
-    assert before[1] != after[1]
-    assert "direct_response" in str(plain(forbidden)["RouteConfiguration"]["outside/default"])
+    differing = {
+        (one.type_url, one.name)
+        for resources in forbidden.resources.values()
+        for one in resources.values()
+        if allowed.resources[one.type_url][one.name].version != one.version
+    }
+    assert differing == {(EXTENSION_CONFIG, "access/http/default"), (EXTENSION_CONFIG, "access/tcp/default")}
 
 
 def test_what_did_not_change_is_the_same_object() -> None:

@@ -35,15 +35,20 @@ def class_filters(
     logged: Logged,
     tuning: Tuning = UNTUNED,
     *,
-    forbidden: bool,
+    forbidden: bool = False,
+    guarded: bool = False,
     after_handshake: bool,
 ) -> tuple[bytes, ...]:
-    """The filters of a chain of one class. forbidden closes TCP; HTTP answers 403 by its routes."""
+    """The filters of a chain of one class. forbidden closes TCP; HTTP answers 403 by its routes.
+
+    guarded: the mesh's permissions decide, by the client's certificate.
+    """
+    access = mesh if guarded else ""
     if protocol_class == "http":
-        return (http_manager(where, route_name(where.hop, mesh), logged, tuning),)
+        return (http_manager(where, route_name(where.hop, mesh), logged, tuning, access),)
     if forbidden:
         return (proxy_to(defaults.FORBIDDEN, logged, after_handshake=after_handshake),)
-    return tcp_filters(where, logged, tuning, after_handshake=after_handshake)
+    return tcp_filters(where, logged, tuning, access, after_handshake=after_handshake)
 
 
 def listening(

@@ -13,9 +13,9 @@ from zone_cp.xds.egress import egress_resources, through_egress
 from zone_cp.xds.material import serve
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.sidecar import sidecar_resources
-from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Encoded, Snapshot
+from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, SECRET, Encoded, Snapshot
 
-SERVED_TYPES = (SECRET, CLUSTER, ENDPOINT, LISTENER, ROUTE)
+SERVED_TYPES = (SECRET, CLUSTER, ENDPOINT, LISTENER, ROUTE, EXTENSION_CONFIG)
 """Types that every snapshot has, be it without resources."""
 
 

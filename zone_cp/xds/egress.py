@@ -17,6 +17,7 @@ from shared.model.resource import ProtocolClass, ZoneEgress
 from shared.naming import sni, spiffe
 from zone_cp.view.zone_view import MeshView, ProxyView, ZoneView
 from zone_cp.xds import defaults
+from zone_cp.xds.access import access_configs
 from zone_cp.xds.chains import accepting_socket, by_server_name, chain, class_filters, listener_filter, listening
 from zone_cp.xds.credentials import credentials
 from zone_cp.xds.filters import Logged, Where
@@ -54,6 +55,7 @@ def egress_resources(
             yield from served.secrets
             extra.append(served.extra)
         yield routes("outside", mesh, extra, at_sidecar=False)
+        yield from access_configs(mesh)
     if meshes:
         yield _listener(resource, view.zone, meshes, access_log, proxy)
 
@@ -64,7 +66,7 @@ def _listener(
     chains, sources = [], [*proxy.sources]
     for mesh in meshes:
         sources += mesh.sources
-        chains += [_chain(mesh.name, one, zone, access_log, forbidden=mesh.forbid_external) for one, _ in _CLASSES]
+        chains += [_chain(mesh.name, one, zone, access_log) for one, _ in _CLASSES]
     where = resource.networking
     inspector = pack(tls_inspector.TlsInspector())
     body = listening(
@@ -79,7 +81,7 @@ def _listener(
 
 
 @cache
-def _chain(mesh: str, protocol_class: ProtocolClass, zone: str, access_log: str, *, forbidden: bool) -> bytes:
+def _chain(mesh: str, protocol_class: ProtocolClass, zone: str, access_log: str) -> bytes:
     name = f"{mesh}/{protocol_class}"
     protocols = dict(_CLASSES)[protocol_class]
     versions = [sni.CURRENT] if sni.PREVIOUS is None else [sni.CURRENT, sni.PREVIOUS]
@@ -89,7 +91,7 @@ def _chain(mesh: str, protocol_class: ProtocolClass, zone: str, access_log: str,
         where,
         mesh,
         Logged(f"egress/{name}", access_log, zone),
-        forbidden=forbidden,
+        guarded=True,
         after_handshake=True,
     )
     match = by_server_name([f"*.{mesh}.{version}" for version in versions], protocols)

@@ -17,6 +17,7 @@ from envoy_data_plane.envoy.config.common.mutation_rules import v3 as mutation
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.listener import v3 as listener
 from envoy_data_plane.envoy.extensions.access_loggers.file import v3 as file_log
+from envoy_data_plane.envoy.extensions.access_loggers.filters.cel import v3 as cel
 from envoy_data_plane.envoy.extensions.filters.common.set_filter_state import v3 as filter_state
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation import v3 as header_filter
 from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
@@ -28,6 +29,7 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google import protobuf as google
 
 from zone_cp.xds import defaults
+from zone_cp.xds.access import http_access_filter, network_access_filter
 from zone_cp.xds.shape import ads, extension, pack, part, scalar
 
 SNI_STATE = "envoy.network.upstream_server_name"
@@ -59,11 +61,13 @@ class Tuning(msgspec.Struct, frozen=True):
     """What policies say about a chain's connections; None where they say nothing.
 
     idle_timeout and connect_attempts concern TCP, headers_timeout HTTP: its connections are pooled elsewhere.
+    open is whether a permission opens or closes a TCP service in direct mode; None: as the mesh says.
     """
 
     idle_timeout: timedelta | None = None
     connect_attempts: int | None = None
     headers_timeout: timedelta | None = None
+    open: bool | None = None
 
 
 UNTUNED = Tuning()
@@ -132,6 +136,16 @@ def _mapper(flags: str, body: str) -> hcm.ResponseMapper:
     )
 
 
+def _denied() -> hcm.ResponseMapper:
+    # What the access filter refused, and no other 403.
+    refused = cel.ExpressionFilter(expression='response.code_details.startsWith("rbac_access_denied")')
+    only = accesslog.ExtensionFilter(name="envoy.access_loggers.extension_filters.cel", typed_config=pack(refused))
+    return hcm.ResponseMapper(
+        filter=accesslog.AccessLogFilter(extension_filter=only),
+        body_format_override=_text("access to this MeshExternalService is denied: %RESPONSE_CODE_DETAILS%"),
+    )
+
+
 def _replies(hop: Hop, zone: str) -> hcm.LocalReplyConfig:
     if hop == "mesh":
         closed = f"no zone egress of zone {zone} is online: external services fail closed"
@@ -146,26 +160,29 @@ def _replies(hop: Hop, zone: str) -> hcm.LocalReplyConfig:
     )
     # UC and UR beside UF: a TLS 1.3 server refuses a client certificate only after Envoy's handshake is done.
     failed = f"{SERVICE}: %LOCAL_REPLY_BODY%: %UPSTREAM_TRANSPORT_FAILURE_REASON%"
-    return hcm.LocalReplyConfig(mappers=[_mapper("NC", unknown), _mapper("UH", REASON), _mapper("UF UC UR", failed)])
+    return hcm.LocalReplyConfig(
+        mappers=[_mapper("NC", unknown), _mapper("UH", REASON), _mapper("UF UC UR", failed), _denied()]
+    )
 
 
-def _http_filters(hop: Hop) -> list[hcm.HttpFilter]:
+def _http_filters(hop: Hop, guarded: str) -> list[hcm.HttpFilter]:
     last = hcm.HttpFilter(
         name="envoy.filters.http.router", typed_config=pack(router.Router(suppress_envoy_headers=hop == "outside"))
     )
     if hop == "mesh":
         return [last]
     clean = header_filter.HeaderMutation(mutations=header_filter.Mutations(request_mutations=[_no_envoy_headers()]))
-    return [hcm.HttpFilter(name="envoy.filters.http.header_mutation", typed_config=pack(clean)), last]
+    first = [http_access_filter(guarded)] if guarded else []
+    return [*first, hcm.HttpFilter(name="envoy.filters.http.header_mutation", typed_config=pack(clean)), last]
 
 
 @cache
-def _manager_static(hop: Hop, route: str, logged: Logged, tuning: Tuning) -> bytes:
+def _manager_static(hop: Hop, route: str, logged: Logged, tuning: Tuning, guarded: str) -> bytes:
     loopback = core.CidrRange(address_prefix="127.0.0.1", prefix_len=32)
     made = hcm.HttpConnectionManager(
         stat_prefix=logged.stat_prefix,
         rds=hcm.Rds(config_source=ads(), route_config_name=route),
-        http_filters=_http_filters(hop),
+        http_filters=_http_filters(hop, guarded),
         common_http_protocol_options=core.HttpProtocolOptions(idle_timeout=defaults.NO_TIMEOUT),
         request_headers_timeout=tuning.headers_timeout or defaults.NO_TIMEOUT,
         stream_idle_timeout=defaults.STREAM_IDLE_TIMEOUT,
@@ -184,9 +201,12 @@ def _manager_static(hop: Hop, route: str, logged: Logged, tuning: Tuning) -> byt
 
 
 @lru_cache(maxsize=65536)
-def http_manager(where: Where, route: str, logged: Logged, tuning: Tuning = UNTUNED) -> bytes:
-    """A Filter: the HTTP connection manager of one chain. Routes come over RDS (decision 23)."""
-    body = _manager_static(where.hop, route, logged, tuning) + _early(where)
+def http_manager(where: Where, route: str, logged: Logged, tuning: Tuning = UNTUNED, guarded: str = "") -> bytes:
+    """A Filter: the HTTP connection manager of one chain. Routes come over RDS (decision 23).
+
+    guarded: the mesh whose permissions hold here, "" for none.
+    """
+    body = _manager_static(where.hop, route, logged, tuning, guarded) + _early(where)
     return extension(listener.Filter, "envoy.filters.network.http_connection_manager", hcm.HttpConnectionManager, body)
 
 
@@ -221,8 +241,9 @@ def proxy_to(cluster_name: str, logged: Logged, tuning: Tuning = UNTUNED, *, aft
 
 
 def tcp_filters(
-    where: Where, logged: Logged, tuning: Tuning = UNTUNED, *, after_handshake: bool = False
+    where: Where, logged: Logged, tuning: Tuning = UNTUNED, guarded: str = "", *, after_handshake: bool = False
 ) -> tuple[bytes, ...]:
-    """The Filters of a TCP chain: say where, then go there."""
+    """The Filters of a TCP chain: see who it is (`guarded`: by the permissions of this mesh), say where, go there."""
     target = defaults.EGRESS_TCP if where.hop == "mesh" else defaults.NOBODY
-    return (_set_state(where), proxy_to(target, logged, tuning, after_handshake=after_handshake))
+    first = (network_access_filter(guarded),) if guarded else ()
+    return (*first, _set_state(where), proxy_to(target, logged, tuning, after_handshake=after_handshake))

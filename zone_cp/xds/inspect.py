@@ -25,7 +25,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
 from envoy_data_plane.google import protobuf as google
 
 from zone_cp.xds import filters, routes  # imported so that what they pack can be unfolded
-from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Encoded, Snapshot
+from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, SECRET, Encoded, Snapshot
 
 __all__ = ["decode", "plain", "plain_resource", "short_type"]
 
@@ -36,6 +36,7 @@ _MESSAGES: dict[str, type[betterproto2.Message]] = {
     LISTENER: listener.Listener,
     ROUTE: route.RouteConfiguration,
     SECRET: tls.Secret,
+    EXTENSION_CONFIG: core.TypedExtensionConfig,
 }
 _REDACTED = "redacted"
 

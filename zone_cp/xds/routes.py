@@ -16,9 +16,11 @@ from envoy_data_plane.envoy.type.matcher import v3 as input_of
 from envoy_data_plane.xds.core import v3 as xds_core
 from envoy_data_plane.xds.type.matcher import v3 as tree
 
+from shared.events.event import EventRef
 from zone_cp.view.policies import NOTHING_SAID
 from zone_cp.view.zone_view import MeshView
 from zone_cp.xds import defaults
+from zone_cp.xds.connection_policies import NO_VERDICTS, Verdicts
 from zone_cp.xds.extended import ExtraRoutes
 from zone_cp.xds.filters import Hop
 from zone_cp.xds.governed import Governed
@@ -31,7 +33,8 @@ FORBIDDEN_STATUS = 403
 BODY_MAX_BYTES = 65_536
 """Of an answer that a route itself gives; Envoy's own limit is 4096."""
 
-_Particular: TypeAlias = tuple[tuple[str, RouteTuning], ...]
+_Particular: TypeAlias = tuple[tuple[str, RouteTuning | None], ...]
+"""Header value → how its route is tuned; None: it is denied."""
 
 
 def route_name(hop: Hop, mesh: str) -> str:
@@ -66,6 +69,12 @@ def _action(hop: Hop, tuning: RouteTuning, *, at_sidecar: bool) -> route.RouteAc
 
 def _forbidding(mesh: str) -> route.Route:
     text = f"mesh {mesh} forbids MeshExternalServices (defaultForbidMeshExternalServiceAccess)\n"
+    denied = route.DirectResponseAction(status=FORBIDDEN_STATUS, body=core.DataSource(inline_string=text))
+    return route.Route(match=route.RouteMatch(prefix="/"), direct_response=denied)
+
+
+def _denying() -> route.Route:
+    text = "access to this MeshExternalService is denied: no MeshTrafficPermission allows this workload\n"
     denied = route.DirectResponseAction(status=FORBIDDEN_STATUS, body=core.DataSource(inline_string=text))
     return route.Route(match=route.RouteMatch(prefix="/"), direct_response=denied)
 
@@ -112,16 +121,16 @@ def _body(
     forbidden: bool,
 ) -> bytes:
     host = route.VirtualHost(name=mesh, domains=["*"])
-    if forbidden:
-        host.routes = [_forbidding(mesh)]
+    own = [route.Route.parse(one) for one in extra]
+    rest = [_forbidding(mesh)] if forbidden else [*own, *_rest(hop, *tunings, at_sidecar=at_sidecar)]
+    if particular:
+        found = {
+            value: _denying() if tuning is None else _tuned(hop, tuning, at_sidecar=at_sidecar)
+            for value, tuning in particular
+        }
+        host.matcher = _by_header(hop, found, rest)
     else:
-        own = [route.Route.parse(one) for one in extra]
-        rest = [*own, *_rest(hop, *tunings, at_sidecar=at_sidecar)]
-        if particular:
-            found = {value: _tuned(hop, tuning, at_sidecar=at_sidecar) for value, tuning in particular}
-            host.matcher = _by_header(hop, found, rest)
-        else:
-            host.routes = rest
+        host.routes = rest
     return bytes(
         route.RouteConfiguration(
             name=route_name(hop, mesh),
@@ -138,28 +147,52 @@ def _nothing() -> Governed:
     return Governed(NOTHING_SAID)
 
 
-def _particular(hop: Hop, said: Governed, tunings: tuple[RouteTuning, RouteTuning]) -> _Particular:
+def _particular(
+    hop: Hop, mesh: MeshView, said: Governed, judged: Verdicts, tunings: tuple[RouteTuning, RouteTuning]
+) -> _Particular:
     """The routes of services that differ from those of all, by the header that names them."""
-    found = []
-    for service, one in said.particular:
-        answered_by_itself = hop == "outside" and service.extension is not None
-        if service.protocol_class == "http" and not answered_by_itself:
-            tuning = route_tuning(one, service.protocol)
-            # Of gRPC, the rest sees only what a request calls itself.
-            if tuning != tunings[0] or tuning != tunings[1]:
-                found.append((service.sni if hop == "mesh" else service.cluster, tuning))
+    forbidden = mesh.forbid_external and hop == "outside"
+    candidates = {service.sni: service for service, _ in said.particular}
+    candidates |= {service.sni: service for service in mesh.services.values() if service.sni in judged}
+    found: list[tuple[str, RouteTuning | None]] = []
+    for _, service in sorted(candidates.items()):
+        if service.protocol_class != "http":
+            continue
+        header = service.sni if hop == "mesh" else service.cluster
+        tuning = route_tuning(said.about(service), service.protocol)
+        verdict = judged.get(service.sni)
+        # Of gRPC, the rest sees only what a request calls itself. Who answers by itself has routes already.
+        differs = verdict if forbidden else (tuning != tunings[0] or tuning != tunings[1])
+        if verdict is False:
+            found.append((header, None))
+        elif differs and (hop == "mesh" or service.extension is None):
+            found.append((header, tuning))
     return tuple(found)
 
 
+def _permissions(mesh: MeshView, judged: Verdicts) -> Iterable[EventRef]:
+    if not judged:
+        return ()
+    guarded = (service.permission for service in mesh.services.values() if service.permission is not None)
+    return (ref for permission in guarded for ref in permission.sources)
+
+
 def routes(
-    hop: Hop, mesh: MeshView, extra: Iterable[ExtraRoutes] = (), *, at_sidecar: bool, governed: Governed | None = None
+    hop: Hop,
+    mesh: MeshView,
+    extra: Iterable[ExtraRoutes] = (),
+    *,
+    at_sidecar: bool,
+    governed: Governed | None = None,
+    judged: Verdicts = NO_VERDICTS,
 ) -> Encoded:
     """The routes of a mesh at one hop; `extra` are those of services that answer by routes of their own, `governed`
-    is what policies say to this sidecar.
+    is what policies say to this sidecar, `judged` what permissions say in direct mode.
 
-    Access is decided where the outside is dialled (decision 20), and before anything else.
+    Access is decided where the outside is dialled (decision 20), and before anything else: at a zone egress by the
+    trees of `access.py`, in direct mode here.
     """
-    forbidden = mesh.forbid_external and hop == "outside"
+    forbidden = mesh.forbid_external and hop == "outside" and at_sidecar
     own = [one for one in extra if one.routes]
     said = governed or _nothing()
     tunings = (route_tuning(said.at_large, "http"), route_tuning(said.at_large, "grpc"))
@@ -168,9 +201,11 @@ def routes(
         mesh.name,
         tuple(each for one in own for each in one.routes),
         tunings,
-        _particular(hop, said, tunings),
+        _particular(hop, mesh, said, judged, tunings),
         at_sidecar=at_sidecar,
         forbidden=forbidden,
     )
-    sources = dict.fromkeys((*mesh.sources, *(ref for one in own for ref in one.sources), *said.sources))
+    sources = dict.fromkeys(
+        (*mesh.sources, *(ref for one in own for ref in one.sources), *said.sources, *_permissions(mesh, judged))
+    )
     return encode(ROUTE, route_name(hop, mesh.name), body, tuple(sources))

@@ -21,7 +21,14 @@ from shared.naming import sni, spiffe
 from zone_cp.view.zone_view import ExternalServiceView, MeshView, ProxyView, Sources, ZoneView
 from zone_cp.xds import defaults
 from zone_cp.xds.chains import by_ranges, chain, class_filters, listener_filter, listening
-from zone_cp.xds.connection_policies import chain_tuning, tuned_apart
+from zone_cp.xds.connection_policies import (
+    NO_VERDICTS,
+    Verdicts,
+    chain_tuning,
+    service_tuning,
+    tuned_apart,
+    verdicts,
+)
 from zone_cp.xds.credentials import credentials
 from zone_cp.xds.egress import through_egress
 from zone_cp.xds.filters import Logged, Tuning, Where, proxy_to
@@ -61,7 +68,7 @@ class _Outlet(msgspec.Struct, frozen=True):
             self.mesh,
             Logged(f"outbound/{protocol_class}", self.access_log, self.zone),
             tuning,
-            forbidden=self.forbidden,
+            forbidden=self.forbidden if tuning.open is None else not tuning.open,
             after_handshake=False,
         )
 
@@ -83,8 +90,10 @@ def sidecar_resources(
     if mesh is None:
         return
     direct, said = not through_egress(mesh), governed(mesh, resource)
+    identity = spiffe.workload_id(mesh.name, service_of(resource))
+    judged = verdicts(mesh, identity) if direct else NO_VERDICTS
     if mesh.mtls:
-        yield from credentials(mesh, spiffe.workload_id(mesh.name, service_of(resource)), source)
+        yield from credentials(mesh, identity, source)
     extra = []
     if direct:
         for service in mesh.services.values():
@@ -95,18 +104,21 @@ def sidecar_resources(
             extra.append(served.extra)
     else:
         yield from egress_clusters(mesh, view.egresses)
-    yield routes("outside" if direct else "mesh", mesh, extra, at_sidecar=True, governed=said)
+    yield routes("outside" if direct else "mesh", mesh, extra, at_sidecar=True, governed=said, judged=judged)
     outlet = _Outlet(mesh.name, view.zone, access_log, direct, direct and mesh.forbid_external)
     redirect = resource.networking.transparent_proxying
     if REDIRECT in proxy.features:
-        yield from _redirected(view, mesh, proxy, outlet, redirect or TransparentProxying(), said=said)
+        yield from _redirected(view, mesh, proxy, outlet, redirect or TransparentProxying(), said=said, judged=judged)
     else:
         for service in mesh.services.values():
-            yield _listener(outlet, service, service.vip, service.port, proxy.sources, governing=said)
+            tuning = service_tuning(said, service, judged)
+            yield _listener(outlet, service, (service.vip, service.port), tuning, (*said.about(service).sources,))
     for outbound in resource.networking.outbound:
         chosen = referenced(mesh, outbound, view.zone)
         if chosen is not None:
-            yield _listener(outlet, chosen, outbound.address, outbound.port, proxy.sources, governing=said)
+            tuning = service_tuning(said, chosen, judged)
+            sources = _union(proxy.sources, said.about(chosen).sources)
+            yield _listener(outlet, chosen, (outbound.address, outbound.port), tuning, sources)
     for inbound in resource.networking.inbound:
         yield from inbound_resources(
             mesh, proxy, resource, inbound, Logged(f"inbound/{inbound.port}", access_log, view.zone)
@@ -148,6 +160,7 @@ def _redirected(
     redirect: TransparentProxying,
     *,
     said: Governed,
+    judged: Verdicts,
 ) -> Iterator[Encoded]:
     rest = defaults.PASSTHROUGH if mesh.passthrough else defaults.BLACKHOLE
     ways = [
@@ -156,7 +169,7 @@ def _redirected(
         if view.vip_ranges.get(one)
     ]
     # The longest prefix wins: a service that needs a chain of its own has one for its VIP alone.
-    ways += [_Way(one, (vip,), tuning) for vip, one, tuning in tuned_apart(said)]
+    ways += [_Way(one, (vip,), tuning) for vip, one, tuning in tuned_apart(said, mesh, judged)]
     sources = _union(proxy.sources, mesh.sources)
     body = _redirect_listener(outlet, tuple(ways), redirect.redirect_port_outbound, rest)
     yield encode(LISTENER, REDIRECT_LISTENER, body, _union(sources, said.sources))
@@ -212,12 +225,11 @@ def _rest_cluster(name: str) -> bytes:
 
 
 def _listener(
-    outlet: _Outlet, service: ExternalServiceView, host: str, port: int, proxy_sources: Sources, *, governing: Governed
+    outlet: _Outlet, service: ExternalServiceView, bind: tuple[str, int], tuning: Tuning, sources: Sources
 ) -> Encoded:
-    said = governing.about(service)
-    sources = _union(service.sources, proxy_sources if host != service.vip else (), said.sources)
-    tuning = chain_tuning(said, service.protocol_class)
-    return _explicit(outlet, _Door(service.protocol_class, service.sni, host, port, tuning), sources)
+    permission = service.permission.sources if service.permission is not None and tuning.open is not None else ()
+    door = _Door(service.protocol_class, service.sni, *bind, tuning)
+    return _explicit(outlet, door, _union(service.sources, sources, permission))
 
 
 @lru_cache(maxsize=65536)
