@@ -53,6 +53,12 @@ class ZoneOwner:
         """The moment now."""
         return ZoneState(self.zone, self._hub, self._writer.state)
 
+    def _is_behind(self) -> bool:
+        """Whether the copy of global's log was lost or cut: what is missing was decided on, so nothing is served
+        or decided before it is there again. To decide without it would take VIPs and names away.
+        """
+        return self._hub.n < self._writer.state.seen
+
     async def recover(self, copy: EventLog) -> None:
         """Rebuild the state from the zone's own log and its copy of global's, as a restart must.
 
@@ -67,6 +73,9 @@ class ZoneOwner:
             async for event in copy.read():
                 (decided_on if event.n <= decided else pending).append(event)
             self._hub = fold_all(self._hub, decided_on)
+            if self._is_behind():
+                log.error("the copy of global's log lost what was decided on", copied=self._hub.n, decided=decided)
+                return
             await self._settle()
             await self._advance(pending)
             self._changed(self.state)
@@ -74,6 +83,12 @@ class ZoneOwner:
     async def hub_events(self, events: Sequence[Event]) -> None:
         """Take events of global that the local copy holds now."""
         async with self._lock:
+            if self._is_behind():
+                decided = self._writer.state.seen
+                self._hub = fold_all(self._hub, [event for event in events if event.n <= decided])
+                if self._is_behind():
+                    return
+                await self._settle()
             await self._advance([event for event in events if event.n > self._hub.n])
             self._changed(self.state)
 
@@ -84,7 +99,10 @@ class ZoneOwner:
         """
         async with self._lock:
             while True:
-                asked = self._writer.prepare(decided(self.state), actor=actor, cause=cause, seen=self._hub.n)
+                changes = decided(self.state)
+                if changes and self._is_behind():
+                    raise LogUnavailable("the copy of global's log is not complete again yet")
+                asked = self._writer.prepare(changes, actor=actor, cause=cause, seen=self._hub.n)
                 events = self._with_consequences(asked)
                 try:
                     await self._writer.commit(events)

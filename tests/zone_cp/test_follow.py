@@ -104,6 +104,29 @@ async def test_a_restart_is_where_the_crash_was() -> None:
     assert len(again.own.events) == len(zone.own.events)
 
 
+@pytest.mark.parametrize("left", [0, 2, 4])
+async def test_a_lost_copy_takes_nothing_away(left: int) -> None:
+    """Where global's events were decided on but are gone here, the zone waits for them: it serves, decides and
+    releases nothing before, and then goes on as if nothing had been.
+    """
+    zone = await Zone().recover()
+    log = hub("a", "b", "c")
+    await zone.take(log)
+    recorded = len(zone.own.events)
+    cut = MemoryLog()
+    await cut.append(log.events[:left])
+    again = await Zone(zone.own, cut).recover()
+    assert again.told == []
+    with pytest.raises(LogUnavailable, match="not complete"):
+        await again.owner.write(lambda _: (applied(mes("own"), "east"),), actor="test")
+    assert await again.owner.write(lambda _: (), actor="test") == ()
+    log.append(applied(mes("d")))
+    await again.take(log)
+    assert vips(again).items() >= vips(zone).items()
+    assert [type(event.change).__name__ for event in zone.own.events[recorded:]] == ["VipLeased", "HostnameClaimed"]
+    again.whole()
+
+
 @pytest.mark.parametrize("kept", range(1, 12))
 async def test_a_crash_between_copy_and_decision_is_made_up_for(kept: int) -> None:
     """Wherever the own log was cut short, the restart decides the rest as it would have been decided."""
