@@ -34,7 +34,7 @@ import sys
 from datetime import UTC, datetime
 from cryptography import x509
 from shared.keys import ca
-started = datetime.now(UTC)
+started = datetime.now(UTC).replace(microsecond=0)  # certificates know whole seconds
 ca.needs_renewal = lambda pem, now: (
     x509.load_pem_x509_certificate(pem.encode()).not_valid_before_utc + ca.BACKDATE < started
 )
