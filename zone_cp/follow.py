@@ -17,6 +17,7 @@ from shared.events.event import Change, Event, ResourceApplied, ResourceDeleted,
 from shared.events.fold import fold, fold_all
 from shared.events.log import Conflict, EventLog, LogUnavailable
 from shared.events.state import LogState, ZoneState
+from shared.process.collector import collector_paused
 from shared.process.writer import LogWriter
 from zone_cp.decide import decide
 
@@ -70,9 +71,10 @@ class ZoneOwner:
             decided = self._writer.state.seen
             decided_on: list[Event] = []
             pending: list[Event] = []
-            async for event in copy.read():
-                (decided_on if event.n <= decided else pending).append(event)
-            self._hub = fold_all(self._hub, decided_on)
+            with collector_paused():
+                async for event in copy.read():
+                    (decided_on if event.n <= decided else pending).append(event)
+                self._hub = fold_all(self._hub, decided_on)
             if self._is_behind():
                 log.error("the copy of global's log lost what was decided on", copied=self._hub.n, decided=decided)
                 return

@@ -136,25 +136,34 @@ class _Run:
     Beside `_apply_resource` this is the second place that knows what such an event means; a test holds them together.
     """
 
+    __slots__ = ("_head", "_kinds", "_last", "_resources", "_seen", "_state", "_time", "_zone")
+
     def __init__(self, state: LogState) -> None:
         self._state = state
         self._zone = "" if state.origin == GLOBAL else state.origin
         self._resources = state.resources.mutate()
         self._kinds: dict[str, MapMutation[ResourceKey, Stored]] = {}
-        self._n, self._head, self._incarnation = state.n, state.head, state.incarnation
+        self._last: Event | None = None
+        self._head = state.head
         self._time, self._seen = state.time, state.seen
 
     def add(self, event: Event, head: str) -> None:
         """Take one more event; `head` is its hash."""
         change = event.change
         if isinstance(change, ResourceApplied):
-            key, cited = key_of(change.resource, self._zone), ref(event)
+            resource = change.resource
+            key = key_of(resource, self._zone)
+            cited = EventRef(event.origin, event.n, event.id, event.time, event.actor)
             before = self._resources.get(key)
-            stored = Stored(key, change.resource, before.created if before else cited, cited)
+            if before is None:
+                stored = Stored(key, resource, cited, cited)
+            else:
+                key = before.key  # the very object that the maps hold is found without being compared
+                stored = Stored(key, resource, before.created, cited)
             self._resources[key] = self._members(key.kind)[key] = stored
         elif isinstance(change, ResourceDeleted) and change.key in self._resources:
             del self._resources[change.key], self._members(change.key.kind)[change.key]
-        self._n, self._head, self._incarnation = event.n, head, event.incarnation
+        self._last, self._head = event, head
         if event.time > self._time:  # noqa: PLR1730 - `max` takes three times as long, for each event of a replay
             self._time = event.time
         if event.seen > self._seen:  # noqa: PLR1730 - as above
@@ -176,9 +185,9 @@ class _Run:
             self._state,
             resources=self._resources.finish(),
             kinds=kinds,
-            n=self._n,
+            n=self._last.n if self._last else self._state.n,
             head=self._head,
-            incarnation=self._incarnation,
+            incarnation=self._last.incarnation if self._last else self._state.incarnation,
             time=self._time,
             seen=self._seen,
         )

@@ -39,7 +39,7 @@ VerificationMode: TypeAlias = Literal["Secured", "SkipSAN", "SkipCA", "SkipAll"]
 Port: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
-class ResourceKey(msgspec.Struct, frozen=True, order=True):
+class ResourceKey(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     """Identity of a resource. `mesh` is "" for global-scoped kinds; `zone` is "" for global origin.
 
     A global-origin and a zone-origin resource of the same kind, mesh and name are two resources.

@@ -15,6 +15,7 @@ from shared.events.event import Change, Event
 from shared.events.fold import fold, fold_all
 from shared.events.log import Conflict, EventLog
 from shared.events.state import LogState
+from shared.process.collector import collector_paused
 
 
 def event_time() -> str:
@@ -57,4 +58,5 @@ class LogWriter:
 
     async def catch_up(self) -> None:
         """Fold whatever the log holds beyond the state."""
-        self.state = fold_all(self.state, [event async for event in self.log.read(after=self.state.n)])
+        with collector_paused():
+            self.state = fold_all(self.state, [event async for event in self.log.read(after=self.state.n)])
