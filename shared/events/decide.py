@@ -16,6 +16,8 @@ from shared.events.sealing import is_sealed, keep_sealed, key_ids
 from shared.events.state import LogState, Stored
 from shared.model import codec, kinds
 from shared.model.labels import MES_ORIGINATION_LABEL, allowed_addresses, computed, is_direct
+from shared.model.policy import MeshCircuitBreaker, MeshRetry, MeshTimeout, MeshTrafficPermission
+from shared.model.policy_warnings import policy_warnings
 from shared.model.resource import (
     MESH_LABEL,
     ORIGIN_LABEL,
@@ -283,6 +285,8 @@ class _Batch:
                 )
             case MeshExternalService():
                 yield from self._service_warnings(resource)
+            case MeshTimeout() | MeshRetry() | MeshCircuitBreaker() | MeshTrafficPermission():
+                yield from policy_warnings(resource, self._mesh(resource.mesh))
             case _:
                 pass
 

@@ -25,7 +25,7 @@ from shared.model.resource import (
     Zone,
     key_of,
 )
-from tests.builders import LogBuilder, mes, mesh
+from tests.builders import LogBuilder, mes, mesh, resource
 
 EMPTY = LogState(origin=GLOBAL)
 
@@ -270,3 +270,24 @@ def test_any_accepted_batch_makes_its_own_results_true(steps):
             assert decide_write([command], state).changes == ()  # type: ignore[union-attr]
         else:
             assert key_of(mes(name)) not in state.resources
+
+
+def test_policies_say_what_has_no_effect(hub):
+    """A policy that is accepted but not heard, or that denies everybody, says so to its author."""
+    to = [{"targetRef": {"kind": "Mesh"}, "default": {"connectionTimeout": "1s", "idleTimeout": "1s"}}]
+    mine = resource(type="MeshTimeout", name="t", spec={"targetRef": {"kind": "Dataplane"}, "to": to})
+    (warning,) = decide_write([Apply(mine)], hub).warnings  # type: ignore[union-attr]
+    assert warning.startswith("MeshTimeout t: connectionTimeout has no effect: it holds at the zone egress")
+    whole = resource(type="MeshTimeout", name="t", spec={"to": to})
+    assert decide_write([Apply(whole)], hub).warnings == ()  # type: ignore[union-attr]
+    shadow = resource(type="MeshTimeout", name="t", labels={"kuma.io/effect": "shadow"}, spec={"to": to})
+    assert "shadow" in decide_write([Apply(shadow)], hub).warnings[0]  # type: ignore[union-attr]
+    rules = [{"default": {"allow": [{"spiffeID": {"type": "Prefix", "value": "spiffe://default/"}}]}}]
+    guard = resource(
+        type="MeshTrafficPermission",
+        name="g",
+        spec={"targetRef": {"kind": "MeshExternalService", "name": "payments"}, "rules": rules},
+    )
+    assert decide_write([Apply(guard)], hub).warnings == ()  # type: ignore[union-attr]
+    bare = after(EMPTY, Apply(mesh(mtls=False)))
+    assert "everybody is denied" in decide_write([Apply(guard)], bare).warnings[0]  # type: ignore[union-attr]

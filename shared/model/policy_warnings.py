@@ -1,0 +1,60 @@
+"""What an author of a policy should know although nothing is wrong with it: fields without effect, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import assert_never
+
+from shared.model.labels import is_direct
+from shared.model.policy import (
+    EFFECT_LABEL,
+    SHADOW,
+    MeshCircuitBreaker,
+    MeshRetry,
+    MeshTimeout,
+    MeshTrafficPermission,
+    Policy,
+    TargetRef,
+    TimeoutConf,
+)
+from shared.model.resource import Mesh
+
+
+def policy_warnings(policy: Policy, mesh: Mesh | None) -> Iterator[str]:
+    """Sentences; `mesh` is the policy's, None while it does not exist."""
+    about = f"{type(policy).__name__} {policy.name}"
+    if policy.labels.get(EFFECT_LABEL) == SHADOW:
+        yield f"{about} is in shadow ({EFFECT_LABEL}): it has no effect"
+    if mesh is None:
+        return
+    has_mtls = mesh.mtls is not None and bool(mesh.mtls.enabled_backend)
+    match policy:
+        case MeshTrafficPermission():
+            if not has_mtls:
+                yield f"{about}: mesh {mesh.name} has no mTLS, so nobody can show who it is: everybody is denied"
+        case MeshCircuitBreaker():
+            if not is_direct(mesh) and not _for_all(policy.spec.target_ref):
+                yield f"{about} has no effect: {_SHARED}"
+        case MeshTimeout():
+            if not is_direct(mesh) and not _for_all(policy.spec.target_ref):
+                fields = sorted({field for item in policy.spec.to for field in _dialling(item.default)})
+                if fields:
+                    yield f"{about}: {', '.join(fields)} has no effect: {_SHARED}"
+        case MeshRetry():
+            pass
+        case _:
+            assert_never(policy)
+
+
+_SHARED = "it holds at the zone egress, which all clients share, and is heard there with targetRef kind Mesh only"
+
+
+def _for_all(top: TargetRef | None) -> bool:
+    return top is None or (top.kind == "Mesh" and (not top.proxy_types or "Sidecar" in top.proxy_types))
+
+
+def _dialling(conf: TimeoutConf) -> Iterator[str]:
+    if conf.connection_timeout is not None:
+        yield "connectionTimeout"
+    if conf.http is not None and conf.http.max_connection_duration is not None:
+        yield "http.maxConnectionDuration"
