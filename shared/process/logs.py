@@ -55,6 +55,9 @@ def configure(level: str, *, component: str = "", stream: TextIO | None = None) 
     # A library's chatter is of interest only to somebody who asked for everything.
     for library in ("asyncio", "nats", "grpc", "uvicorn", "uvicorn.access", "httpcore"):
         logging.getLogger(library).setLevel("DEBUG" if level == "debug" else "WARNING")
+    if level != "debug":
+        # asyncio warns of each TLS connection that its peer closes first; what goes wrong it logs as an error.
+        logging.getLogger("asyncio").setLevel("ERROR")
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
