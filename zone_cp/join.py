@@ -69,8 +69,11 @@ def join(
         return NotAdmitted("INVALID_ARGUMENT", f"{faults[0].path}: {faults[0].reason}")
     if isinstance(resource, ZoneEgress) and not resource.zone:
         resource = msgspec.structs.replace(resource, zone=state.zone)
+    said = metadata.get("features")
     features = tuple(
-        str(one) for one in metadata.get("features", ()) if one in _FEATURES or str(one).startswith(_FEATURE_PREFIXES)
+        one
+        for one in (said if isinstance(said, list | tuple) else ())
+        if isinstance(one, str) and (one in _FEATURES or one.startswith(_FEATURE_PREFIXES))
     )
     labelled = computed(resource, state.zone)
     if not isinstance(labelled, Dataplane | ZoneEgress):

@@ -30,6 +30,16 @@ def inline_bytes(source: DataSource) -> bytes | None:
     return None
 
 
+def holds_private_key(data: bytes) -> bool:
+    """Whether there is a private key in PEM in `data`, in clear or in base64 once more."""
+    if b"PRIVATE KEY" in data:
+        return True
+    try:
+        return b"PRIVATE KEY" in b64decode(b"".join(data.split()), validate=True)
+    except (Base64Error, ValueError):
+        return False
+
+
 def pem_warning(name: str, source: DataSource | None) -> str | None:
     """A sentence for the author when inline material of `caCert`, `clientCert` or `clientKey` is no readable PEM."""
     data = inline_bytes(source) if source is not None else None

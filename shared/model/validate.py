@@ -20,7 +20,7 @@ from shared.model.labels import (
     allowed_addresses,
     label_faults,
 )
-from shared.model.material import base64_fault
+from shared.model.material import base64_fault, holds_private_key, inline_bytes
 from shared.model.policy import MeshCircuitBreaker, MeshRetry, MeshTimeout, MeshTrafficPermission
 from shared.model.policy_rules import policy_violations
 from shared.model.resource import (
@@ -301,6 +301,9 @@ def _data_source(source: DataSource, path: str) -> Iterator[tuple[str, str]]:
         yield f"{path}.inlineString", REQUIRED
     if source.inline is not None and (reason := base64_fault(source.inline)):
         yield f"{path}.inline", reason
+    elif not path.endswith(".clientKey") and holds_private_key(inline_bytes(source) or b""):
+        # Files that hold a certificate and its key are common; what is here stands in clear in the log.
+        yield path, "holds a private key, which would stand in clear: give it as clientKey, or by a Secret"
 
 
 # --- Dataplane ------------------------------------------------------------------------------------------------

@@ -123,6 +123,23 @@ def test_what_is_no_name_for_every_resolver_is_none(name):
     assert path == "spec.tls.verification.serverName"
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "inlineString: '-----BEGIN CERTIFICATE-----\n-----BEGIN EC PRIVATE KEY-----'",
+        "inline: LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0t",
+        "inlineString: LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0t",
+    ],
+)
+@pytest.mark.parametrize("name", ["clientCert", "caCert"])
+def test_a_key_beside_a_certificate_does_not_reach_the_log(name, source):
+    """Certificates stand in clear in the log; one file with certificate and key must not get there."""
+    key = ", clientKey: {secret: a}" if name == "clientCert" else ""
+    ((path, reason),) = judged(service(f"tls: {{verification: {{{name}: {{{source}}}{key}}}}}"))
+    assert path == f"spec.tls.verification.{name}"
+    assert "private key" in reason
+
+
 def test_reserved_ranges_are_refused():
     """The VIP range in use is refused although it is not Kuma's default."""
     resource = read(service(endpoints="[{address: 10.9.0.1, port: 80}]"))

@@ -47,6 +47,14 @@ def test_a_proxy_is_served_under_the_id_of_its_own_resource_only(claimed: str) -
     assert isinstance(join("default.web-1", _metadata(DATAPLANE), OF_WEB, _zone(EGRESS)), Joining)
 
 
+@pytest.mark.parametrize("features", [5.0, "redirect", [{"a": 1}, "unknown"], None])
+def test_features_that_are_none_are_passed_over(features: object) -> None:
+    """A proxy that says nonsense of itself has no features; it does not break its stream's handler."""
+    judged = join("default.web-1", {**_metadata(DATAPLANE), "features": features}, OF_WEB, _zone())
+    assert isinstance(judged, Joining)
+    assert judged.features == ()
+
+
 def test_a_token_for_a_service_does_not_take_the_place_of_another_service() -> None:
     """A token that names no proxy cannot supersede an online proxy that it could not be."""
     taken = builders.dataplane("shared-name", "web")
