@@ -140,6 +140,21 @@ def test_a_dead_endpoint_costs_no_request(world: World) -> None:
     assert world.count("half", 12) == {"alive": 12}
 
 
+def test_two_dead_endpoints_of_three_cost_no_request(world: World) -> None:
+    """Each further try goes to an endpoint that was not tried yet. (Three tries at a time: Kuma's `maxRetries`.)"""
+    alive, *dead = (world.servers.add(name) for name in ("alive", "dead-1", "dead-2"))
+    for server in dead:
+        world.servers.stop(server)
+    world.serve("third", *(at(one) for one in (*dead, alive)))
+    eventually(lambda: world.get("third").status == 200, "an answer")
+
+    async def three() -> list[Answer]:
+        vip = world.zone.service("third").vip
+        return await asyncio.gather(*(http1(vip, world.port) for _ in range(3)))
+
+    assert Counter(one.seen.get("server") for _ in range(6) for one in asyncio.run(three())) == {"alive": 18}
+
+
 def test_names_are_resolved_again(world: World) -> None:
     """When a name moves, so does the traffic; when the DNS server fails, the known address stays in use."""
     before = world.servers.add("before", host="127.0.0.2")

@@ -18,8 +18,10 @@ INITIAL_FETCH_TIMEOUT = timedelta(seconds=5)
 
 RETRY_ON = "connect-failure,refused-stream"
 RETRIES = 5
-OUTSIDE_RETRIES = 1
-"""Towards the outside: one more endpoint is tried, and a failure is told without delay."""
+OUTSIDE_RETRIES = 2
+"""Towards the outside: two more endpoints are tried, and a failure is told without delay."""
+OTHER_HOST_ATTEMPTS = 5
+"""How often the balancer is asked again for an endpoint that was not tried yet, before an old one will do."""
 RETRY_BACK_OFF = timedelta(milliseconds=25)
 RETRY_BACK_OFF_LIMIT = timedelta(milliseconds=250)
 TCP_CONNECT_ATTEMPTS = 5

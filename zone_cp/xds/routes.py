@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.route import v3 as route
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts import v3 as previous_hosts
 from envoy_data_plane.envoy.type.matcher import v3 as input_of
 from envoy_data_plane.xds.core import v3 as xds_core
 from envoy_data_plane.xds.type.matcher import v3 as tree
@@ -42,6 +43,13 @@ def route_name(hop: Hop, mesh: str) -> str:
     return f"{hop}/{mesh}"
 
 
+@cache
+def _another_host() -> route.RetryPolicyRetryHostPredicate:
+    # A request that reached nobody is tried elsewhere first: of several endpoints some may be dead.
+    name = "envoy.retry_host_predicates.previous_hosts"
+    return route.RetryPolicyRetryHostPredicate(name=name, typed_config=pack(previous_hosts.PreviousHostsPredicate()))
+
+
 def _action(hop: Hop, tuning: RouteTuning, *, at_sidecar: bool) -> route.RouteAction:
     # The request timeout is the sidecar's; a zone egress adds none of its own (2-xds.md §2.2).
     action = route.RouteAction(
@@ -53,6 +61,8 @@ def _action(hop: Hop, tuning: RouteTuning, *, at_sidecar: bool) -> route.RouteAc
             retry_back_off=route.RetryPolicyRetryBackOff(
                 base_interval=defaults.RETRY_BACK_OFF, max_interval=defaults.RETRY_BACK_OFF_LIMIT
             ),
+            retry_host_predicate=[_another_host()],
+            host_selection_retry_max_attempts=defaults.OTHER_HOST_ATTEMPTS,
         ),
     )
     if hop == "mesh":
