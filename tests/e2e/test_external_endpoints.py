@@ -192,7 +192,7 @@ def test_a_name_that_nobody_knows_harms_nobody(world: World) -> None:
     assert (answer := world.get("unknown")).status == 503
     assert "none of its endpoints can be used right now" in answer.body
     world.serve("behind", at(server))
-    eventually(lambda: world.get("behind").status == 200, "the service behind it", 3)
+    eventually(lambda: world.get("behind").status == 200, "the service behind it", 10)
     world.names.hosts["unknown.test"] = ["127.0.0.1"]
     eventually(lambda: world.get("unknown").status == 200, "the name to appear")
 
