@@ -35,8 +35,12 @@ HEARTBEAT_SECONDS = 0.4
 STALL_SECONDS = 0.9
 API_TIMEOUT_SECONDS = 1.0
 INACTIVE_SECONDS = 60
+HOLD_SECONDS = 1.0
+"""How long the beginning of a batch waits for more of it, which follows at once."""
 
 _HEARTBEAT = "100"
+_BATCH, _COMMIT = "Nats-Batch-Id", "Nats-Batch-Commit"
+"""Headers of an atomic batch; the server keeps them with the messages."""
 _ENDED_NORMALLY = frozenset({"404", "408"})
 
 
@@ -112,6 +116,7 @@ class PullSession:
         self._own_inbox = inbox is None
         self._request = _pull_request(PULL_EXPIRES_SECONDS if inbox is None else SHARED_PULL_EXPIRES_SECONDS)
         self._buffer: list[RawEvent] = []
+        self._complete = 0
         self._delivered = 0
         self._last = 0
         self._gapless = True
@@ -137,8 +142,16 @@ class PullSession:
         await self._pull()
 
     async def batch(self) -> list[RawEvent]:
-        """The next messages, at least one. Raises Interrupted, LogUnavailable."""
-        while not self._buffer:
+        """The next messages, at least one, never a part of what was appended as one batch. Raises Interrupted,
+        LogUnavailable.
+        """
+        held, held_since = 0, 0.0
+        while not self._complete:
+            now = asyncio.get_running_loop().time()
+            if len(self._buffer) > held:
+                held, held_since = len(self._buffer), now
+            if held and now - held_since > HOLD_SECONDS:
+                break  # a server died within the batch: what it kept of it is all there is
             if self._failure is not None:
                 raise Interrupted(self._failure)
             self._wake.clear()
@@ -148,7 +161,8 @@ class PullSession:
                     await self._wake.wait()
             except TimeoutError:
                 raise Interrupted("no heartbeat") from None
-        batch, self._buffer = self._buffer, []
+        end = self._complete or len(self._buffer)
+        batch, self._buffer, self._complete = self._buffer[:end], self._buffer[end:], 0
         with contextlib.suppress(LogUnavailable):
             await self._pull()
         return batch
@@ -201,6 +215,9 @@ class PullSession:
                 return
             self._last = sequence
             self._buffer.append(RawEvent(sequence, message.subject, message.data))
+            # Events of one batch stand for one write: whoever follows must not see half of it.
+            if headers is None or _BATCH not in headers or _COMMIT in headers:
+                self._complete = len(self._buffer)
             self._wake.set()
         await self._count_down()
 
