@@ -14,8 +14,14 @@ from immutables import Map
 
 from shared.events.state import Position
 from shared.pb.agent_pb2 import AgentMessage, ControlMessage, DnsAck, Hello, Observation
-from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
-from tests.ads.stream_pair import SHORT, snapshot
+from shared.pb.discovery_pb2 import (
+    DeltaDiscoveryRequest,
+    DeltaDiscoveryResponse,
+    DiscoveryRequest,
+    DiscoveryResponse,
+    Node,
+)
+from tests.ads.stream_pair import SHORT, carried, snapshot
 from zone_cp.ads.hub import SUPERSEDED, DnsTable
 from zone_cp.ads.server import DRAINING, Admission, Admitted, AdsServer, NodeInfo, Refused
 
@@ -61,9 +67,11 @@ class World:
 async def world() -> AsyncGenerator[World]:
     it = World()
     port = await it.server.start()
-    async with aio.insecure_channel(f"127.0.0.1:{port}") as it.channel:
-        yield it
-    await it.server.stop(0)
+    try:
+        async with aio.insecure_channel(f"127.0.0.1:{port}") as it.channel:
+            yield it
+    finally:
+        await it.server.stop(0)
 
 
 async def ask(call: Any, short: str = "CDS", proxy: str = "", **fields: Any) -> None:
@@ -160,6 +168,71 @@ async def test_a_closed_stream_is_reported_once() -> None:
         assert code == grpc.StatusCode.OK
         assert [c[0] for c in it.calls] == ["up", "down"]
         assert it.server.deliveries()[0].connection == ""
+
+
+SERVICES = {
+    "CDS": ("envoy.service.cluster.v3.ClusterDiscoveryService", "Clusters"),
+    "EDS": ("envoy.service.endpoint.v3.EndpointDiscoveryService", "Endpoints"),
+    "LDS": ("envoy.service.listener.v3.ListenerDiscoveryService", "Listeners"),
+    "RDS": ("envoy.service.route.v3.RouteDiscoveryService", "Routes"),
+    "SDS": ("envoy.service.secret.v3.SecretDiscoveryService", "Secrets"),
+}
+
+
+@pytest.mark.parametrize("short", SERVICES)
+@pytest.mark.parametrize("variant", ["Delta", "Stream"])
+async def test_every_type_has_a_service_of_its_own(short: str, variant: str) -> None:
+    """The type is implied; additions, changes, ACKs and what is delivered are as on an aggregated stream."""
+    service, name = SERVICES[short]
+    request = DeltaDiscoveryRequest if variant == "Delta" else DiscoveryRequest
+    response = DeltaDiscoveryResponse if variant == "Delta" else DiscoveryResponse
+    names = "resource_names_subscribe" if variant == "Delta" else "resource_names"
+    everything = {one: ["a"] for one in SERVICES}
+    async with world() as it:
+        it.server.offer("p", snapshot(1, **everything))
+        call = it.call(f"/{service}/{variant}{name}", "p")
+        nonce = ""
+        for position in (1, 2):
+            node = Node(id="p") if position == 1 else None
+            asked: Any = {names: ["a"]} if variant == "Stream" or position == 1 else {}
+            await call.write(request(node=node, response_nonce=nonce, **asked).SerializeToString())
+            if position == 2:
+                await it.server.acked("p", Position(1, 0), SECONDS)
+                it.server.offer("p", snapshot(2, **(everything | {short: {"a": "2"}})))
+            async with asyncio.timeout(SECONDS):
+                got = response.FromString(await call.read())
+            nonce = got.nonce
+            assert got.type_url == SHORT[short]
+            assert [one for one, _ in carried(got)] == ["a"]
+
+
+async def test_a_service_of_one_type_refuses_another() -> None:
+    """And says which one it serves."""
+    async with world() as it:
+        call = it.call("/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters", "p")
+        await call.write(DiscoveryRequest(node=Node(id="p"), type_url=SHORT["LDS"]).SerializeToString())
+        code, details = await ending(call)
+        assert code == grpc.StatusCode.INVALID_ARGUMENT
+        assert SHORT["CDS"] in details
+
+
+async def test_streams_of_single_types_stand_beside_each_other_and_their_proxy_is_connected_once() -> None:
+    """No stream supersedes another; the proxy counts as gone when the last has ended."""
+    async with world() as it:
+        it.server.offer("p", snapshot(1, EDS=["a", "b"]))
+        calls = []
+        for name in ("a", "b"):
+            call = it.call("/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints", "p")
+            await call.write(DiscoveryRequest(node=Node(id="p"), resource_names=[name]).SerializeToString())
+            async with asyncio.timeout(SECONDS):
+                got = DiscoveryResponse.FromString(await call.read())
+            assert [one for one, _ in carried(got)] == [name]
+            calls.append(call)
+        for call in calls:
+            await call.done_writing()
+            await ending(call)
+        told = [c[:3] for c in it.calls]
+        assert told == [("up", "p", "1"), ("down", "p", "1"), ("up", "p", "2"), ("down", "p", "2")]
 
 
 async def attach(it: World, proxy: str, dns_version: str = "") -> Any:

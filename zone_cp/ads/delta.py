@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
-from zone_cp.ads.staging import MAX_CHUNK_BYTES, MAX_TYPES, Part, StagedStream, TypeDelivery, chunks
+from zone_cp.ads.delivery import TypeDelivery
+from zone_cp.ads.staging import MAX_CHUNK_BYTES, MAX_TYPES, Part, StagedStream, chunks
 from zone_cp.ads.subscription import Acked, Due, Fact, Nacked, RemoteProtocolError, Subscription
 from zone_cp.xds.wire import piece
 

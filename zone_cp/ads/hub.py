@@ -1,4 +1,7 @@
-"""Hub: the newest snapshot of every proxy, the one stream that serves it, and how far that has come.
+"""Hub: the newest snapshot of every proxy, the streams that serve it, and how far they have come.
+
+A proxy has one aggregated stream, the newest, or any number of streams of single types: a client opens one for every
+subscription it makes outside ADS, so none of them stands for another, and nothing is ordered between them.
 
 Newest wins: an offer replaces the one before and wakes the stream's writer, which takes what is there when it
 gets to it. One event loop owns a hub; nothing here blocks or polls.
@@ -9,20 +12,34 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 from immutables import Map
 
 from shared.events.state import Position
-from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
-from zone_cp.ads.delta import DeltaStream, Fact, TypeDelivery
+from zone_cp.ads.delivery import TypeDelivery
+from zone_cp.ads.staging import StagedStream
+from zone_cp.ads.subscription import Fact, RemoteProtocolError
 from zone_cp.xds.snapshot import Snapshot
 
 SUPERSEDED = "superseded by a newer stream of the same proxy"
+MAX_TYPE_STREAMS = 1_024
+"""Streams of single types that one proxy may have open."""
+
+
+class NodeInfo(msgspec.Struct, frozen=True):
+    """Who a stream says it is; metadata is the node's metadata as plain JSON values."""
+
+    id: str
+    cluster: str = ""
+    metadata: dict[str, Any] = {}
 
 
 class ProxyDelivery(msgspec.Struct, frozen=True):
-    """What one proxy has been offered, sent and has accepted. connection is the id of its stream, "" while offline."""
+    """What one proxy has been offered, sent and has accepted. connection is the id of its (first) stream, "" while
+    offline.
+    """
 
     proxy: str
     connection: str
@@ -32,16 +49,28 @@ class ProxyDelivery(msgspec.Struct, frozen=True):
 
 
 class Stream:
-    """One ADS stream: its protocol state, the bell its writer waits for, and the reason it has to end."""
+    """One xDS stream: its protocol state, the bell its writer waits for, and the reason it has to end."""
 
-    def __init__(self, proxy: str, connection: str, order: int) -> None:
-        """order: the server's count of streams; the later stream of a proxy wins."""
+    def __init__(
+        self, node: NodeInfo, proxy: str, connection: str, order: int, *, xds: StagedStream, scope: str
+    ) -> None:
+        """order: the server's count of streams; the later stream of a proxy wins. scope: its one type, "" for ADS."""
+        self.node = node
         self.proxy = proxy
         self.connection = connection
         self.order = order
-        self.delta = DeltaStream()
+        self.xds = xds
+        self.scope = scope
         self.bell = asyncio.Event()
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def offer(self, snapshot: Snapshot) -> None:
+        """Let the stream carry what it may of a snapshot, and wake its writer."""
+        if self.scope:
+            own = {type_url: names for type_url, names in snapshot.resources.items() if type_url == self.scope}
+            snapshot = msgspec.structs.replace(snapshot, resources=Map(own))
+        self.xds.offer(snapshot)
+        self.bell.set()
 
     def end(self, reason: str) -> None:
         """Ask for the stream's end; the first reason stays."""
@@ -56,30 +85,40 @@ class Hub:
         """Nobody is connected, nothing is offered."""
         self._snapshots: dict[str, Snapshot] = {}
         self._streams: dict[str, Stream] = {}
+        self._typed: dict[str, dict[str, Stream]] = {}
         self._waiting: dict[str, list[tuple[Position, asyncio.Future[ProxyDelivery]]]] = {}
 
     def offer(self, proxy: str, snapshot: Snapshot) -> None:
         """Let this be what the proxy should hold, now or when it connects."""
         self._snapshots[proxy] = snapshot
-        stream = self._streams.get(proxy)
-        if stream is not None:
-            stream.delta.offer(snapshot)
-            stream.bell.set()
+        for stream in self.streams_of(proxy):
+            stream.offer(snapshot)
 
     def forget(self, proxy: str) -> None:
         """Drop the snapshot of a proxy that is not expected back; its stream, if any, keeps what it has."""
         self._snapshots.pop(proxy, None)
 
     def attach(self, stream: Stream) -> Stream | None:
-        """Let a stream serve its proxy; returns the one that has to go: the older, which may be this one."""
+        """Let a stream serve its proxy; returns the one that has to go: the older, which may be this one.
+
+        Raises RemoteProtocolError when the proxy has too many streams of single types.
+        """
+        snapshot = self._snapshots.get(stream.proxy)
+        if stream.scope:
+            typed = self._typed.setdefault(stream.proxy, {})
+            if len(typed) >= MAX_TYPE_STREAMS:
+                raise RemoteProtocolError(f"more than {MAX_TYPE_STREAMS} streams of single types", limit=True)
+            typed[stream.connection] = stream
+            if snapshot is not None:
+                stream.offer(snapshot)
+            return None
         current = self._streams.get(stream.proxy)
         if current is not None and current.order > stream.order:
             stream.end(SUPERSEDED)
             return stream
         self._streams[stream.proxy] = stream
-        snapshot = self._snapshots.get(stream.proxy)
         if snapshot is not None:
-            stream.delta.offer(snapshot)
+            stream.offer(snapshot)
         if current is not None:
             current.end(SUPERSEDED)
         return current
@@ -88,24 +127,26 @@ class Hub:
         """Forget a stream that has ended; harmless when a newer one has taken its place."""
         if self._streams.get(stream.proxy) is stream:
             del self._streams[stream.proxy]
+        typed = self._typed.get(stream.proxy, {})
+        if typed.pop(stream.connection, None) is not None and not typed:
+            del self._typed[stream.proxy]
 
-    def receive(self, stream: Stream, request: DeltaDiscoveryRequest) -> Sequence[Fact]:
-        """Feed a request to a stream and wake its writer."""
-        facts = stream.delta.receive(request)
+    def receive(self, stream: Stream, request: Any) -> Sequence[Fact]:
+        """Feed a request to a stream and wake its writer. Raises RemoteProtocolError."""
+        facts = stream.xds.receive(request)
         stream.bell.set()
         return facts
 
     def responses(self, stream: Stream) -> list[bytes]:
         """What the stream's writer must write now. Also settles who waits for its proxy."""
         stream.bell.clear()
-        responses = stream.delta.responses()
-        if self._streams.get(stream.proxy) is stream:
-            self._settle(stream)
+        responses = stream.xds.responses()
+        self._settle(stream.proxy)
         return responses
 
-    def _settle(self, stream: Stream) -> None:
-        waiting = self._waiting.get(stream.proxy)
-        delivered = stream.delta.delivered
+    def _settle(self, proxy: str) -> None:
+        waiting = self._waiting.get(proxy)
+        delivered = self._delivered(proxy) if waiting else None
         if not waiting or delivered is None:
             return
         left = []
@@ -113,21 +154,21 @@ class Hub:
             if future.done():
                 continue
             if _reached(delivered, position):
-                future.set_result(self.delivery(stream.proxy))
+                future.set_result(self.delivery(proxy))
             else:
                 left.append((position, future))
         if left:
-            self._waiting[stream.proxy] = left
+            self._waiting[proxy] = left
         else:
-            del self._waiting[stream.proxy]
+            del self._waiting[proxy]
 
     async def acked(self, proxy: str, position: Position, timeout_seconds: float) -> ProxyDelivery:
         """Wait until the proxy has answered all that a snapshot of this position (or later) caused.
 
         A NACK is an answer: what is held back shows in the delivery's `rejected`. Raises TimeoutError.
         """
-        stream = self._streams.get(proxy)
-        if stream is not None and stream.delta.delivered is not None and _reached(stream.delta.delivered, position):
+        delivered = self._delivered(proxy)
+        if delivered is not None and _reached(delivered, position):
             return self.delivery(proxy)
         future: asyncio.Future[ProxyDelivery] = asyncio.get_running_loop().create_future()
         entry = (position, future)
@@ -143,19 +184,36 @@ class Hub:
 
     def streams(self) -> tuple[Stream, ...]:
         """The streams that serve now."""
-        return tuple(self._streams.values())
+        return tuple(stream for proxy in self._connected() for stream in self.streams_of(proxy))
+
+    def streams_of(self, proxy: str) -> tuple[Stream, ...]:
+        """The streams of one proxy, the aggregated one first."""
+        stream = self._streams.get(proxy)
+        return (*(() if stream is None else (stream,)), *self._typed.get(proxy, {}).values())
+
+    def _connected(self) -> set[str]:
+        return self._streams.keys() | self._typed.keys()
+
+    def _delivered(self, proxy: str) -> Position | None:
+        """What all streams of a proxy have delivered."""
+        reached = [stream.xds.delivered for stream in self.streams_of(proxy)]
+        known = [one for one in reached if one is not None]
+        if not reached or len(known) < len(reached):
+            return None
+        return Position(min(one.g for one in known), min(one.z for one in known))
 
     def delivery(self, proxy: str) -> ProxyDelivery:
         """The delivery of one proxy."""
-        snapshot, stream = self._snapshots.get(proxy), self._streams.get(proxy)
+        snapshot, streams = self._snapshots.get(proxy), self.streams_of(proxy)
         offered = None if snapshot is None else snapshot.position
-        if stream is None:
+        if not streams:
             return ProxyDelivery(proxy, "", offered, None, ())
-        return ProxyDelivery(proxy, stream.connection, offered, stream.delta.delivered, stream.delta.status())
+        types = tuple(one for stream in streams for one in stream.xds.status())
+        return ProxyDelivery(proxy, streams[0].connection, offered, self._delivered(proxy), types)
 
     def deliveries(self) -> tuple[ProxyDelivery, ...]:
         """The delivery of every proxy that is connected or has been offered something, by name."""
-        return tuple(self.delivery(proxy) for proxy in sorted(self._snapshots.keys() | self._streams.keys()))
+        return tuple(self.delivery(proxy) for proxy in sorted(self._snapshots.keys() | self._connected()))
 
 
 class DnsTable(msgspec.Struct, frozen=True):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
 from functools import partial
 from typing import Any, TypeAlias, assert_never
 
@@ -21,14 +20,29 @@ from grpc import aio
 
 from shared.events.state import Position
 from shared.pb.agent_pb2 import Observation
-from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
+from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from zone_cp.ads.agents import AGENT_SERVICE, Agents
-from zone_cp.ads.delta import Acked, Nacked, RemoteProtocolError
-from zone_cp.ads.hub import DnsTable, Hub, ProxyDelivery, Stream
-from zone_cp.xds.snapshot import Snapshot
+from zone_cp.ads.calls import Context, bytes_stream, cancel, first_message, next_message, token_of
+from zone_cp.ads.delta import DeltaStream
+from zone_cp.ads.hub import DnsTable, Hub, NodeInfo, ProxyDelivery, Stream
+from zone_cp.ads.sotw import SotwStream
+from zone_cp.ads.staging import StagedStream
+from zone_cp.ads.subscription import Acked, Nacked, RemoteProtocolError
+from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, SECRET, Snapshot
+
+__all__ = ["ADS_SERVICE", "Admission", "Admitted", "AdsServer", "NodeInfo", "Refused", "TlsFiles", "grpc_status"]
 
 ADS_SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
-FIRST_REQUEST_SECONDS = 10.0
+SERVICES = (
+    (ADS_SERVICE, "AggregatedResources", ""),
+    ("envoy.service.cluster.v3.ClusterDiscoveryService", "Clusters", CLUSTER),
+    ("envoy.service.endpoint.v3.EndpointDiscoveryService", "Endpoints", ENDPOINT),
+    ("envoy.service.listener.v3.ListenerDiscoveryService", "Listeners", LISTENER),
+    ("envoy.service.route.v3.RouteDiscoveryService", "Routes", ROUTE),
+    ("envoy.service.secret.v3.SecretDiscoveryService", "Secrets", SECRET),
+    ("envoy.service.extension.v3.ExtensionConfigDiscoveryService", "ExtensionConfigs", EXTENSION_CONFIG),
+)
+"""Service, what its methods are called after `Stream` and `Delta`, and its one type; "" for all."""
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 DRAINING = "the control plane is stopping: reconnect"
 
@@ -45,8 +59,6 @@ OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 
-Context: TypeAlias = "aio.ServicerContext[bytes, bytes]"
-
 
 class TlsFiles(msgspec.Struct, frozen=True):
     """PEM bytes of the server's certificate chain and its private key."""
@@ -57,14 +69,6 @@ class TlsFiles(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         """Never shows the key."""
         return "TlsFiles(certificate=…, key=…)"
-
-
-class NodeInfo(msgspec.Struct, frozen=True):
-    """Who a stream says it is; metadata is the node's metadata as plain JSON values."""
-
-    id: str
-    cluster: str = ""
-    metadata: dict[str, Any] = {}
 
 
 class Admitted(msgspec.Struct, frozen=True):
@@ -89,6 +93,16 @@ Admission: TypeAlias = Admitted | Refused
 Admit: TypeAlias = Callable[[NodeInfo, str | None], Awaitable[Admission]]
 
 
+class Variant(msgspec.Struct, frozen=True):
+    """One of the two protocols: the stream's state machine and what a request is decoded with."""
+
+    stream: type[StagedStream]
+    request: type[DeltaDiscoveryRequest | DiscoveryRequest]
+
+
+DELTA, SOTW = Variant(DeltaStream, DeltaDiscoveryRequest), Variant(SotwStream, DiscoveryRequest)
+
+
 Connected: TypeAlias = Callable[[str, str, NodeInfo], None]
 """proxy, connection id, node."""
 Disconnected: TypeAlias = Callable[[str, str, str], None]
@@ -96,10 +110,11 @@ Disconnected: TypeAlias = Callable[[str, str, str], None]
 
 
 class AdsServer:
-    """ADS and the agents' service on one port. Callbacks run on the server's loop and must not block.
+    """xDS and the agents' service on one port. Callbacks run on the server's loop and must not block.
 
-    A connection id is unique in this process and grows with time. When a second stream of a proxy arrives,
-    `on_disconnected` of the older is called before `on_connected` of the newer.
+    A connection id is unique in this process and grows with time. A proxy is reported connected once, with the id of
+    one of its streams; when that one ends and another is there (a newer aggregated stream, another one of a single
+    type), `on_disconnected` of the older is called before `on_connected` of the other.
     """
 
     def __init__(
@@ -136,8 +151,8 @@ class AdsServer:
         self._server = server = aio.server(options=OPTIONS)
         server.add_generic_rpc_handlers(
             (
-                grpc.method_handlers_generic_handler(ADS_SERVICE, {"DeltaAggregatedResources": _handler(self._delta)}),
-                grpc.method_handlers_generic_handler(AGENT_SERVICE, {"Attach": _handler(self._attach)}),
+                *(self._xds_service(*service) for service in SERVICES),
+                grpc.method_handlers_generic_handler(AGENT_SERVICE, {"Attach": bytes_stream(self._attach)}),
             )
         )
         target = f"{self._address}:{self._port}"
@@ -183,22 +198,32 @@ class AdsServer:
         """Wait until a proxy has answered all of a position; see Hub.acked."""
         return await self.hub.acked(proxy, position, timeout_seconds)
 
-    # -- ADS --------------------------------------------------------------------------------------------------
+    # -- xDS --------------------------------------------------------------------------------------------------
 
-    async def _delta(self, _: object, context: Context) -> None:
+    def _xds_service(self, service: str, name: str, scope: str) -> grpc.GenericRpcHandler:
+        methods = {
+            f"{prefix}{name}": bytes_stream(partial(self._xds, variant, scope))
+            for prefix, variant in (("Delta", DELTA), ("Stream", SOTW))
+        }
+        return grpc.method_handlers_generic_handler(service, methods)
+
+    async def _xds(self, variant: Variant, scope: str, _: object, context: Context) -> None:
         self._count += 1
         order = self._count
         if self._draining:
             await context.abort(grpc.StatusCode.UNAVAILABLE, DRAINING)
-        raw = await _first(context)
-        request = await _parse(raw, context)
+        raw = await first_message(context)
+        try:
+            request = variant.request.FromString(raw)
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request could not be decoded")
         node = NodeInfo(request.node.id, request.node.cluster, json_format.MessageToDict(request.node.metadata))
         proxy = await self._admitted(node, context)
-        stream = Stream(proxy, f"{self._prefix}{order}", order)
-        await self._serve(stream, node, request, context)
+        stream = Stream(node, proxy, f"{self._prefix}{order}", order, xds=variant.stream(), scope=scope)
+        await self._serve(stream, partial(self._read, stream, variant, request, context), context)
 
     async def _admitted(self, node: NodeInfo, context: Context) -> str:
-        admission = await self._admit(node, _token(context))
+        admission = await self._admit(node, token_of(context))
         match admission:
             case Refused(status=status, reason=reason):
                 await context.abort(status, reason)
@@ -206,47 +231,59 @@ class AdsServer:
                 return proxy
         assert_never(admission)
 
-    async def _serve(self, stream: Stream, node: NodeInfo, request: DeltaDiscoveryRequest, context: Context) -> None:
-        older = self.hub.attach(stream)
-        if older is not None:
-            self._report_end(older, older.ended.result())
+    async def _serve(self, stream: Stream, read: Callable[[], Coroutine[Any, Any, None]], context: Context) -> None:
+        try:
+            older = self.hub.attach(stream)
+        except RemoteProtocolError as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         if older is stream:
             await context.abort(grpc.StatusCode.ABORTED, stream.ended.result())
-        self._reported[stream.connection] = stream
         reason = "the connection was lost"
         tasks: tuple[asyncio.Task[None], ...] = ()
         try:
-            self._on_connected(stream.proxy, stream.connection, node)
-            tasks = (
-                asyncio.create_task(self._read(stream, request, context)),
-                asyncio.create_task(self._write(stream, context)),
-            )
+            if older is not None:
+                self._report_end(older, older.ended.result())
+            self._report(stream)
+            tasks = (asyncio.create_task(read()), asyncio.create_task(self._write(stream, context)))
             await asyncio.wait((*tasks, stream.ended), return_when=asyncio.FIRST_COMPLETED)
             status, reason = _outcome(stream, tasks)
             if status is not None:
-                await _cancel(tasks)
+                await cancel(tasks)
                 await context.abort(status, reason)
         finally:
             self.hub.detach(stream)
             self._report_end(stream, reason)
-            await _cancel(tasks)
+            await cancel(tasks)
+
+    def _report(self, stream: Stream) -> None:
+        """Tell that a proxy is connected, unless one of its other streams has told it."""
+        if stream.proxy not in self._reported:
+            self._reported[stream.proxy] = stream
+            self._on_connected(stream.proxy, stream.connection, stream.node)
 
     def _report_end(self, stream: Stream, reason: str) -> None:
-        """Once for every stream that was reported connected."""
-        if self._reported.pop(stream.connection, None) is not None:
-            self._on_disconnected(stream.proxy, stream.connection, reason)
+        """Once for every stream that was reported connected; another one of the proxy takes its place."""
+        if self._reported.get(stream.proxy) is not stream:
+            return
+        del self._reported[stream.proxy]
+        self._on_disconnected(stream.proxy, stream.connection, reason)
+        for other in self.hub.streams_of(stream.proxy)[:1]:
+            self._report(other)
 
-    async def _read(self, stream: Stream, request: DeltaDiscoveryRequest, context: Context) -> None:
+    async def _read(self, stream: Stream, variant: Variant, request: Any, context: Context) -> None:
         while True:
+            if stream.scope and request.type_url not in {"", stream.scope}:
+                raise RemoteProtocolError(f"this service serves {stream.scope} only")
+            request.type_url = request.type_url or stream.scope
             for fact in self.hub.receive(stream, request):
                 if isinstance(fact, Acked):
                     self._on_ack(stream.proxy, fact)
                 else:
                     self._on_nack(stream.proxy, fact)
-            raw = await _next(context)
+            raw = await next_message(context)
             if raw is None:
                 return
-            request = DeltaDiscoveryRequest.FromString(raw)
+            request = variant.request.FromString(raw)
 
     async def _write(self, stream: Stream, context: Context) -> None:
         """Write what is due; the only place that does (two writes at once kill the call)."""
@@ -260,20 +297,20 @@ class AdsServer:
     async def _attach(self, _: object, context: Context) -> None:
         if self._draining:
             await context.abort(grpc.StatusCode.UNAVAILABLE, DRAINING)
-        hello = self.agents.hello(await _first(context))
+        hello = self.agents.hello(await first_message(context))
         if hello is None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message of Attach must be a Hello")
         proxy = await self._admitted(NodeInfo(hello.proxy), context)
         agent = self.agents.attach(proxy, hello)
         tasks: tuple[asyncio.Task[None], ...] = (
-            asyncio.create_task(self.agents.read(agent, partial(_next, context))),
+            asyncio.create_task(self.agents.read(agent, partial(next_message, context))),
             asyncio.create_task(self.agents.write(agent, context.write)),
         )
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.agents.detach(agent)
-            await _cancel(tasks)
+            await cancel(tasks)
 
 
 def _outcome(stream: Stream, tasks: tuple[asyncio.Task[None], ...]) -> tuple[grpc.StatusCode | None, str]:
@@ -294,50 +331,3 @@ def _outcome(stream: Stream, tasks: tuple[asyncio.Task[None], ...]) -> tuple[grp
         reason = stream.ended.result()
         return grpc.StatusCode.UNAVAILABLE if reason == DRAINING else grpc.StatusCode.ABORTED, reason
     return None, "closed by the proxy"
-
-
-async def _next(context: Context) -> bytes | None:
-    """The next message, None at the end of the stream."""
-    raw: Any = await context.read()
-    return None if raw is aio.EOF else raw
-
-
-async def _first(context: Context) -> bytes:
-    raw = None
-    with suppress(TimeoutError):
-        async with asyncio.timeout(FIRST_REQUEST_SECONDS):
-            raw = await _next(context)
-    if raw is None:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the stream ended before its first message")
-    return raw
-
-
-async def _parse(raw: bytes, context: Context) -> DeltaDiscoveryRequest:
-    try:
-        return DeltaDiscoveryRequest.FromString(raw)
-    except DecodeError:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request could not be decoded")
-
-
-def _token(context: Context) -> str | None:
-    for key, value in context.invocation_metadata() or ():
-        if key == "authorization":
-            text = value.decode(errors="replace") if isinstance(value, bytes) else value
-            scheme, _, token = text.partition(" ")
-            if scheme.lower() == "bearer" and token:
-                return token.strip()
-    return None
-
-
-async def _cancel(tasks: tuple[asyncio.Task[None], ...]) -> None:
-    for task in tasks:
-        task.cancel()
-    for task in tasks:
-        with suppress(asyncio.CancelledError, Exception):
-            await task
-
-
-def _handler(behavior: Callable[[object, Context], Coroutine[Any, Any, None]]) -> Any:
-    """A bidirectional method that takes and gives bytes as they are."""
-    untyped: Any = behavior
-    return grpc.stream_stream_rpc_method_handler(untyped)

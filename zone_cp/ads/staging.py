@@ -23,14 +23,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
-from hashlib import blake2b
-from typing import ClassVar, TypeAlias
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeAlias
 
-import msgspec
 from immutables import Map
 
 from shared.events.state import Position
+from zone_cp.ads.delivery import TypeDelivery, delivery_of
 from zone_cp.ads.references import references_of
 from zone_cp.ads.subscription import (
     Acked,
@@ -55,24 +54,6 @@ NOTHING: Map[str, Encoded] = Map()
 
 Part: TypeAlias = tuple[tuple[Encoded, ...], tuple[str, ...]]
 """What one response changes: resources to hold, and names to hold no more."""
-
-
-class TypeDelivery(msgspec.Struct, frozen=True):
-    """How far one type has come. Digests are over the sorted (name, version) pairs; equal digests, equal content.
-
-    rejected is (name, version, Envoy's message) of what is offered now but was refused by this client: it keeps its
-    last good version, or has none.
-    """
-
-    type_url: str
-    sent_digest: str
-    sent_count: int
-    sent_position: Position | None
-    acked_digest: str
-    acked_count: int
-    acked_position: Position | None
-    in_flight: int
-    rejected: tuple[tuple[str, str, str], ...]
 
 
 class StagedStream(ABC):
@@ -127,9 +108,13 @@ class StagedStream(ABC):
 
     def status(self) -> tuple[TypeDelivery, ...]:
         """How far each type that was asked for has come."""
-        return tuple(_delivery(s, self._target) for s in self._ordered() if s.asked)
+        return tuple(delivery_of(s, self._target) for s in self._ordered() if s.asked)
 
     # -- what the variants say --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def receive(self, request: Any) -> Sequence[Fact]:
+        """Take a request of the variant's own type. Raises RemoteProtocolError."""
 
     @abstractmethod
     def _parts(self, subscription: Subscription, due: Due, removed: tuple[str, ...]) -> list[Part]:
@@ -376,25 +361,3 @@ def _postpone(queue: deque[tuple[int, Snapshot]], mark: int) -> None:
         last = queue[-1][1]
         queue.clear()
         queue.append((mark, last))
-
-
-def _delivery(subscription: Subscription, target: Snapshot | None) -> TypeDelivery:
-    wanted = NOTHING if target is None else target.resources.get(subscription.type_url, NOTHING)
-    refused = ((*key, message) for key, message in subscription.rejected.items())
-    held = {name: version_of(value) for name, value in subscription.held.items()}
-    return TypeDelivery(
-        type_url=subscription.type_url,
-        sent_digest=_digest(subscription.known),
-        sent_count=len(subscription.known),
-        sent_position=subscription.sent_position,
-        acked_digest=_digest(held),
-        acked_count=len(held),
-        acked_position=subscription.acked_position,
-        in_flight=len(subscription.in_flight),
-        rejected=tuple(r for r in refused if r[0] in wanted and wanted[r[0]].version == r[1]),
-    )
-
-
-def _digest(versions: Mapping[str, str]) -> str:
-    pairs = "\n".join(f"{name}\0{version}" for name, version in sorted(versions.items()))
-    return blake2b(pairs.encode(), digest_size=8).hexdigest()
