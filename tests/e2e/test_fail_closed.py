@@ -211,28 +211,39 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             made.zone.stop()
 
 
-def test_broken_services_leave_their_neighbour_alone(world: World) -> None:
-    """While each broken service arrives, the good one answers every request, on the connections it has."""
+class Neighbour(msgspec.Struct):
+    """What the good services answered while the broken ones arrived, and how many new connections that took."""
+
+    statuses: list[int] = []
+    connections: int = 0
+
+
+@pytest.fixture(scope="module")
+def neighbour(world: World) -> Neighbour:
+    """Every broken service is applied, one after the other, as HTTP and as TCP."""
     world.place("egress")
-    before = world.server.connections
+    found, before = Neighbour(), world.server.connections
     for case in CASES:
-        texts = [
-            world.service(
-                name, case.verification, world.server, protocol, labels={"app": name, **case.labels}, **case.spec
+        for name, protocol in ((case.name, "http"), (f"{case.name}-tcp", "tcp")):
+            world.zone.apply(
+                world.service(name, case.verification, world.server, protocol, labels=case.labels, **case.spec)
             )
-            for name, protocol in ((case.name, "http"), (f"{case.name}-tcp", "tcp"))
-        ]
-        world.zone.apply(*texts)
         world.zone.show()
-        assert [world.ask("good").status for _ in range(3)] == [200] * 3
-        assert world.ask("good-tcp", "tcp").status == 200
+        found.statuses += [world.ask("good").status for _ in range(3)] + [world.ask("good-tcp", "tcp").status]
+    found.connections = world.server.connections - before
+    return found
+
+
+def test_broken_services_leave_their_neighbour_alone(world: World, neighbour: Neighbour) -> None:
+    """While each broken service arrives, the good ones answer every request, on the connections they have."""
+    assert neighbour.statuses == [200] * 4 * len(CASES)
     # Every TCP client has a connection of its own; HTTP keeps the pool it has.
-    assert world.server.connections - before == len(CASES)
+    assert neighbour.connections == len(CASES)
     assert world.zone.nacks() == []
 
 
 @pytest.mark.parametrize("placement", ["egress", "sidecar"])
-def test_a_broken_service_says_why(world: World, placement: str) -> None:
+def test_a_broken_service_says_why(world: World, neighbour: Neighbour, placement: str) -> None:
     """503 with reason, sentence and field; TCP is closed; nothing is sent in clear, unverified or past the egress."""
     world.place(placement)
     seen = world.server.seen
@@ -248,7 +259,7 @@ def test_a_broken_service_says_why(world: World, placement: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda one: one.name)
-def test_a_broken_service_has_a_condition(world: World, case: Case) -> None:
+def test_a_broken_service_has_a_condition(world: World, neighbour: Neighbour, case: Case) -> None:
     """Ready is False with the same reason, and its message names the field."""
     world.place("egress")
     ready = world.conditions(case.name)["Ready"]
