@@ -16,7 +16,7 @@ from shared.events.sealing import is_sealed, keep_sealed, key_ids
 from shared.events.state import LogState, Stored
 from shared.model import codec, kinds
 from shared.model.labels import MES_ORIGINATION_LABEL, allowed_addresses, computed, is_direct
-from shared.model.policy import MeshCircuitBreaker, MeshRetry, MeshTimeout, MeshTrafficPermission
+from shared.model.policy import Policy
 from shared.model.policy_warnings import policy_warnings
 from shared.model.resource import (
     MESH_LABEL,
@@ -276,6 +276,8 @@ class _Batch:
             yield f'labels["{ZONE_LABEL}"]', f"is immutable, cannot be {how}"
 
     def _warnings(self, resource: Resource) -> Iterator[str]:
+        if isinstance(resource, Policy):
+            yield from policy_warnings(resource, self._mesh(resource.mesh))
         match resource:
             case Mesh() if resource.labels.get(MES_ORIGINATION_LABEL) == "sidecar" or is_direct(resource):
                 why = "has no mTLS" if not (resource.mtls and resource.mtls.enabled_backend) else "asks for it by label"
@@ -285,8 +287,6 @@ class _Batch:
                 )
             case MeshExternalService():
                 yield from self._service_warnings(resource)
-            case MeshTimeout() | MeshRetry() | MeshCircuitBreaker() | MeshTrafficPermission():
-                yield from policy_warnings(resource, self._mesh(resource.mesh))
             case _:
                 pass
 

@@ -6,6 +6,7 @@ import re
 
 import msgspec
 
+from shared.model.endpoint_policy import MeshHealthCheck, MeshLoadBalancingStrategy
 from shared.model.policy import MeshCircuitBreaker, MeshRetry, MeshTimeout, MeshTrafficPermission, Policy
 from shared.model.resource import (
     Dataplane,
@@ -62,6 +63,8 @@ KINDS: tuple[Kind, ...] = (
         on_zone=True,
     ),
     _policy("meshcircuitbreakers", MeshCircuitBreaker),
+    _policy("meshhealthchecks", MeshHealthCheck),
+    _policy("meshloadbalancingstrategies", MeshLoadBalancingStrategy),
     _policy("meshretries", MeshRetry),
     _policy("meshtimeouts", MeshTimeout),
     _policy("meshtrafficpermissions", MeshTrafficPermission),

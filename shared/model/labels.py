@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from shared.model.policy import ROLE_LABEL, SYSTEM, MeshCircuitBreaker, MeshRetry, MeshTimeout, MeshTrafficPermission
+from shared.model.policy import ROLE_LABEL, SYSTEM, Policy
 from shared.model.resource import (
     DISPLAY_NAME_LABEL,
     ENV_LABEL,
@@ -52,7 +52,7 @@ def computed(resource: R, zone: str) -> R:
         forced[MESH_LABEL] = mesh
     if zone:
         forced |= {ZONE_LABEL: zone, ENV_LABEL: UNIVERSAL}
-    if isinstance(resource, MeshTimeout | MeshRetry | MeshCircuitBreaker | MeshTrafficPermission):
+    if isinstance(resource, Policy):
         forced[ROLE_LABEL] = SYSTEM
     labels = resource.labels.update(forced)
     if isinstance(resource, ZoneEgress) and zone:

@@ -12,11 +12,16 @@ from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
+from shared.model.endpoint_policy import (
+    BalancingConf,
+    BalancingItem,
+    HealthConf,
+    HealthItem,
+    MeshHealthCheck,
+    MeshLoadBalancingStrategy,
+)
 from shared.model.part import NO_LABELS, Labels, Part
-
-ProxyType: TypeAlias = Literal["Sidecar", "Gateway"]
-IntOrString: TypeAlias = int | str
-"""A percentage or factor: a whole number, or a decimal number as text."""
+from shared.model.target import IntOrString, TargetRef
 
 EFFECT_LABEL = "kuma.io/effect"
 SHADOW = "shadow"
@@ -24,19 +29,6 @@ SHADOW = "shadow"
 ROLE_LABEL = "kuma.io/policy-role"
 SYSTEM = "system"
 """The role of every policy outside of Kubernetes namespaces."""
-
-
-class TargetRef(Part, frozen=True, kw_only=True):
-    """Selects proxies (top level) or destinations (`to`): `kind` says which of the other fields apply."""
-
-    kind: str
-    name: str | None = None
-    namespace: str | None = None
-    labels: Labels = NO_LABELS
-    section_name: str | None = None
-    tags: Labels = NO_LABELS
-    mesh: str | None = None
-    proxy_types: tuple[ProxyType, ...] = ()
 
 
 # --- MeshTimeout ------------------------------------------------------------------------------------------
@@ -306,12 +298,14 @@ class MeshTrafficPermission(Part, frozen=True, kw_only=True, tag_field="type", t
     spec: PermissionSpec
 
 
-Policy: TypeAlias = MeshTimeout | MeshRetry | MeshCircuitBreaker | MeshTrafficPermission
-ToPolicy: TypeAlias = MeshTimeout | MeshRetry | MeshCircuitBreaker
+# --- all of them ------------------------------------------------------------------------------------------
+
+ToPolicy: TypeAlias = MeshTimeout | MeshRetry | MeshCircuitBreaker | MeshHealthCheck | MeshLoadBalancingStrategy
 """Policies whose destinations stand in `to`."""
+Policy: TypeAlias = ToPolicy | MeshTrafficPermission
 POLICY_KINDS = frozenset(one.__name__ for one in get_args(Policy))
-ToItem: TypeAlias = TimeoutItem | RetryItem | BreakerItem
-ToConf: TypeAlias = TimeoutConf | RetryConf | BreakerConf
+ToItem: TypeAlias = TimeoutItem | RetryItem | BreakerItem | HealthItem | BalancingItem
+ToConf: TypeAlias = TimeoutConf | RetryConf | BreakerConf | HealthConf | BalancingConf
 
 
 def items_of(policy: ToPolicy) -> tuple[ToItem, ...]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from datetime import timedelta
-from typing import TypeAlias, assert_never
+from typing import assert_never
 
-from shared.model.duration import parse_duration
+from shared.model.endpoint_policy import BalancingConf, HealthConf, MeshHealthCheck, MeshLoadBalancingStrategy
+from shared.model.endpoint_rules import balancing, health
 from shared.model.policy import (
     BackOff,
     BreakerConf,
@@ -16,7 +14,6 @@ from shared.model.policy import (
     GrpcRetry,
     HeaderMatch,
     HttpRetry,
-    IntOrString,
     MeshCircuitBreaker,
     MeshRetry,
     MeshTimeout,
@@ -25,20 +22,16 @@ from shared.model.policy import (
     PermissionConf,
     Policy,
     RetryConf,
-    TargetRef,
     TimeoutConf,
     ToConf,
     ToPolicy,
     items_of,
 )
-
-Found: TypeAlias = Iterator[tuple[str, str]]
+from shared.model.target import TargetRef
+from shared.model.value_rules import NOT_NEGATIVE, Found, duration, percent, positive
 
 REQUIRED = "must be defined"
 NOT_EMPTY = "must not be empty"
-POSITIVE = "must be greater than 0"
-NOT_NEGATIVE = "must not be negative when defined"
-POSITIVE_WHEN_DEFINED = "must be greater than zero when defined"
 SHARED_AT_EGRESS = (
     "kind MeshExternalService is only allowed with targetRef.kind: Mesh as it is configured on the Zone Egress and "
     "shared by all clients in the mesh"
@@ -69,15 +62,13 @@ GRPC_RETRY_ON = {
     "Unavailable": "unavailable",
 }
 
-_decimal = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
-
 
 def policy_violations(policy: Policy) -> Found:
     """(path, reason) of every broken rule."""
     match policy:
         case MeshTrafficPermission():
             yield from _permission(policy)
-        case MeshTimeout() | MeshRetry() | MeshCircuitBreaker():
+        case MeshTimeout() | MeshRetry() | MeshCircuitBreaker() | MeshHealthCheck() | MeshLoadBalancingStrategy():
             yield from _top(policy.spec.target_ref)
             if not policy.spec.to:
                 yield "spec.to", "at least one of 'from', 'to' or 'rules' has to be defined"
@@ -92,7 +83,7 @@ def policy_violations(policy: Policy) -> Found:
 
 
 def _is_shared(policy: Policy) -> bool:
-    return isinstance(policy, MeshCircuitBreaker)
+    return isinstance(policy, MeshCircuitBreaker | MeshHealthCheck | MeshLoadBalancingStrategy)
 
 
 def _whole_mesh(policy: ToPolicy) -> bool:
@@ -107,6 +98,10 @@ def _conf(conf: ToConf, path: str) -> Found:
             yield from _retry(conf, path)
         case BreakerConf():
             yield from _breaker(conf, path)
+        case HealthConf():
+            yield from health(conf, path)
+        case BalancingConf():
+            yield from balancing(conf, path)
         case _:
             assert_never(conf)
 
@@ -169,45 +164,14 @@ def _absent(ref: TargetRef, path: str, *given: tuple[str, object]) -> Found:
             yield f"{path}.{name}", f"must not be set with kind {ref.kind}"
 
 
-# --- durations and numbers ----------------------------------------------------------------------------------------
-
-
-def _duration(text: str | None, path: str, *, positive: bool = False) -> Found:
-    if text is None:
-        return
-    value = parse_duration(text)
-    if value is None:
-        yield path, f'time: invalid duration "{text}"'
-    elif value < timedelta(0):
-        yield path, NOT_NEGATIVE
-    elif positive and not value:
-        yield path, POSITIVE_WHEN_DEFINED
-
-
-def _positive(value: int | None, path: str, most: int = 2**32 - 1) -> Found:
-    if value is not None and value <= 0:
-        yield path, POSITIVE
-    elif value is not None and value > most:
-        yield path, f"must be in inclusive range [1, {most}]"
-
-
-def _percent(value: IntOrString | None, path: str, most: int = 100) -> Found:
-    if value is None:
-        return
-    if not _decimal.fullmatch(str(value)):
-        yield path, "string must be a valid number"
-    elif float(value) > most:
-        yield path, f"must be in inclusive range [0.0, {most}.0]"
-
-
 # --- the kinds -----------------------------------------------------------------------------------------------------
 
 
 def _timeout(conf: TimeoutConf, path: str) -> Found:
     if conf == TimeoutConf():
         yield path, "at least one timeout should be configured"
-    yield from _duration(conf.connection_timeout, f"{path}.connectionTimeout", positive=True)
-    yield from _duration(conf.idle_timeout, f"{path}.idleTimeout")
+    yield from duration(conf.connection_timeout, f"{path}.connectionTimeout", above_zero=True)
+    yield from duration(conf.idle_timeout, f"{path}.idleTimeout")
     http = conf.http
     if http is None:
         return
@@ -221,7 +185,7 @@ def _timeout(conf: TimeoutConf, path: str) -> Found:
     if not any(value is not None for value in given.values()):
         yield f"{path}.http", "at least one timeout in this section should be configured"
     for name, value in given.items():
-        yield from _duration(value, f"{path}.http.{name}")
+        yield from duration(value, f"{path}.http.{name}")
 
 
 def _retry(conf: RetryConf, path: str) -> Found:
@@ -230,7 +194,7 @@ def _retry(conf: RetryConf, path: str) -> Found:
     if conf.tcp is not None:
         if conf.tcp.max_connect_attempt is None:
             yield f"{path}.tcp", NOT_EMPTY
-        yield from _positive(conf.tcp.max_connect_attempt, f"{path}.tcp.maxConnectAttempt")
+        yield from positive(conf.tcp.max_connect_attempt, f"{path}.tcp.maxConnectAttempt")
     for name, section in (("http", conf.http), ("grpc", conf.grpc)):
         if section is not None:
             yield from _retry_section(section, f"{path}.{name}")
@@ -257,17 +221,17 @@ def _retry_section(section: HttpRetry | GrpcRetry, path: str) -> Found:
         yield path, NOT_EMPTY
     if section.num_retries is not None and not 0 <= section.num_retries < 2**32:
         yield f"{path}.numRetries", NOT_NEGATIVE
-    yield from _duration(section.per_try_timeout, f"{path}.perTryTimeout")
+    yield from duration(section.per_try_timeout, f"{path}.perTryTimeout")
     if section.back_off is not None:
         if section.back_off == BackOff():
             yield f"{path}.backOff", NOT_EMPTY
-        yield from _duration(section.back_off.base_interval, f"{path}.backOff.baseInterval", positive=True)
-        yield from _duration(section.back_off.max_interval, f"{path}.backOff.maxInterval", positive=True)
+        yield from duration(section.back_off.base_interval, f"{path}.backOff.baseInterval", above_zero=True)
+        yield from duration(section.back_off.max_interval, f"{path}.backOff.maxInterval", above_zero=True)
     limited = section.rate_limited_back_off
     if limited is not None:
         if not limited.reset_headers:
             yield f"{path}.rateLimitedBackOff.resetHeaders", NOT_EMPTY
-        yield from _duration(limited.max_interval, f"{path}.rateLimitedBackOff.maxInterval", positive=True)
+        yield from duration(limited.max_interval, f"{path}.rateLimitedBackOff.maxInterval", above_zero=True)
 
 
 def _headers(headers: tuple[HeaderMatch, ...] | None, path: str) -> Found:
@@ -295,17 +259,17 @@ def _breaker(conf: BreakerConf, path: str) -> Found:
             ("maxRetries", limits.max_retries),
             ("maxRequests", limits.max_requests),
         ):
-            yield from _positive(value, f"{path}.connectionLimits.{name}")
+            yield from positive(value, f"{path}.connectionLimits.{name}")
     if conf.outlier_detection is not None:
         yield from _outlier(conf.outlier_detection, f"{path}.outlierDetection")
 
 
 def _outlier(conf: OutlierConf, path: str) -> Found:
-    yield from _duration(conf.interval, f"{path}.interval", positive=True)
-    yield from _duration(conf.base_ejection_time, f"{path}.baseEjectionTime", positive=True)
+    yield from duration(conf.interval, f"{path}.interval", above_zero=True)
+    yield from duration(conf.base_ejection_time, f"{path}.baseEjectionTime", above_zero=True)
     if conf.max_ejection_percent is not None and not 0 <= conf.max_ejection_percent <= 100:
         yield f"{path}.maxEjectionPercent", "must be in inclusive range [0, 100]"
-    yield from _percent(conf.healthy_panic_threshold, f"{path}.healthyPanicThreshold")
+    yield from percent(conf.healthy_panic_threshold, f"{path}.healthyPanicThreshold")
     if not conf.disabled and conf.detectors is None and conf == OutlierConf():
         yield path, NOT_EMPTY
     if conf.detectors is not None:
@@ -321,16 +285,16 @@ def _detectors(found: Detectors, path: str) -> Found:
         ("localOriginFailures", found.local_origin_failures),
     ):
         if one is not None:
-            yield from _positive(one.consecutive, f"{path}.{name}.consecutive")
+            yield from positive(one.consecutive, f"{path}.{name}.consecutive")
     rate, share = found.success_rate, found.failure_percentage
     if rate is not None:
-        yield from _positive(rate.minimum_hosts, f"{path}.successRate.minimumHosts")
-        yield from _positive(rate.request_volume, f"{path}.successRate.requestVolume")
-        yield from _percent(rate.standard_deviation_factor, f"{path}.successRate.standardDeviationFactor", 1000)
+        yield from positive(rate.minimum_hosts, f"{path}.successRate.minimumHosts")
+        yield from positive(rate.request_volume, f"{path}.successRate.requestVolume")
+        yield from percent(rate.standard_deviation_factor, f"{path}.successRate.standardDeviationFactor", 1000)
     if share is not None:
-        yield from _positive(share.minimum_hosts, f"{path}.failurePercentage.minimumHosts")
-        yield from _positive(share.request_volume, f"{path}.failurePercentage.requestVolume")
-        yield from _positive(share.threshold, f"{path}.failurePercentage.threshold", 100)
+        yield from positive(share.minimum_hosts, f"{path}.failurePercentage.minimumHosts")
+        yield from positive(share.request_volume, f"{path}.failurePercentage.requestVolume")
+        yield from positive(share.threshold, f"{path}.failurePercentage.threshold", 100)
 
 
 def _permission(policy: MeshTrafficPermission) -> Found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import assert_never
 
+from shared.model.endpoint_policy import MeshHealthCheck, MeshLoadBalancingStrategy
 from shared.model.labels import is_direct
 from shared.model.policy import (
     EFFECT_LABEL,
@@ -14,10 +15,10 @@ from shared.model.policy import (
     MeshTimeout,
     MeshTrafficPermission,
     Policy,
-    TargetRef,
     TimeoutConf,
 )
 from shared.model.resource import Mesh
+from shared.model.target import TargetRef
 
 
 def policy_warnings(policy: Policy, mesh: Mesh | None) -> Iterator[str]:
@@ -32,7 +33,7 @@ def policy_warnings(policy: Policy, mesh: Mesh | None) -> Iterator[str]:
         case MeshTrafficPermission():
             if not has_mtls:
                 yield f"{about}: mesh {mesh.name} has no mTLS, so nobody can show who it is: everybody is denied"
-        case MeshCircuitBreaker():
+        case MeshCircuitBreaker() | MeshHealthCheck() | MeshLoadBalancingStrategy():
             if not is_direct(mesh) and not _for_all(policy.spec.target_ref):
                 yield f"{about} has no effect: {_SHARED}"
         case MeshTimeout():

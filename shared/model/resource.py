@@ -17,7 +17,7 @@ import msgspec
 from immutables import Map
 
 from shared.model import part
-from shared.model.policy import MeshCircuitBreaker, MeshRetry, MeshTimeout, MeshTrafficPermission
+from shared.model.policy import Policy
 
 Labels: TypeAlias = part.Labels
 NO_LABELS: Labels = part.NO_LABELS
@@ -387,19 +387,7 @@ class ZoneEgress(_Model, frozen=True, kw_only=True, tag_field="type", tag="ZoneE
     networking: ZoneEgressNetworking
 
 
-Resource: TypeAlias = (
-    Mesh
-    | Zone
-    | Secret
-    | HostnameGenerator
-    | MeshExternalService
-    | Dataplane
-    | ZoneEgress
-    | MeshTimeout
-    | MeshRetry
-    | MeshCircuitBreaker
-    | MeshTrafficPermission
-)
+Resource: TypeAlias = Mesh | Zone | Secret | HostnameGenerator | MeshExternalService | Dataplane | ZoneEgress | Policy
 
 
 def mesh_of(resource: Resource) -> str:
@@ -407,10 +395,10 @@ def mesh_of(resource: Resource) -> str:
     match resource:
         case Secret() | MeshExternalService() | Dataplane():
             return resource.mesh
-        case MeshTimeout() | MeshRetry() | MeshCircuitBreaker() | MeshTrafficPermission():
-            return resource.mesh
         case Mesh() | Zone() | HostnameGenerator() | ZoneEgress():
             return ""
+        case _:  # a Policy: mypy would object to any other kind
+            return resource.mesh
 
 
 def key_of(resource: Resource, zone: str = "") -> ResourceKey:

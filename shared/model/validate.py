@@ -21,7 +21,7 @@ from shared.model.labels import (
     label_faults,
 )
 from shared.model.material import base64_fault, holds_private_key, inline_bytes
-from shared.model.policy import MeshCircuitBreaker, MeshRetry, MeshTimeout, MeshTrafficPermission
+from shared.model.policy import Policy
 from shared.model.policy_rules import policy_violations
 from shared.model.resource import (
     CaBackend,
@@ -90,6 +90,9 @@ def _violations(resource: Resource, allowed: tuple[str, ...], reserved: tuple[st
             "invalid characters. Valid characters are numbers, lowercase latin letters and '-', '_', '.' symbols.",
         )
     yield from label_faults(resource.labels)
+    if isinstance(resource, Policy):
+        yield from policy_violations(resource)
+        return
     match resource:
         case Mesh():
             yield from _mesh(resource)
@@ -106,15 +109,25 @@ def _violations(resource: Resource, allowed: tuple[str, ...], reserved: tuple[st
         case ZoneEgress():
             if not (is_ip(resource.networking.address) or is_dns_name(resource.networking.address)):
                 yield "networking.address", "address has to be valid IP address or domain name"
-        case MeshTimeout() | MeshRetry() | MeshCircuitBreaker() | MeshTrafficPermission():
-            yield from policy_violations(resource)
         case _:
             assert_never(resource)
+
+
+def _name_1123(name: str) -> Iterator[tuple[str, str]]:
+    if not name:
+        yield "name", "cannot be empty"
+    elif len(name) > 253:
+        yield "name", "value length must less or equal 253"
+    elif not _1123.fullmatch(name):
+        yield "name", NAME_1123
 
 
 def _name(resource: Resource) -> Iterator[tuple[str, str]]:
     """RFC 1035 where decision 11 says so, RFC 1123 for the rest."""
     name = resource.name
+    if isinstance(resource, Policy):
+        yield from _name_1123(name)
+        return
     match resource:
         case MeshExternalService() | HostnameGenerator() | Mesh() | Zone():
             reasons = ["must be no more than 63 characters"] if len(name) > 63 else []
@@ -122,21 +135,8 @@ def _name(resource: Resource) -> Iterator[tuple[str, str]]:
                 reasons.append(NAME_1035)
             if reasons:
                 yield "name", ", ".join(reasons)
-        case (
-            Secret()
-            | Dataplane()
-            | ZoneEgress()
-            | MeshTimeout()
-            | MeshRetry()
-            | MeshCircuitBreaker()
-            | MeshTrafficPermission()
-        ):
-            if not name:
-                yield "name", "cannot be empty"
-            elif len(name) > 253:
-                yield "name", "value length must less or equal 253"
-            elif not _1123.fullmatch(name):
-                yield "name", NAME_1123
+        case Secret() | Dataplane() | ZoneEgress():
+            yield from _name_1123(name)
         case _:
             assert_never(resource)
 

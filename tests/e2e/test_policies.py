@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -306,6 +307,60 @@ def test_an_endpoint_that_fails_is_ejected(world: World) -> None:
         eventually(lambda: "none of its endpoints" in world.get("slow").body, "an ejected endpoint")
         slow.status = 200
         eventually(lambda: world.get("slow").status == 200, "an endpoint that is back")
+
+
+FAST = {"interval": "100ms", "noTrafficInterval": "100ms", "timeout": "1s", "unhealthyThreshold": 1}
+
+
+def test_an_endpoint_that_is_not_well_gets_no_traffic(world: World) -> None:
+    """MeshHealthCheck over HTTP: who does not answer as expected is left alone until it does."""
+    slow = world.servers["slow"]
+    check = FAST | {"healthyPanicThreshold": 0, "http": {"path": "/"}}
+    with world.policy("MeshHealthCheck", "slow", check):
+        seen = slow.seen
+        eventually(lambda: slow.seen > seen + 2, "checks")
+        assert world.get("slow").status == 200
+        slow.status = 500
+        eventually(lambda: "none of its endpoints" in world.get("slow").body, "an endpoint that is left alone")
+        slow.status = 200
+        eventually(lambda: world.get("slow").status == 200, "an endpoint that is well again")
+
+
+def test_tcp_is_checked_by_what_is_sent_and_received(world: World) -> None:
+    """MeshHealthCheck over TCP: `send` and `receive` are base64 of bytes, and an answer must hold what is expected."""
+    good, bad = (
+        {"send": b64encode(b"ping\n").decode(), "receive": [b64encode(one).decode()]} for one in (b"ping", b"no")
+    )
+    with world.policy("MeshHealthCheck", "lines", FAST | {"healthyPanicThreshold": 0, "tcp": bad}):
+        eventually(lambda: world.talk("lines").status == 0, "an endpoint that is left alone")
+        assert world.talk("quiet").status == 200
+    with world.policy("MeshHealthCheck", "lines", FAST | {"healthyPanicThreshold": 0, "tcp": good}):
+        eventually(lambda: world.talk("lines").status == 200, "an endpoint that is well")
+
+
+def test_the_endpoint_with_the_fewest_requests_is_chosen(world: World) -> None:
+    """MeshLoadBalancingStrategy LeastRequest: an endpoint that is busy gets nothing while another is free."""
+    ends = [world.servers[name].port for name in ("slow", "other")]
+    both = service("slow", world.port, ends[0]).replace("}]", f"}}, {{address: 127.0.0.1, port: {ends[1]}}}]", 1)
+    strategy = {"loadBalancer": {"type": "LeastRequest", "leastRequest": {"choiceCount": 10}}}
+
+    async def while_busy() -> set[str]:
+        vip = world.vip("slow")
+        busy = asyncio.create_task(http1(vip, world.port, "/slow/1"))
+        await asyncio.sleep(0.2)
+        found = [await http1(vip, world.port) for _ in range(6)]
+        assert (await busy).status == 200
+        return {answer.seen.get("server", "") for answer in found}
+
+    try:
+        world.zone.apply(both)
+        world.zone.show()
+        eventually(lambda: asyncio.run(while_busy()) == {"slow", "other"}, "both endpoints by turns")
+        with world.policy("MeshLoadBalancingStrategy", "slow", strategy):
+            eventually(lambda: len(asyncio.run(while_busy())) == 1, "the endpoint that is free")
+    finally:
+        world.zone.apply(service("slow", world.port, ends[0]))
+        world.zone.show()
 
 
 def permission(name: str, service: str, **rules: list[tuple[str, str]]) -> str:

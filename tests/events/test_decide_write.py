@@ -140,8 +140,8 @@ def test_who_may_write_what(hub):
     assert rejection.status == 405
     assert "On global control plane you can not modify dataplane" in rejection.refusals[0].reason
     east = LogState(origin="east")
-    for resource in (mesh("m"), Zone(name="z"), Secret(name="s", data="YQ==")):
-        assert refused(east, Apply(resource), hub=hub, zone="east").status == 405
+    for one in (mesh("m"), Zone(name="z"), Secret(name="s", data="YQ==")):
+        assert refused(east, Apply(one), hub=hub, zone="east").status == 405
     assert after(east, Apply(dataplane), hub=hub, zone="east").n == 1
 
 

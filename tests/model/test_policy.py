@@ -59,6 +59,22 @@ def to(kind: str, default: str) -> list[tuple[str, str]]:
             [("connectionLimits.maxRequests", "must be greater than 0")],
         ),
         ("MeshCircuitBreaker", "{outlierDetection: {detectors: {totalFailures: {consecutive: 3}}}}", []),
+        ("MeshHealthCheck", "{}", [("", "at least one of the 'tcp', 'http', 'grpc' must be specified")]),
+        ("MeshHealthCheck", "{http: {path: x}}", [("http.path", "must be a valid path when defined")]),
+        (
+            "MeshHealthCheck",
+            "{interval: 0s, tcp: {send: '%'}}",
+            [
+                ("interval", "must be greater than zero when defined"),
+                ("tcp.send", "must be base64"),
+            ],
+        ),
+        ("MeshLoadBalancingStrategy", "{}", [("loadBalancer", "must be defined")]),
+        (
+            "MeshLoadBalancingStrategy",
+            "{loadBalancer: {type: Random, roundRobin: {}}}",
+            [("loadBalancer.roundRobin", "must be empty when type is Random")],
+        ),
     ],
 )
 def test_values_are_judged_in_kumas_words(kind: str, default: str, found: list[tuple[str, str]]) -> None:

@@ -17,6 +17,7 @@ import msgspec
 from shared.events.event import EventRef
 from shared.events.state import Stored
 from shared.model import codec
+from shared.model.endpoint_policy import BalancingConf, HealthConf
 from shared.model.part import NO_LABELS, Labels
 from shared.model.policy import (
     EFFECT_LABEL,
@@ -26,12 +27,12 @@ from shared.model.policy import (
     Policy,
     RetryConf,
     SpiffeMatch,
-    TargetRef,
     TimeoutConf,
     ToConf,
     items_of,
 )
 from shared.model.resource import Dataplane, ResourceKey
+from shared.model.target import TargetRef
 
 _KIND_RANK = {
     "Mesh": 1,
@@ -44,7 +45,7 @@ _KIND_RANK = {
 _SERVICE_TAG = "kuma.io/service"
 _WHOLE_MESH = TargetRef(kind="Mesh")
 
-C = TypeVar("C", TimeoutConf, RetryConf, BreakerConf)
+C = TypeVar("C", TimeoutConf, RetryConf, BreakerConf, HealthConf, BalancingConf)
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -83,6 +84,8 @@ class Effective(msgspec.Struct, frozen=True):
     timeout: TimeoutConf = TimeoutConf()
     retry: RetryConf = RetryConf()
     breaker: BreakerConf = BreakerConf()
+    health: HealthConf = HealthConf()
+    balancing: BalancingConf = BalancingConf()
     origins: tuple[tuple[str, EventRef], ...] = ()
 
     @property
@@ -238,7 +241,10 @@ def _merged(rules: tuple[Rule, ...]) -> Effective:
     timeout, said = _family(rules, TimeoutConf, "timeout")
     retry, more = _family(rules, RetryConf, "retry")
     breaker, most = _family(rules, BreakerConf, "breaker")
-    return Effective(timeout, retry, breaker, tuple(sorted((said | more | most).items())))
+    health, checks = _family(rules, HealthConf, "health")
+    balancing, choices = _family(rules, BalancingConf, "balancing")
+    origins = sorted((said | more | most | checks | choices).items())
+    return Effective(timeout, retry, breaker, health, balancing, tuple(origins))
 
 
 def _family(rules: tuple[Rule, ...], wanted: type[C], prefix: str) -> tuple[C, dict[str, EventRef]]:

@@ -9,7 +9,8 @@ from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.type import v3 as kinds
 
 from shared.model.duration import parse_duration
-from shared.model.policy import BreakerConf, Detectors, IntOrString, OutlierConf, TimeoutConf
+from shared.model.policy import BreakerConf, Detectors, OutlierConf, TimeoutConf
+from shared.model.target import IntOrString
 from zone_cp.view.policies import Effective
 from zone_cp.xds import defaults
 
@@ -28,6 +29,8 @@ def cluster_part(said: Effective) -> Effective:
             http=type(timeout.http)(max_connection_duration=longest) if timeout.http and longest else None,
         ),
         breaker=said.breaker,
+        health=said.health,
+        balancing=said.balancing,
     )
 
 
@@ -107,11 +110,20 @@ def _statistics(made: cluster.OutlierDetection, found: Detectors) -> None:
         made.failure_percentage_threshold = share.threshold
 
 
-def panic_threshold(value: IntOrString | None) -> cluster.ClusterCommonLbConfig | None:
-    """Below this share of healthy endpoints (percent) all of them are used; None: Envoy's default."""
-    if value is None:
+def panic(said: Effective) -> cluster.ClusterCommonLbConfig | None:
+    """When so few endpoints are healthy that all of them are used, or none; None: Envoy's defaults."""
+    outliers = said.breaker.outlier_detection
+    threshold: IntOrString | None = said.health.healthy_panic_threshold
+    if outliers is not None and not outliers.disabled and outliers.healthy_panic_threshold is not None:
+        threshold = outliers.healthy_panic_threshold
+    if threshold is None and said.health.fail_traffic_on_panic is None:
         return None
-    return cluster.ClusterCommonLbConfig(healthy_panic_threshold=kinds.Percent(value=float(value)))
+    made = cluster.ClusterCommonLbConfig()
+    if threshold is not None:
+        made.healthy_panic_threshold = kinds.Percent(value=float(threshold))
+    if said.health.fail_traffic_on_panic:
+        made.zone_aware_lb_config = cluster.ClusterCommonLbConfigZoneAwareLbConfig(fail_traffic_on_panic=True)
+    return made
 
 
 def _duration(text: str | None) -> timedelta | None:

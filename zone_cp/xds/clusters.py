@@ -16,6 +16,7 @@ from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
 from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream
 from envoy_data_plane.google import protobuf as google
 
+from shared.model.endpoint_policy import HealthConf
 from shared.model.policy import OutlierConf
 from shared.model.resource import Endpoint, Protocol
 from zone_cp.view.policies import NOTHING_SAID, Effective
@@ -27,8 +28,9 @@ from zone_cp.xds.cluster_policies import (
     connections,
     limits,
     outlier_detection,
-    panic_threshold,
+    panic,
 )
+from zone_cp.xds.endpoint_policies import balance, health_check
 from zone_cp.xds.shape import address, metadata, part, scalar
 from zone_cp.xds.snapshot import CLUSTER, Encoded
 from zone_cp.xds.upstream_tls import References, external_socket, is_ip, server_name
@@ -85,10 +87,6 @@ def _outliers(said: OutlierConf | None, *, failover: bool) -> cluster.OutlierDet
     return _failover() if failover else None
 
 
-def _panic(said: OutlierConf | None) -> cluster.ClusterCommonLbConfig | None:
-    return panic_threshold(said.healthy_panic_threshold) if said is not None and not said.disabled else None
-
-
 @cache
 def static_part(protocol: Protocol, said: Effective = NOTHING_SAID, *, dns: bool, failover: bool) -> bytes:
     """What clusters of one kind have in common, as bytes; `said` is a `cluster_part`."""
@@ -106,11 +104,13 @@ def static_part(protocol: Protocol, said: Effective = NOTHING_SAID, *, dns: bool
         circuit_breakers=limits(said.breaker),
         outlier_detection=_outliers(said.breaker.outlier_detection, failover=failover),
         typed_extension_protocol_options=options,
-        common_lb_config=_panic(said.breaker.outlier_detection),
+        common_lb_config=panic(said),
     )
+    balance(made, said.balancing)
     if dns:
         made.dns_lookup_family = cluster.ClusterDnsLookupFamily.V4_PREFERRED
-        # A name that nobody answers for must not hold up the clusters that come with it (decision 28).
+    if dns or said.health != HealthConf():
+        # A name or a check that nobody answers must not hold up the clusters that come with it (decision 28).
         made.wait_for_warm_on_init = False
     return bytes(made)
 
@@ -185,6 +185,15 @@ def _described(service: ExternalServiceView, reason: str) -> bytes:
     return part(cluster.Cluster, "metadata", about)
 
 
+def _checked(service: ExternalServiceView) -> bytes:
+    if service.outside.health == HealthConf():
+        return b""
+    first = service.endpoints[0]
+    host = _hostname(service, first) or ("localhost" if first.address.startswith("unix://") else first.address)
+    check = health_check(service.outside.health, service.protocol, host)
+    return part(cluster.Cluster, "health_checks", bytes(check)) if check is not None else b""
+
+
 def cluster_body(service: ExternalServiceView, references: References) -> bytes:
     """The bytes of the Cluster of a service that can be served."""
     sockets, matched = _sockets(service, references)
@@ -198,6 +207,7 @@ def cluster_body(service: ExternalServiceView, references: References) -> bytes:
             static_part(service.protocol, cluster_part(service.outside), dns=dns, failover=failover),
             part(cluster.Cluster, "load_assignment", assignment),
             sockets,
+            _checked(service),
             _described(service, f"{service.key}: none of its endpoints can be used right now"),
         )
     )

@@ -39,6 +39,11 @@ FAILOVER_CONNECT_FAILURES = 1
 FAILOVER_GATEWAY_FAILURES = 5
 FAILOVER_EJECTION = timedelta(seconds=30)
 
+HEALTH_INTERVAL = timedelta(minutes=1)
+HEALTH_TIMEOUT = timedelta(seconds=15)
+UNHEALTHY_THRESHOLD = 5
+HEALTHY_THRESHOLD = 1
+
 ALPN_HTTP = ("h2", "http/1.1")
 ALPN_TCP = ("mes-tcp",)
 """Towards the egress, the application protocol tells the class: Envoy's HTTP pools offer their own names."""
