@@ -10,7 +10,15 @@ from functools import lru_cache
 from typing import Protocol
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
 
@@ -31,6 +39,10 @@ __all__ = [
     "trust",
 ]
 
+RSA_BITS = 2048
+"""Envoy refuses a shorter client key."""
+_CURVES = frozenset({"secp256r1", "secp384r1", "secp521r1"})
+_BEGIN_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 REDACTED_PREFIX = b"redacted"
 """What stands for sealed bytes in a replay: nothing can be checked about it."""
 
@@ -57,15 +69,52 @@ class SecretSource(Protocol):
 
 
 @lru_cache(maxsize=4096)
-def authority_fault(pem: bytes) -> str:
-    """Why `pem` cannot be trusted as CA certificates, "" when it can. Envoy would refuse what is refused here."""
+def _certificates(pem: bytes) -> tuple[bytes, str]:
+    """The certificates of `pem` encoded anew, and why they cannot be used ("" when they can).
+
+    Only what was read as a certificate goes on: a private key that stands beside one in the same Secret would
+    otherwise be served as public, and Envoy refuses a bundle for what our reader passes over.
+    """
     if pem.startswith(REDACTED_PREFIX):
-        return ""
+        return pem, ""
     try:
         found = x509.load_pem_x509_certificates(pem)
+        for certificate in found:
+            _ = certificate.extensions  # read lazily, and refused by Envoy where they are broken
     except ValueError as fault:
-        return f"not a PEM certificate ({str(fault)[:80]})"
-    return "" if found else "no certificate in it"
+        return b"", f"not a PEM certificate ({str(fault)[:80]})"
+    announced = pem.count(_BEGIN_CERTIFICATE)
+    if not found or announced != len(found):
+        return (
+            b"",
+            f"{announced} certificates begin and {len(found)} can be read" if announced else "no certificate in it",
+        )
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in found), ""
+
+
+def authority_fault(pem: bytes) -> str:
+    """Why `pem` cannot be trusted as CA certificates, "" when it can. Envoy would refuse what is refused here."""
+    return _certificates(pem)[1]
+
+
+@lru_cache(maxsize=4096)
+def _key(pem: bytes) -> tuple[bytes, str]:
+    """The private key of `pem` encoded anew and alone, and why Envoy could not use it."""
+    if pem.startswith(REDACTED_PREFIX):
+        return pem, ""
+    try:
+        private = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return b"", "not an unencrypted PEM private key"
+    match private:
+        case rsa.RSAPrivateKey() if private.key_size < RSA_BITS:
+            return b"", f"an RSA key of {private.key_size} bits; at least {RSA_BITS} are needed"
+        case ec.EllipticCurvePrivateKey() if private.curve.name not in _CURVES:
+            return b"", f"an elliptic curve key on {private.curve.name}; P-256, P-384 and P-521 can be used"
+        case rsa.RSAPrivateKey() | ec.EllipticCurvePrivateKey() | ed25519.Ed25519PrivateKey():
+            return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), ""
+        case _:
+            return b"", "neither an RSA, an elliptic curve nor an Ed25519 key"
 
 
 @lru_cache(maxsize=4096)
@@ -73,15 +122,15 @@ def key_pair_fault(chain: bytes, key: bytes) -> str:
     """Why `chain` and `key` (PEM) are no usable client certificate, "" when they are."""
     if chain.startswith(REDACTED_PREFIX) or key.startswith(REDACTED_PREFIX):
         return ""
-    if fault := authority_fault(chain):
+    certificates, fault = _certificates(chain)
+    if fault:
         return f"client certificate: {fault}"
-    try:
-        private = load_pem_private_key(key, password=None)
-    except (ValueError, TypeError):
-        return "client key: not an unencrypted PEM private key"
-    certified = x509.load_pem_x509_certificates(chain)[0].public_key()
+    alone, fault = _key(key)
+    if fault:
+        return f"client key: {fault}"
+    public = load_pem_private_key(alone, password=None).public_key()
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if private.public_key().public_bytes(*form) != certified.public_bytes(*form):
+    if public.public_bytes(*form) != x509.load_pem_x509_certificate(certificates).public_key().public_bytes(*form):
         return "client key does not belong to the client certificate"
     return ""
 
@@ -92,15 +141,18 @@ def _inline(data: bytes | str) -> bytes:
 
 def trust(name: str, pem: bytes | str, sources: Sources) -> Encoded:
     """A Secret that says whom to trust."""
-    context = part(tls.CertificateValidationContext, "trusted_ca", _inline(pem))
+    certificates = _certificates(pem.encode() if isinstance(pem, str) else pem)[0]
+    context = part(tls.CertificateValidationContext, "trusted_ca", _inline(certificates))
     body = part(tls.Secret, "name", name) + part(tls.Secret, "validation_context", context)
     return encode(SECRET, name, body, sources)
 
 
 def key_pair(name: str, chain: bytes | str, key: bytes | str, sources: Sources) -> Encoded:
     """A Secret that holds a certificate chain and its key."""
-    certificate = part(tls.TlsCertificate, "certificate_chain", _inline(chain))
-    certificate += part(tls.TlsCertificate, "private_key", _inline(key))
+    certificates = _certificates(chain.encode() if isinstance(chain, str) else chain)[0]
+    alone = _key(key.encode() if isinstance(key, str) else key)[0]
+    certificate = part(tls.TlsCertificate, "certificate_chain", _inline(certificates))
+    certificate += part(tls.TlsCertificate, "private_key", _inline(alone))
     body = part(tls.Secret, "name", name) + part(tls.Secret, "tls_certificate", certificate)
     return encode(SECRET, name, body, sources)
 
