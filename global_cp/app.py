@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,7 @@ from shared.process.settings import GlobalSettings
 from shared.process.web import serve_api
 
 SYSTEM = "system:global"
+OWED_RETRY_SECONDS = 1.0
 RENEWAL_SECONDS = 3600.0
 """How often certificate authorities are looked at; they live for weeks and are renewed with a third of it left."""
 
@@ -122,11 +124,16 @@ class _Global:
 
     async def _renew(self, owner: GlobalOwner) -> None:
         while True:
-            await asyncio.sleep(RENEWAL_SECONDS * (0.9 + 0.2 * random.random()))  # noqa: S311 - only spreads load
+            seconds = RENEWAL_SECONDS * (0.9 + 0.2 * random.random())  # noqa: S311 - only spreads load
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await owner.owed()
             try:
                 await owner.renew()
             except LogUnavailable as error:
                 log.warning("cannot renew now", error=str(error))
+                owner.owe()
+                await asyncio.sleep(OWED_RETRY_SECONDS)
 
 
 async def recover_zone(owner: GlobalOwner, zone: str, zone_log: EventLog) -> None:

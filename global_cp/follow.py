@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-import msgspec
 import structlog
 from immutables import Map
 
@@ -19,7 +18,7 @@ from global_cp.decide import pending
 from shared.events.decide import Command, Decision, Rejected, decide_write
 from shared.events.event import GLOBAL, Change, DataKeyWrapped, Event
 from shared.events.fold import fold
-from shared.events.log import Conflict, EventLog
+from shared.events.log import Conflict, EventLog, LogUnavailable
 from shared.events.state import GlobalState, LogState
 from shared.process.writer import LogWriter
 
@@ -42,6 +41,7 @@ class GlobalOwner:
         self._authorities = authorities
         self._changed = changed
         self._lock = asyncio.Lock()
+        self._owing = asyncio.Event()
 
     @property
     def state(self) -> GlobalState:
@@ -69,7 +69,12 @@ class GlobalOwner:
                 except Conflict as conflict:
                     log.info("another global wrote first, judging again", actual=conflict.actual)
                     continue
-                await self._settle(events[-1].id)
+                try:
+                    await self._settle(events[-1].id)
+                except LogUnavailable as error:
+                    # The write stands and is answered as such; what is owed is recorded when the log is back.
+                    log.warning("cannot record now what a write asks for", error=str(error))
+                    self.owe()
                 self._changed()
                 return decision, events
 
@@ -88,6 +93,15 @@ class GlobalOwner:
                 state = fold(state, event)
             self._zones = self._zones.set(zone, state)
             self._changed()
+
+    def owe(self) -> None:
+        """Remember that something could not be recorded."""
+        self._owing.set()
+
+    async def owed(self) -> None:
+        """Return when something is owed that could not be recorded."""
+        await self._owing.wait()
+        self._owing.clear()
 
     async def renew(self) -> None:
         """Issue again whatever certificate is due; called by a timer set to the next such moment."""
@@ -108,9 +122,3 @@ class GlobalOwner:
             except Conflict:
                 continue
 
-
-class Facts(msgspec.Struct, frozen=True):
-    """What global says about itself."""
-
-    sequence: int
-    zones: dict[str, int]

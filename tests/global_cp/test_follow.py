@@ -167,6 +167,20 @@ async def test_what_is_owed_survives_a_crash() -> None:
     again.whole()
 
 
+async def test_a_write_is_answered_although_what_it_asks_for_cannot_be_recorded_yet() -> None:
+    """The log goes away between a write and what follows from it: the write stands, the rest is made up for."""
+    world = World()
+    world.log.faults = ["", REFUSED]
+    decision = await world.put(mesh())
+    assert isinstance(decision, Decision)
+    assert world.kinds() == ["ResourceApplied"]
+    async with asyncio.timeout(5):
+        await world.owner.owed()
+    await world.owner.renew()
+    assert (world.kinds().count("RootCaCreated"), world.kinds().count("IntermediateIssued")) == (1, 2)
+    world.whole()
+
+
 async def test_recovery_waits_for_nothing_twice() -> None:
     """A second start over the same log writes nothing."""
     world = World()
