@@ -82,9 +82,11 @@ def test_a_static_response_is_a_route_of_its_service_alone() -> None:
 
 
 def test_a_mesh_that_forbids_external_services_forbids_extensions_too() -> None:
-    """Access is decided first."""
-    view = zone_view(mesh_view(answering(), forbid_external=True))
-    made: Any = decode(compile_proxy(view, egress(), Secrets()).resources[ROUTE]["outside/default"])
+    """In direct mode the routes themselves say so; an egress asks before it routes (e2e/test_egress_two_meshes.py)."""
+    mesh = mesh_view(answering(), mtls=False, origination="sidecar", forbid_external=True)
+    made: Any = decode(
+        compile_proxy(zone_view(mesh), sidecar("bind-vips"), Secrets()).resources[ROUTE]["outside/default"]
+    )
     assert [one.direct_response.status for one in made.virtual_hosts[0].routes] == [403]
 
 
