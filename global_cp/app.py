@@ -6,7 +6,7 @@ import asyncio
 import random
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,9 @@ import structlog
 
 from global_cp.authorities import Authorities
 from global_cp.follow import GlobalOwner
+from global_cp.gauges import global_registry
 from global_cp.store import GlobalStore
+from shared import VERSION
 from shared.api.app import build_api
 from shared.api.store import Put, ServiceStatus
 from shared.events.event import GLOBAL
@@ -27,6 +29,7 @@ from shared.nats.connection import NatsSettings, connect
 from shared.nats.log import JetStreamLog, LogFault
 from shared.nats.status import StatusStream
 from shared.process import lifecycle, logs
+from shared.process.metrics import render
 from shared.process.settings import GlobalSettings
 from shared.process.web import serve_api
 
@@ -87,7 +90,8 @@ class _Global:
             authenticator=keys.token_verifier(),
             role="global",
             ready=lambda: self._ready,
-            version=version("zonal"),
+            version=VERSION,
+            metrics=partial(render, global_registry(owner)),
         )
         await serve_api(life, api, settings.api_host, settings.api_port)
         self._ready = True

@@ -6,11 +6,12 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 
 import structlog
 
+from shared import VERSION
 from shared.api.app import build_api
 from shared.events.conditions import Observed
 from shared.events.event import GLOBAL, Change, ResourceApplied, ZoneSettingsChanged, decode_event
@@ -31,6 +32,7 @@ from shared.pb.agent_pb2 import Observation
 from shared.process import lifecycle, logs
 from shared.process.exit_code import ExitCode
 from shared.process.held import AlreadyHeld, held
+from shared.process.metrics import render
 from shared.process.settings import ZoneSettings
 from shared.process.web import serve_api
 from shared.process.writer import event_time
@@ -38,6 +40,7 @@ from zone_cp.ads.delta import Acked, Nacked
 from zone_cp.ads.server import Admitted, AdsServer, NodeInfo, Refused, TlsFiles, grpc_status
 from zone_cp.checks import ZoneChecker
 from zone_cp.follow import SYSTEM, ZoneOwner
+from zone_cp.gauges import zone_registry
 from zone_cp.identity.material import ZoneSecrets
 from zone_cp.identity.rotation import Rotation
 from zone_cp.join import Joining, NotAdmitted, connected, disconnected, end_of, join, join_agent, replaces, stale
@@ -109,9 +112,11 @@ class _Zone:
         life.start("publish", self._publisher.run())
         life.start("record status", self._board.run())
         source = topology.hub_log_from_zone(connection, settings.name)
-        life.start("follow global", self._follow(Copier(source, copy, on_fault=_halted("copy of global's log"))))
+        self._copier = Copier(source, copy, on_fault=_halted("copy of global's log"))
+        life.start("follow global", self._follow(self._copier))
         target = topology.outbox_target(connection, settings.name)
-        life.start("outbox", Outbox(own, target, on_fault=_halted("outbox")).run())
+        self._outbox = Outbox(own, target, on_fault=_halted("outbox"))
+        life.start("outbox", self._outbox.run())
         life.start("status outbox", StatusOutbox(status, topology.status_target(connection, settings.name)).run())
         life.start("record proxies", self._recorder.run())
         life.on_stop("proxies recorded", self._recorder.settle)
@@ -179,8 +184,9 @@ class _Zone:
             authenticator=self._verifier,
             role="zone",
             zone=settings.name,
-            version=version("zonal"),
+            version=VERSION,
             ready=lambda: self._ready,
+            metrics=partial(render, zone_registry(self._owner, self._copier, self._outbox, self._ads)),
             checker=ZoneChecker(self._ads.agents, self._secrets, self._present),
         )
         await serve_api(self._life, api, settings.api_host, settings.api_port)

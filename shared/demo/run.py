@@ -88,9 +88,17 @@ def _interruptible(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
 
     async def main() -> int:
         task = asyncio.ensure_future(work())
+        asked: list[int] = []
+
+        def stop() -> None:
+            # Once: a second Ctrl-C must not end the ending, which is bounded and leaves nothing behind.
+            if not asked:
+                task.cancel()
+            asked.append(1)
+
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, task.cancel)
+            loop.add_signal_handler(number, stop)
         with suppress(asyncio.CancelledError):
             return await task
         return _INTERRUPTED

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Info
+from collections.abc import Callable, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Gauge, Info
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -22,3 +24,12 @@ def render(registry: CollectorRegistry, accept: str = "") -> tuple[bytes, str]:
     encode, content_type = choose_encoder(accept)
     body: bytes = encode(registry)
     return body, content_type
+
+
+def gauges(
+    registry: CollectorRegistry, name: str, about: str, values: Sequence[tuple[Mapping[str, str], Callable[[], float]]]
+) -> None:
+    """Gauges of one name, each with its labels; all have the same label names."""
+    made = Gauge(name, about, sorted(values[0][0]), registry=registry)
+    for labels, value in values:
+        (made.labels(**labels) if labels else made).set_function(value)
