@@ -8,7 +8,7 @@ bytes in and out without (de)serializers; the server is stopped before its loop 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeAlias, assert_never
 
@@ -130,13 +130,15 @@ class AdsServer:
         on_nack: Callable[[str, Nacked], None],
         on_observation: Callable[[str, Observation], None],
         connection_prefix: str = "",
+        services: Sequence[grpc.GenericRpcHandler] = (),
     ) -> None:
-        """port 0 takes a free one; connection_prefix makes ids unique across restarts."""
+        """port 0 takes a free one; connection_prefix makes ids unique across restarts; services go beside xDS."""
         self._address, self._port, self._tls = address, port, tls
         self._admit = admit
         self._on_connected, self._on_disconnected = on_connected, on_disconnected
         self._on_ack, self._on_nack = on_ack, on_nack
         self._prefix = connection_prefix
+        self._services = services
         self._count = 0
         self._draining = False
         self._server: aio.Server | None = None
@@ -152,6 +154,7 @@ class AdsServer:
         server.add_generic_rpc_handlers(
             (
                 *(self._xds_service(*service) for service in SERVICES),
+                *self._services,
                 grpc.method_handlers_generic_handler(AGENT_SERVICE, {"Attach": bytes_stream(self._attach)}),
             )
         )
