@@ -121,4 +121,3 @@ class GlobalOwner:
                 await self._writer.commit(self._writer.prepare(changes, actor=SYSTEM, cause=cause))
             except Conflict:
                 continue
-
