@@ -7,6 +7,7 @@ import re
 import msgspec
 
 from shared.model.endpoint_policy import MeshHealthCheck, MeshLoadBalancingStrategy
+from shared.model.log_policy import MeshAccessLog
 from shared.model.policy import MeshCircuitBreaker, MeshRetry, MeshTimeout, MeshTrafficPermission, Policy
 from shared.model.resource import (
     Dataplane,
@@ -62,6 +63,7 @@ KINDS: tuple[Kind, ...] = (
         on_global=True,
         on_zone=True,
     ),
+    _policy("meshaccesslogs", MeshAccessLog),
     _policy("meshcircuitbreakers", MeshCircuitBreaker),
     _policy("meshhealthchecks", MeshHealthCheck),
     _policy("meshloadbalancingstrategies", MeshLoadBalancingStrategy),

@@ -20,6 +20,7 @@ from shared.model.endpoint_policy import (
     MeshHealthCheck,
     MeshLoadBalancingStrategy,
 )
+from shared.model.log_policy import LogConf, LogItem, MeshAccessLog
 from shared.model.part import NO_LABELS, Labels, Part
 from shared.model.target import IntOrString, TargetRef
 
@@ -300,12 +301,14 @@ class MeshTrafficPermission(Part, frozen=True, kw_only=True, tag_field="type", t
 
 # --- all of them ------------------------------------------------------------------------------------------
 
-ToPolicy: TypeAlias = MeshTimeout | MeshRetry | MeshCircuitBreaker | MeshHealthCheck | MeshLoadBalancingStrategy
+ToPolicy: TypeAlias = (
+    MeshTimeout | MeshRetry | MeshCircuitBreaker | MeshHealthCheck | MeshLoadBalancingStrategy | MeshAccessLog
+)
 """Policies whose destinations stand in `to`."""
 Policy: TypeAlias = ToPolicy | MeshTrafficPermission
 POLICY_KINDS = frozenset(one.__name__ for one in get_args(Policy))
-ToItem: TypeAlias = TimeoutItem | RetryItem | BreakerItem | HealthItem | BalancingItem
-ToConf: TypeAlias = TimeoutConf | RetryConf | BreakerConf | HealthConf | BalancingConf
+ToItem: TypeAlias = TimeoutItem | RetryItem | BreakerItem | HealthItem | BalancingItem | LogItem
+ToConf: TypeAlias = TimeoutConf | RetryConf | BreakerConf | HealthConf | BalancingConf | LogConf
 
 
 def items_of(policy: ToPolicy) -> tuple[ToItem, ...]:

@@ -6,6 +6,7 @@ from typing import assert_never
 
 from shared.model.endpoint_policy import BalancingConf, HealthConf, MeshHealthCheck, MeshLoadBalancingStrategy
 from shared.model.endpoint_rules import balancing, health
+from shared.model.log_policy import LogConf, MeshAccessLog
 from shared.model.policy import (
     BackOff,
     BreakerConf,
@@ -68,7 +69,14 @@ def policy_violations(policy: Policy) -> Found:
     match policy:
         case MeshTrafficPermission():
             yield from _permission(policy)
-        case MeshTimeout() | MeshRetry() | MeshCircuitBreaker() | MeshHealthCheck() | MeshLoadBalancingStrategy():
+        case (
+            MeshTimeout()
+            | MeshRetry()
+            | MeshCircuitBreaker()
+            | MeshHealthCheck()
+            | MeshLoadBalancingStrategy()
+            | MeshAccessLog()
+        ):
             yield from _top(policy.spec.target_ref)
             if not policy.spec.to:
                 yield "spec.to", "at least one of 'from', 'to' or 'rules' has to be defined"
@@ -102,6 +110,8 @@ def _conf(conf: ToConf, path: str) -> Found:
             yield from health(conf, path)
         case BalancingConf():
             yield from balancing(conf, path)
+        case LogConf():
+            yield from _logs(conf, path)
         case _:
             assert_never(conf)
 
@@ -295,6 +305,30 @@ def _detectors(found: Detectors, path: str) -> Found:
         yield from positive(share.minimum_hosts, f"{path}.failurePercentage.minimumHosts")
         yield from positive(share.request_volume, f"{path}.failurePercentage.requestVolume")
         yield from positive(share.threshold, f"{path}.failurePercentage.threshold", 100)
+
+
+def _logs(conf: LogConf, path: str) -> Found:
+    if conf.backends is None:
+        yield f"{path}.backends", REQUIRED
+    for index, backend in enumerate(conf.backends or ()):
+        where = f"{path}.backends[{index}].file"
+        if backend.file is None:
+            yield where, REQUIRED
+            continue
+        if not backend.file.path.startswith("/"):
+            yield f"{where}.path", "file backend requires a valid path"
+        form = backend.file.format
+        if form is None:
+            continue
+        if form.type == "Plain" and not form.plain:
+            yield f"{where}.format.plain", NOT_EMPTY
+        if form.type == "Json" and not form.json:
+            yield f"{where}.format.json", NOT_EMPTY
+        for number, field in enumerate(form.json or ()):
+            if not field.key:
+                yield f"{where}.format.json[{number}].key", "key cannot be empty"
+            if not field.value:
+                yield f"{where}.format.json[{number}].value", "value cannot be empty"
 
 
 def _permission(policy: MeshTrafficPermission) -> Found:

@@ -7,6 +7,7 @@ from typing import assert_never
 
 from shared.model.endpoint_policy import MeshHealthCheck, MeshLoadBalancingStrategy
 from shared.model.labels import is_direct
+from shared.model.log_policy import MeshAccessLog
 from shared.model.policy import (
     EFFECT_LABEL,
     SHADOW,
@@ -41,7 +42,7 @@ def policy_warnings(policy: Policy, mesh: Mesh | None) -> Iterator[str]:
                 fields = sorted({field for item in policy.spec.to for field in _dialling(item.default)})
                 if fields:
                     yield f"{about}: {', '.join(fields)} has no effect: {_SHARED}"
-        case MeshRetry():
+        case MeshRetry() | MeshAccessLog():
             pass
         case _:
             assert_never(policy)

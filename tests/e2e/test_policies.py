@@ -260,22 +260,20 @@ def test_what_a_retry_names_is_tried_again_that_often(world: World) -> None:
 
 
 def test_retries_can_be_switched_off(world: World) -> None:
-    """numRetries 0: even a connection that is cut is not tried again."""
+    """numRetries 0 for one service switches off what the mesh asks for; retryOn is merged in from the mesh's."""
     slow = world.servers["slow"]
-    with world.policy("MeshRetry", "slow", {"http": {"numRetries": 2, "retryOn": ["Reset", "GatewayError"]}}):
+    slow.status = world.servers["other"].status = 500
 
-        def survives() -> bool:
-            slow.seen = 0
-            return world.get("slow", "/once").status == 200
+    def attempts(name: str) -> int:
+        before = world.servers[name].seen
+        world.get(name)
+        return world.servers[name].seen - before
 
-        eventually(survives, "a second attempt")
-    with world.policy("MeshRetry", "slow", {"http": {"numRetries": 0}}):
-
-        def fails() -> bool:
-            slow.seen = 0
-            return world.get("slow", "/once").status in (502, 503)
-
-        eventually(fails, "no second attempt")
+    with world.policy("MeshRetry", "", {"http": {"numRetries": 2, "retryOn": ["5xx"]}}):
+        eventually(lambda: attempts("slow") == 3, "three attempts")
+        with world.policy("MeshRetry", "slow", {"http": {"numRetries": 0}}):
+            eventually(lambda: attempts("slow") == 1, "one attempt")
+            assert attempts("other") == 3
 
 
 def test_a_limit_sheds_what_is_too_much(world: World) -> None:
@@ -307,6 +305,37 @@ def test_an_endpoint_that_fails_is_ejected(world: World) -> None:
         eventually(lambda: "none of its endpoints" in world.get("slow").body, "an ejected endpoint")
         slow.status = 200
         eventually(lambda: world.get("slow").status == 200, "an endpoint that is back")
+
+
+def test_a_clients_proxy_writes_who_called_what(world: World, tmp_path: Path) -> None:
+    """MeshAccessLog to a file, plain and JSON, for one service; Kuma's placeholders are filled in."""
+    plain, fields, all_of_them = (tmp_path / name for name in ("plain.log", "fields.log", "all.log"))
+    json_format = [
+        {"key": "to", "value": "%KUMA_DESTINATION_SERVICE%"},
+        {"key": "code", "value": "%RESPONSE_CODE%"},
+        {"key": "mesh", "value": "%KUMA_MESH%"},
+    ]
+    text = "%KUMA_SOURCE_SERVICE% > %KUMA_DESTINATION_SERVICE% %REQ(:PATH)%"
+    backends = [
+        {"type": "File", "file": {"path": str(plain), "format": {"type": "Plain", "plain": text}}},
+        {"type": "File", "file": {"path": str(fields), "format": {"type": "Json", "json": json_format}}},
+    ]
+    everything = {"backends": [{"type": "File", "file": {"path": str(all_of_them)}}]}
+
+    def lines(path: Path, name: str = "slow", query: str = "/called") -> list[str]:
+        world.get(name, query)
+        return path.read_text().splitlines() if path.exists() else []
+
+    with world.policy("MeshAccessLog", "slow", {"backends": backends}):
+        eventually(lambda: lines(plain), "a line")
+        assert set(lines(plain)) == {"web > slow /called"}
+        assert json.loads(lines(fields)[0]) == {"to": "slow", "code": 200, "mesh": "default"}
+        world.get("other", "/elsewhere")
+        assert not any("elsewhere" in line for line in lines(plain))
+    with world.policy("MeshAccessLog", "", everything):
+        eventually(lambda: lines(all_of_them, "other", "/any"), "a line about any service")
+        world.talk("lines")
+        eventually(lambda: any("/any" not in line for line in lines(all_of_them, "other", "/any")), "a line about TCP")
 
 
 FAST = {"interval": "100ms", "noTrafficInterval": "100ms", "timeout": "1s", "unhealthyThreshold": 1}

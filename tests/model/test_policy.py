@@ -69,6 +69,16 @@ def to(kind: str, default: str) -> list[tuple[str, str]]:
                 ("tcp.send", "must be base64"),
             ],
         ),
+        ("MeshAccessLog", "{}", [("backends", "must be defined")]),
+        ("MeshAccessLog", "{backends: []}", []),
+        (
+            "MeshAccessLog",
+            "{backends: [{type: File, file: {path: log, format: {type: Json, json: [{key: '', value: a}]}}}]}",
+            [
+                ("backends[0].file.path", "file backend requires a valid path"),
+                ("backends[0].file.format.json[0].key", "key cannot be empty"),
+            ],
+        ),
         ("MeshLoadBalancingStrategy", "{}", [("loadBalancer", "must be defined")]),
         (
             "MeshLoadBalancingStrategy",

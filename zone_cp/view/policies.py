@@ -18,6 +18,7 @@ from shared.events.event import EventRef
 from shared.events.state import Stored
 from shared.model import codec
 from shared.model.endpoint_policy import BalancingConf, HealthConf
+from shared.model.log_policy import LogConf
 from shared.model.part import NO_LABELS, Labels
 from shared.model.policy import (
     EFFECT_LABEL,
@@ -45,7 +46,7 @@ _KIND_RANK = {
 _SERVICE_TAG = "kuma.io/service"
 _WHOLE_MESH = TargetRef(kind="Mesh")
 
-C = TypeVar("C", TimeoutConf, RetryConf, BreakerConf, HealthConf, BalancingConf)
+C = TypeVar("C", TimeoutConf, RetryConf, BreakerConf, HealthConf, BalancingConf, LogConf)
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -86,6 +87,7 @@ class Effective(msgspec.Struct, frozen=True):
     breaker: BreakerConf = BreakerConf()
     health: HealthConf = HealthConf()
     balancing: BalancingConf = BalancingConf()
+    log: LogConf = LogConf()
     origins: tuple[tuple[str, EventRef], ...] = ()
 
     @property
@@ -243,8 +245,9 @@ def _merged(rules: tuple[Rule, ...]) -> Effective:
     breaker, most = _family(rules, BreakerConf, "breaker")
     health, checks = _family(rules, HealthConf, "health")
     balancing, choices = _family(rules, BalancingConf, "balancing")
-    origins = sorted((said | more | most | checks | choices).items())
-    return Effective(timeout, retry, breaker, health, balancing, tuple(origins))
+    log, lines = _family(rules, LogConf, "log")
+    origins = sorted((said | more | most | checks | choices | lines).items())
+    return Effective(timeout, retry, breaker, health, balancing, log, tuple(origins))
 
 
 def _family(rules: tuple[Rule, ...], wanted: type[C], prefix: str) -> tuple[C, dict[str, EventRef]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 from immutables import Map
@@ -14,6 +14,7 @@ from zone_cp.view.policies import Effective
 from zone_cp.view.zone_view import ExternalServiceView, MeshView
 from zone_cp.xds.filters import Tuning
 from zone_cp.xds.governed import Governed
+from zone_cp.xds.log_policies import Parties, logs
 
 Verdicts: TypeAlias = Mapping[str, bool]
 """By SNI: whether a service that a MeshTrafficPermission guards is open to this sidecar."""
@@ -34,29 +35,35 @@ def verdicts(mesh: MeshView, spiffe_id: str) -> Verdicts:
     }
 
 
-def chain_tuning(said: Effective, protocol_class: ProtocolClass) -> Tuning:
+def chain_tuning(said: Effective, protocol_class: ProtocolClass, parties: Parties) -> Tuning:
     """The part of what is said that no route can hold."""
+    written = logs(said.log, parties)
     if protocol_class == "http":
         text = said.timeout.http.request_headers_timeout if said.timeout.http is not None else None
-        return Tuning(headers_timeout=parse_duration(text) if text is not None else None)
+        return Tuning(headers_timeout=parse_duration(text) if text is not None else None, logs=written)
     idle = said.timeout.idle_timeout
-    attempts = said.retry.tcp.max_connect_attempt if said.retry.tcp is not None else None
-    return Tuning(idle_timeout=parse_duration(idle) if idle is not None else None, connect_attempts=attempts)
+    return Tuning(
+        idle_timeout=parse_duration(idle) if idle is not None else None,
+        connect_attempts=said.retry.tcp.max_connect_attempt if said.retry.tcp is not None else None,
+        logs=written,
+    )
 
 
-def service_tuning(said: Governed, service: ExternalServiceView, judged: Verdicts) -> Tuning:
+def service_tuning(said: Governed, service: ExternalServiceView, judged: Verdicts, parties: Parties) -> Tuning:
     """How the chain of one service is tuned; an HTTP service is opened and closed by its routes."""
-    tuning = chain_tuning(said.about(service), service.protocol_class)
+    tuning = chain_tuning(said.about(service), service.protocol_class, parties)
     return tuning if service.protocol_class == "http" else replace(tuning, open=judged.get(service.sni))
 
 
-def tuned_apart(said: Governed, mesh: MeshView, judged: Verdicts) -> tuple[tuple[str, ProtocolClass, Tuning], ...]:
+def tuned_apart(
+    said: Governed, mesh: MeshView, judged: Verdicts, parties: Parties
+) -> Iterator[tuple[str, ProtocolClass, Tuning]]:
     """VIPs of the services whose chain cannot be that of their class, and how it is tuned."""
     candidates = {service.sni: service for service, _ in said.particular}
     if judged:
         candidates |= {service.sni: service for service in mesh.services.values() if service.sni in judged}
-    found = (
-        (service.vip, service.protocol_class, service_tuning(said, service, judged))
-        for _, service in sorted(candidates.items())
-    )
-    return tuple(one for one in found if one[2] != chain_tuning(said.at_large, one[1]))
+    for _, service in sorted(candidates.items()):
+        one = service.protocol_class
+        if service_tuning(said, service, judged, parties) != chain_tuning(said.at_large, one, parties):
+            named = replace(parties, destination=service.name)
+            yield service.vip, one, service_tuning(said, service, judged, named)

@@ -30,6 +30,7 @@ from envoy_data_plane.google import protobuf as google
 
 from zone_cp.xds import defaults
 from zone_cp.xds.access import http_access_filter, network_access_filter
+from zone_cp.xds.log_policies import Log, logger
 from zone_cp.xds.shape import ads, extension, pack, part, scalar
 
 SNI_STATE = "envoy.network.upstream_server_name"
@@ -68,6 +69,7 @@ class Tuning(msgspec.Struct, frozen=True):
     connect_attempts: int | None = None
     headers_timeout: timedelta | None = None
     open: bool | None = None
+    logs: tuple[Log, ...] = ()
 
 
 UNTUNED = Tuning()
@@ -193,7 +195,7 @@ def _manager_static(hop: Hop, route: str, logged: Logged, tuning: Tuning, guarde
         upgrade_configs=[hcm.HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
         normalize_path=hop == "mesh",
         local_reply_config=_replies(hop, logged.zone),
-        access_log=[access_log(logged.path)],
+        access_log=[access_log(logged.path), *(logger(one) for one in tuning.logs)],
     )
     if hop == "outside":
         made.scheme_header_transformation = core.SchemeHeaderTransformation(match_upstream=True)
@@ -231,7 +233,7 @@ def proxy_to(cluster_name: str, logged: Logged, tuning: Tuning = UNTUNED, *, aft
         cluster=cluster_name,
         idle_timeout=defaults.CONNECTION_IDLE_TIMEOUT if tuning.idle_timeout is None else tuning.idle_timeout,
         max_connect_attempts=tuning.connect_attempts or defaults.TCP_CONNECT_ATTEMPTS,
-        access_log=[access_log(logged.path)],
+        access_log=[access_log(logged.path), *(logger(one) for one in tuning.logs)],
         access_log_options=tcp_proxy.TcpProxyTcpAccessLogOptions(flush_access_log_on_connected=True),
     )
     if after_handshake:

@@ -15,6 +15,7 @@ import msgspec
 from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.extensions.filters.listener.original_dst import v3 as original_dst
+from msgspec.structs import replace
 
 from shared.model.resource import Dataplane, Labels, Outbound, ProtocolClass, TransparentProxying
 from shared.naming import sni, spiffe
@@ -34,6 +35,7 @@ from zone_cp.xds.egress import through_egress
 from zone_cp.xds.filters import Logged, Tuning, Where, proxy_to
 from zone_cp.xds.governed import Governed, dialled_by, governed
 from zone_cp.xds.inbound import inbound_resources
+from zone_cp.xds.log_policies import Parties, logs
 from zone_cp.xds.material import serve
 from zone_cp.xds.routes import routes
 from zone_cp.xds.secrets import SecretSource
@@ -92,6 +94,7 @@ def sidecar_resources(
     direct, said = not through_egress(mesh), governed(mesh, resource)
     identity = spiffe.workload_id(mesh.name, service_of(resource))
     judged = verdicts(mesh, identity) if direct else NO_VERDICTS
+    parties = Parties(mesh.name, service_of(resource), resource.networking.address)
     if mesh.mtls:
         yield from credentials(mesh, identity, source)
     extra = []
@@ -108,15 +111,17 @@ def sidecar_resources(
     outlet = _Outlet(mesh.name, view.zone, access_log, direct, direct and mesh.forbid_external)
     redirect = resource.networking.transparent_proxying
     if REDIRECT in proxy.features:
-        yield from _redirected(view, mesh, proxy, outlet, redirect or TransparentProxying(), said=said, judged=judged)
+        yield from _redirected(
+            view, mesh, proxy, outlet, redirect or TransparentProxying(), said=said, judged=judged, parties=parties
+        )
     else:
         for service in mesh.services.values():
-            tuning = service_tuning(said, service, judged)
+            tuning = service_tuning(said, service, judged, replace(parties, destination=service.name))
             yield _listener(outlet, service, (service.vip, service.port), tuning, (*said.about(service).sources,))
     for outbound in resource.networking.outbound:
         chosen = referenced(mesh, outbound, view.zone)
         if chosen is not None:
-            tuning = service_tuning(said, chosen, judged)
+            tuning = service_tuning(said, chosen, judged, replace(parties, destination=chosen.name))
             sources = _union(proxy.sources, said.about(chosen).sources)
             yield _listener(outlet, chosen, (outbound.address, outbound.port), tuning, sources)
     for inbound in resource.networking.inbound:
@@ -161,17 +166,19 @@ def _redirected(
     *,
     said: Governed,
     judged: Verdicts,
+    parties: Parties,
 ) -> Iterator[Encoded]:
     rest = defaults.PASSTHROUGH if mesh.passthrough else defaults.BLACKHOLE
     ways = [
-        _Way(one, view.vip_ranges[one], chain_tuning(said.at_large, one))
+        _Way(one, view.vip_ranges[one], chain_tuning(said.at_large, one, parties))
         for one in _CLASSES
         if view.vip_ranges.get(one)
     ]
     # The longest prefix wins: a service that needs a chain of its own has one for its VIP alone.
-    ways += [_Way(one, (vip,), tuning) for vip, one, tuning in tuned_apart(said, mesh, judged)]
+    ways += [_Way(one, (vip,), tuning) for vip, one, tuning in tuned_apart(said, mesh, judged, parties)]
     sources = _union(proxy.sources, mesh.sources)
-    body = _redirect_listener(outlet, tuple(ways), redirect.redirect_port_outbound, rest)
+    external = Tuning(logs=logs(said.at_large.log, replace(parties, destination="external")))
+    body = _redirect_listener(outlet, tuple(ways), redirect.redirect_port_outbound, rest, external)
     yield encode(LISTENER, REDIRECT_LISTENER, body, _union(sources, said.sources))
     yield encode(CLUSTER, rest, _rest_cluster(rest), sources)
 
@@ -184,7 +191,7 @@ class _Way(msgspec.Struct, frozen=True):
 
 
 @lru_cache(maxsize=256)
-def _redirect_listener(outlet: _Outlet, ways: tuple[_Way, ...], port: int, rest: str) -> bytes:
+def _redirect_listener(outlet: _Outlet, ways: tuple[_Way, ...], port: int, rest: str, external: Tuning) -> bytes:
     name = f"{_ORIGINAL}.{outlet.mesh}.{sni.CURRENT}"
     first = {way.protocol_class: way for way in reversed(ways)}
     chains = [
@@ -203,7 +210,7 @@ def _redirect_listener(outlet: _Outlet, ways: tuple[_Way, ...], port: int, rest:
         chains,
         direction=core.TrafficDirection.OUTBOUND,
         inspector=listener_filter("envoy.filters.listener.original_dst", pack(original_dst.OriginalDst())),
-        rest=chain((proxy_to(rest, logged),), name=rest),
+        rest=chain((proxy_to(rest, logged, external),), name=rest),
     )
 
 
