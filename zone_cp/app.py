@@ -19,6 +19,7 @@ from shared.events.log import EventLog
 from shared.events.state import ZoneState
 from shared.keys.directory import KeysDirectory
 from shared.keys.files import read_private, read_public
+from shared.keys.tokens import ADMIN
 from shared.model.labels import computed
 from shared.model.resource import key_of
 from shared.naming.hostname import default_generators
@@ -165,6 +166,7 @@ class _Zone:
             on_nack=self._on_nack,
             on_observation=self._on_observation,
             connection_prefix=self._life_id,
+            may_inspect=self._may_inspect,
         )
 
     async def _serve(self, sources: Mapping[str, JetStreamLog]) -> None:
@@ -260,6 +262,10 @@ class _Zone:
             self._joining[judged.proxy] = judged
             return Admitted(judged.proxy)
         return Admitted(judged)
+
+    def _may_inspect(self, token: str | None) -> bool:
+        principal = self._verifier.authenticate(token) if token else None
+        return principal is not None and principal.kind == "user" and ADMIN in principal.roles
 
     def _on_connected(self, proxy: str, connection: str, node: NodeInfo) -> None:
         joining = self._joining[proxy]

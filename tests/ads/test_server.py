@@ -46,6 +46,7 @@ class World:
             on_ack=lambda proxy, fact: self.calls.append(("ack", proxy, fact.type_url)),
             on_nack=lambda proxy, fact: self.calls.append(("nack", proxy, fact.message)),
             on_observation=lambda proxy, seen: self.calls.append(("seen", proxy, seen.cluster)),
+            may_inspect=lambda token: token == "token-of-admin",
         )
         self.channel: aio.Channel
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from hashlib import blake2b
+from typing import Literal
 
 import msgspec
 from immutables import Map
@@ -54,3 +56,43 @@ def delivery_of(subscription: Subscription, target: Snapshot | None) -> TypeDeli
 def _digest(versions: Mapping[str, str]) -> str:
     pairs = "\n".join(f"{name}\0{version}" for name, version in sorted(versions.items()))
     return blake2b(pairs.encode(), digest_size=8).hexdigest()
+
+
+class ResourceState(msgspec.Struct, frozen=True):
+    """One resource on one stream.
+
+    version and body are of what the client holds, or of what was sent when it holds none; "" and empty for neither.
+    refused is what it said of `refused_version`, which is offered now; "" when it said nothing.
+    """
+
+    type_url: str
+    name: str
+    version: str
+    state: Literal["accepted", "sent", "refused", "absent"]
+    body: bytes = b""
+    refused: str = ""
+    refused_version: str = ""
+    refused_body: bytes = b""
+
+
+def states_of(subscription: Subscription, target: Snapshot | None) -> Iterator[ResourceState]:
+    """Every resource a client holds, was sent, has refused or has asked for by name, by name."""
+    wanted = NOTHING if target is None else target.resources.get(subscription.type_url, NOTHING)
+    in_flight = {one.name: one for sent in subscription.in_flight.values() for one in sent.upserts}
+    refused = {name for name, version in subscription.rejected if name in wanted and wanted[name].version == version}
+    for name in sorted(subscription.known.keys() | refused | subscription.names):
+        held, sent, offered = subscription.held.get(name), in_flight.get(name), wanted.get(name)
+        shown = held if held is not None else sent
+        version = "" if shown is None else version_of(shown)
+        body = shown.body if isinstance(shown, Encoded) else b""
+        if not body and offered is not None and offered.version == version:
+            body = offered.body  # what a client reported on a new stream was said by version alone
+        one = partial(ResourceState, subscription.type_url, name, version, body=body)
+        if name in refused:
+            key = (name, wanted[name].version)
+            message = subscription.rejected[key] or "refused"
+            yield one("refused", refused=message, refused_version=key[1], refused_body=wanted[name].body)
+        elif sent is not None:
+            yield one("sent")
+        else:
+            yield one("accepted" if held is not None else "absent")

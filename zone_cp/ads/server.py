@@ -21,8 +21,10 @@ from grpc import aio
 from shared.events.state import Position
 from shared.pb.agent_pb2 import Observation
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
+from shared.pb.status_pb2 import ClientStatusRequest
 from zone_cp.ads.agents import AGENT_SERVICE, Agents
 from zone_cp.ads.calls import Context, bytes_stream, cancel, first_message, next_message, token_of
+from zone_cp.ads.csds import CSDS_SERVICE, NotUnderstood, client_status
 from zone_cp.ads.delta import DeltaStream
 from zone_cp.ads.hub import DnsTable, Hub, NodeInfo, ProxyDelivery, Stream
 from zone_cp.ads.sotw import SotwStream
@@ -131,14 +133,19 @@ class AdsServer:
         on_observation: Callable[[str, Observation], None],
         connection_prefix: str = "",
         services: Sequence[grpc.GenericRpcHandler] = (),
+        may_inspect: Callable[[str | None], bool] = lambda _token: False,
     ) -> None:
-        """port 0 takes a free one; connection_prefix makes ids unique across restarts; services go beside xDS."""
+        """port 0 takes a free one; connection_prefix makes ids unique across restarts; services go beside xDS.
+
+        may_inspect: whether a token opens CSDS.
+        """
         self._address, self._port, self._tls = address, port, tls
         self._admit = admit
         self._on_connected, self._on_disconnected = on_connected, on_disconnected
         self._on_ack, self._on_nack = on_ack, on_nack
         self._prefix = connection_prefix
         self._services = services
+        self._may_inspect = may_inspect
         self._count = 0
         self._draining = False
         self._server: aio.Server | None = None
@@ -154,6 +161,7 @@ class AdsServer:
         server.add_generic_rpc_handlers(
             (
                 *(self._xds_service(*service) for service in SERVICES),
+                self._csds_service(),
                 *self._services,
                 grpc.method_handlers_generic_handler(AGENT_SERVICE, {"Attach": bytes_stream(self._attach)}),
             )
@@ -294,6 +302,32 @@ class AdsServer:
             await stream.bell.wait()
             for response in self.hub.responses(stream):
                 await context.write(response)
+
+    # -- CSDS -------------------------------------------------------------------------------------------------
+
+    def _csds_service(self) -> grpc.GenericRpcHandler:
+        fetch: Any = self._fetch_status
+        methods = {
+            "StreamClientStatus": bytes_stream(self._stream_status),
+            "FetchClientStatus": grpc.unary_unary_rpc_method_handler(fetch),
+        }
+        return grpc.method_handlers_generic_handler(CSDS_SERVICE, methods)
+
+    async def _fetch_status(self, raw: bytes, context: Context) -> bytes:
+        if not self._may_inspect(token_of(context)):
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "CSDS takes a token of the role admin")
+        try:
+            return client_status(self.hub.streams(), ClientStatusRequest.FromString(raw)).SerializeToString()
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request could not be decoded")
+        except NotUnderstood as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+    async def _stream_status(self, _: object, context: Context) -> None:
+        raw: bytes | None = await first_message(context)
+        while raw is not None:
+            await context.write(await self._fetch_status(raw, context))
+            raw = await next_message(context)
 
     # -- agents -----------------------------------------------------------------------------------------------
 

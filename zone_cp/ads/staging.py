@@ -29,7 +29,7 @@ from typing import Any, ClassVar, TypeAlias
 from immutables import Map
 
 from shared.events.state import Position
-from zone_cp.ads.delivery import TypeDelivery, delivery_of
+from zone_cp.ads.delivery import ResourceState, TypeDelivery, delivery_of, states_of
 from zone_cp.ads.references import references_of
 from zone_cp.ads.subscription import (
     Acked,
@@ -109,6 +109,10 @@ class StagedStream(ABC):
     def status(self) -> tuple[TypeDelivery, ...]:
         """How far each type that was asked for has come."""
         return tuple(delivery_of(s, self._target) for s in self._ordered() if s.asked)
+
+    def states(self) -> list[ResourceState]:
+        """Every resource of every type that was asked for."""
+        return [state for s in self._ordered() if s.asked for state in states_of(s, self._target)]
 
     # -- what the variants say --------------------------------------------------------------------------------
 
