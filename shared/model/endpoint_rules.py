@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shared.model.endpoint_policy import BalancingConf, HealthConf
 from shared.model.material import base64_fault
-from shared.model.value_rules import Found, duration, percent, positive
+from shared.model.value_rules import Found, duration, header_name, percent, positive
 
 REQUIRED = "must be defined"
 
@@ -28,6 +28,13 @@ def health(conf: HealthConf, path: str) -> Found:
         for index, status in enumerate(conf.http.expected_statuses or ()):
             if not 100 <= status <= 599:
                 yield f"{path}.http.expectedStatuses[{index}]", "must be in inclusive range [100, 599]"
+        change = conf.http.request_headers_to_add
+        for verb, headers in (("set", change and change.set), ("add", change and change.add)):
+            for index, one in enumerate(headers or ()):
+                where = f"{path}.http.requestHeadersToAdd.{verb}[{index}]"
+                yield from header_name(one.name, f"{where}.name")
+                if "%" in one.value or not one.value.isprintable():
+                    yield f"{where}.value", "must be printable and hold no percent sign"
     if conf.tcp is not None:
         for name, text in (
             ("send", conf.tcp.send),

@@ -29,7 +29,16 @@ from shared.model.policy import (
     items_of,
 )
 from shared.model.target import TargetRef
-from shared.model.value_rules import NOT_NEGATIVE, Found, duration, percent, positive
+from shared.model.value_rules import (
+    NOT_NEGATIVE,
+    Found,
+    duration,
+    header_name,
+    log_format,
+    percent,
+    positive,
+    regular_expression,
+)
 
 REQUIRED = "must be defined"
 NOT_EMPTY = "must not be empty"
@@ -248,6 +257,10 @@ def _headers(headers: tuple[HeaderMatch, ...] | None, path: str) -> Found:
     for index, header in enumerate(headers or ()):
         if not header.name:
             yield f"{path}[{index}].name", NOT_EMPTY
+        elif not header.name.startswith(":"):
+            yield from header_name(header.name, f"{path}[{index}].name")
+        if header.type == "RegularExpression":
+            yield from regular_expression(header.value or "", f"{path}[{index}].value")
         wanted = header.type not in ("Present", "Absent")
         if wanted and not header.value:
             yield f"{path}[{index}].value", REQUIRED
@@ -322,6 +335,7 @@ def _logs(conf: LogConf, path: str) -> Found:
             continue
         if form.type == "Plain" and not form.plain:
             yield f"{where}.format.plain", NOT_EMPTY
+        yield from log_format(form.plain or "", f"{where}.format.plain")
         if form.type == "Json" and not form.json:
             yield f"{where}.format.json", NOT_EMPTY
         for number, field in enumerate(form.json or ()):
@@ -329,6 +343,7 @@ def _logs(conf: LogConf, path: str) -> Found:
                 yield f"{where}.format.json[{number}].key", "key cannot be empty"
             if not field.value:
                 yield f"{where}.format.json[{number}].value", "value cannot be empty"
+            yield from log_format(field.value, f"{where}.format.json[{number}].value")
 
 
 def _permission(policy: MeshTrafficPermission) -> Found:

@@ -17,6 +17,47 @@ POSITIVE = "must be greater than 0"
 NOT_NEGATIVE = "must not be negative when defined"
 POSITIVE_WHEN_DEFINED = "must be greater than zero when defined"
 
+PATTERN_MAX = 200
+FORMAT_COMMANDS = frozenset(
+    [
+        "BYTES_RECEIVED",
+        "BYTES_SENT",
+        "CONNECTION_ID",
+        "CONNECTION_TERMINATION_DETAILS",
+        "DOWNSTREAM_LOCAL_ADDRESS",
+        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
+        "DOWNSTREAM_LOCAL_PORT",
+        "DOWNSTREAM_REMOTE_ADDRESS",
+        "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+        "DURATION",
+        "PROTOCOL",
+        "REQUESTED_SERVER_NAME",
+        "REQUEST_DURATION",
+        "RESPONSE_CODE",
+        "RESPONSE_CODE_DETAILS",
+        "RESPONSE_DURATION",
+        "RESPONSE_FLAGS",
+        "RESPONSE_TX_DURATION",
+        "ROUTE_NAME",
+        "START_TIME",
+        "UPSTREAM_CLUSTER",
+        "UPSTREAM_HOST",
+        "UPSTREAM_LOCAL_ADDRESS",
+        "UPSTREAM_TRANSPORT_FAILURE_REASON",
+        "KUMA_MESH",
+        "KUMA_SOURCE_SERVICE",
+        "KUMA_SOURCE_ADDRESS",
+        "KUMA_SOURCE_ADDRESS_WITHOUT_PORT",
+        "KUMA_DESTINATION_SERVICE",
+        "KUMA_TRAFFIC_DIRECTION",
+    ]
+)
+"""Commands without arguments, Envoy's and Kuma's; besides, headers: `%REQ(X?Y):Z%`, `%RESP(X)%`, `%TRAILER(X)%`."""
+
+_command = re.compile(
+    r"%(?:([A-Z_]+)|(?:REQ|RESP|TRAILER)\(:?[A-Za-z0-9_-]{1,64}(?:\?:?[A-Za-z0-9_-]{1,64})?\)(?::\d{1,4})?)%"
+)
+_header = re.compile(r"[A-Za-z0-9_!#$&'*+.^`|~-]{1,128}")
 _decimal = re.compile(r"\d{1,9}(?:\.\d{1,9})?")
 
 
@@ -49,3 +90,29 @@ def percent(value: IntOrString | None, path: str, most: int = 100) -> Found:
         yield path, "string must be a valid number"
     elif float(value) > most:
         yield path, f"must be in inclusive range [0.0, {most}.0]"
+
+
+def log_format(text: str, path: str) -> Found:
+    """Text that Envoy can format: an unknown command would make it refuse the whole listener (decision 28)."""
+    rest = _command.sub(
+        lambda found: "" if found[1] is None or found[1] in FORMAT_COMMANDS else found[0], text.replace("%%", "")
+    )
+    if "%" in rest:
+        yield path, f"must hold known format commands only: {rest[rest.index('%') :][:40]}"
+
+
+def regular_expression(text: str, path: str) -> Found:
+    """A pattern that RE2 takes too: no look-around, no references back."""
+    try:
+        re.compile(text)
+    except re.error as fault:
+        yield path, f"must be a valid regular expression: {fault}"
+    else:
+        if re.search(r"\(\?(?:[=!>(]|<[=!]|P[=>])|\\[1-9Zz]|[*+?}]\+", text) or len(text) > PATTERN_MAX:
+            yield path, "must be a regular expression of RE2"
+
+
+def header_name(text: str, path: str) -> Found:
+    """A name of a header that can be sent."""
+    if not _header.fullmatch(text):
+        yield path, "must be a valid header name"

@@ -73,6 +73,21 @@ def to(kind: str, default: str) -> list[tuple[str, str]]:
         ("MeshAccessLog", "{backends: []}", []),
         (
             "MeshAccessLog",
+            "{backends: [{type: File, file: {path: /a, format: {type: Plain, plain: '%REQ(:PATH)% 1%% %NOPE% a'}}}]}",
+            [("backends[0].file.format.plain", "must hold known format commands only: %NOPE% a")],
+        ),
+        (
+            "MeshAccessLog",
+            "{backends: [{type: File, file: {path: /a, format: {type: Plain, plain: '%REQ(:PATH)% %KUMA_MESH%'}}}]}",
+            [],
+        ),
+        (
+            "MeshRetry",
+            "{http: {retriableResponseHeaders: [{name: x, type: RegularExpression, value: '(?=a)'}]}}",
+            [("http.retriableResponseHeaders[0].value", "must be a regular expression of RE2")],
+        ),
+        (
+            "MeshAccessLog",
             "{backends: [{type: File, file: {path: log, format: {type: Json, json: [{key: '', value: a}]}}}]}",
             [
                 ("backends[0].file.path", "file backend requires a valid path"),
