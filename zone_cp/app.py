@@ -44,6 +44,7 @@ from zone_cp.follow import SYSTEM, ZoneOwner
 from zone_cp.gauges import zone_registry
 from zone_cp.identity.material import ZoneSecrets
 from zone_cp.identity.rotation import Rotation
+from zone_cp.inspection import ZoneInspector
 from zone_cp.join import Joining, NotAdmitted, connected, disconnected, end_of, join, join_agent, replaces, stale
 from zone_cp.publish import EgressWatch, Publisher
 from zone_cp.record import Recorder
@@ -190,6 +191,7 @@ class _Zone:
             ready=lambda: self._ready,
             metrics=partial(render, zone_registry(self._owner, self._copier, self._outbox, self._ads)),
             checker=ZoneChecker(self._ads.agents, self._secrets, self._present),
+            inspector=ZoneInspector(settings.name, self._ads.hub, self._ads.agents),
         )
         await serve_api(self._life, api, settings.api_host, settings.api_port)
 

@@ -22,6 +22,7 @@ from shared.api.response import Call, json_response, number
 from shared.api.status import listed, status_routes
 from shared.api.store import Authenticator, ResourceStore
 from shared.api.tls_check import TlsChecker
+from shared.api.xds import XdsInspector, xds_routes
 from shared.events.event import GLOBAL
 from shared.events.log import LogUnavailable
 from shared.model import codec
@@ -44,11 +45,12 @@ def build_api(
     ready: Callable[[], bool] = lambda: True,
     metrics: Callable[[str], tuple[bytes, str]] | None = None,
     checker: TlsChecker | None = None,
+    inspector: XdsInspector | None = None,
 ) -> Litestar:
     """The application, to be served by uvicorn in the plane's own loop.
 
     ready: whether the plane serves already. metrics: body and content type for a scrape's `Accept` header.
-    checker: what makes TLS checks; global has none.
+    checker: what makes TLS checks, inspector: what tells of proxies; global has neither.
     """
     resources = Resources(store, zone)
     handlers: list[HTTPRouteHandler] = []
@@ -61,6 +63,7 @@ def build_api(
     handlers += status_routes(store, zone)
     handlers += _proxy_routes(store)
     handlers += check_routes(store, checker, zone)
+    handlers += xds_routes(inspector)
 
     async def check(request: Request[Any, Any, State]) -> None:
         auth.check(request, authenticator)

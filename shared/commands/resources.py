@@ -14,6 +14,7 @@ from shared.commands import connect, output
 from shared.commands.client import ApiRefused, Client
 from shared.commands.connect import Api, OutputFlag, TokenFile, Zone
 from shared.commands.failure import CommandFailed
+from shared.commands.inspect import inspect
 from shared.model import codec, kinds, manifest
 from shared.model.kinds import Kind
 from shared.model.manifest import Document
@@ -21,6 +22,8 @@ from shared.model.resource import DISPLAY_NAME_LABEL, ORIGIN_LABEL, ZONE_LABEL
 from shared.process.exit_code import ExitCode
 
 STANDARD_INPUT = "-"
+PROXY_WORDS = frozenset({"proxies", "proxy"})
+"""Proxies are no resources: nobody declares that they are there."""
 _SERVERS_OWN = ("creationTime", "modificationTime", "version")
 _NOTHING = "nothing was applied"
 
@@ -115,7 +118,9 @@ def get(
     token_file: TokenFile = None,
     output: OutputFlag = "table",
 ) -> int:
-    """Show resources, and what became of them."""
+    """Show resources, and what became of them; `proxies` shows who is or was connected."""
+    if kind in PROXY_WORDS:
+        return inspect(name, zone=zone, api=api, token_file=token_file, output=output)
     found = _kind(kind)
     client = connect.client(api, token_file, zone)
     if name is not None:

@@ -7,16 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AgentMessage(_message.Message):
-    __slots__ = ("hello", "observation", "dns_ack", "tls_checked")
+    __slots__ = ("hello", "observation", "dns_ack", "tls_checked", "config_dumped")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_FIELD_NUMBER: _ClassVar[int]
     DNS_ACK_FIELD_NUMBER: _ClassVar[int]
     TLS_CHECKED_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_DUMPED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     observation: Observation
     dns_ack: DnsAck
     tls_checked: TlsChecked
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., observation: _Optional[_Union[Observation, _Mapping]] = ..., dns_ack: _Optional[_Union[DnsAck, _Mapping]] = ..., tls_checked: _Optional[_Union[TlsChecked, _Mapping]] = ...) -> None: ...
+    config_dumped: ConfigDumped
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., observation: _Optional[_Union[Observation, _Mapping]] = ..., dns_ack: _Optional[_Union[DnsAck, _Mapping]] = ..., tls_checked: _Optional[_Union[TlsChecked, _Mapping]] = ..., config_dumped: _Optional[_Union[ConfigDumped, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("proxy", "dns_version")
@@ -45,14 +47,16 @@ class DnsAck(_message.Message):
     def __init__(self, version: _Optional[str] = ...) -> None: ...
 
 class ControlMessage(_message.Message):
-    __slots__ = ("dns", "drain", "check_tls")
+    __slots__ = ("dns", "drain", "check_tls", "config_dump")
     DNS_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     CHECK_TLS_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_DUMP_FIELD_NUMBER: _ClassVar[int]
     dns: DnsUpdate
     drain: Drain
     check_tls: CheckTls
-    def __init__(self, dns: _Optional[_Union[DnsUpdate, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., check_tls: _Optional[_Union[CheckTls, _Mapping]] = ...) -> None: ...
+    config_dump: ConfigDump
+    def __init__(self, dns: _Optional[_Union[DnsUpdate, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., check_tls: _Optional[_Union[CheckTls, _Mapping]] = ..., config_dump: _Optional[_Union[ConfigDump, _Mapping]] = ...) -> None: ...
 
 class DnsUpdate(_message.Message):
     __slots__ = ("version", "full", "upsert", "remove", "ttl_seconds")
@@ -157,3 +161,19 @@ class TlsFact(_message.Message):
     name: str
     value: str
     def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+
+class ConfigDump(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class ConfigDumped(_message.Message):
+    __slots__ = ("id", "gzip_json", "error")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    GZIP_JSON_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    gzip_json: bytes
+    error: str
+    def __init__(self, id: _Optional[str] = ..., gzip_json: _Optional[bytes] = ..., error: _Optional[str] = ...) -> None: ...

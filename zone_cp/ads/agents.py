@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from shared.pb.agent_pb2 import (
     AgentMessage,
     CheckTls,
+    ConfigDump,
+    ConfigDumped,
     ControlMessage,
     DnsName,
     DnsUpdate,
@@ -40,8 +43,8 @@ class Agent:
         self.bell = asyncio.Event()
         self.draining = False
         self.replaced = False
-        self.asked: list[CheckTls] = []
-        self.answers: dict[str, asyncio.Future[TlsChecked]] = {}
+        self.asked: list[ControlMessage] = []
+        self.answers: dict[str, asyncio.Future[Any]] = {}
 
     def change(self, table: DnsTable) -> DnsChange | None:
         """What to tell the agent: nothing, a difference, or the whole table when its own is another."""
@@ -106,18 +109,28 @@ class Agents:
 
     async def check_tls(self, proxy: str, check: CheckTls, timeout_seconds: float) -> TlsChecked:
         """Let the proxy's agent try a handshake. Raises NotAttached, TimeoutError."""
+        checked: TlsChecked = await self._ask(proxy, check.id, ControlMessage(check_tls=check), timeout_seconds)
+        return checked
+
+    async def config_dump(self, proxy: str, request_id: str, timeout_seconds: float) -> ConfigDumped:
+        """Let the proxy's agent ask Envoy what it has. Raises NotAttached, TimeoutError."""
+        message = ControlMessage(config_dump=ConfigDump(id=request_id))
+        dumped: ConfigDumped = await self._ask(proxy, request_id, message, timeout_seconds)
+        return dumped
+
+    async def _ask(self, proxy: str, request_id: str, message: ControlMessage, timeout_seconds: float) -> Any:
         agent = self._agents.get(proxy)
         if agent is None:
             raise NotAttached(proxy)
-        future: asyncio.Future[TlsChecked] = asyncio.get_running_loop().create_future()
-        agent.answers[check.id] = future
-        agent.asked.append(check)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        agent.answers[request_id] = future
+        agent.asked.append(message)
         agent.bell.set()
         try:
             async with asyncio.timeout(timeout_seconds):
                 return await future
         finally:
-            agent.answers.pop(check.id, None)
+            agent.answers.pop(request_id, None)
 
     # -- one stream -------------------------------------------------------------------------------------------
 
@@ -158,9 +171,9 @@ class Agents:
                 case "dns_ack":
                     self._acked(agent, message.dns_ack.version)
                 case "tls_checked":
-                    answer = agent.answers.get(message.tls_checked.id)
-                    if answer is not None and not answer.done():
-                        answer.set_result(message.tls_checked)
+                    _answered(agent, message.tls_checked)
+                case "config_dumped":
+                    _answered(agent, message.config_dumped)
                 case _:
                     continue
 
@@ -178,13 +191,19 @@ class Agents:
             if change is not None:
                 await write(_message(change))
             while agent.asked:
-                await write(ControlMessage(check_tls=agent.asked.pop(0)).SerializeToString())
+                await write(agent.asked.pop(0).SerializeToString())
 
     def _acked(self, agent: Agent, version: str) -> None:
         agent.acked = version
         for wanted, future in self._waiting.get(agent.proxy, ()):
             if wanted == version and not future.done():
                 future.set_result(None)
+
+
+def _answered(agent: Agent, answer: TlsChecked | ConfigDumped) -> None:
+    future = agent.answers.get(answer.id)
+    if future is not None and not future.done():
+        future.set_result(answer)
 
 
 def _message(change: DnsChange) -> bytes:

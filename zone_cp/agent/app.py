@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import sys
@@ -20,6 +21,7 @@ from shared.process.settings import ProxySettings
 from zone_cp.agent import bootstrap as boot
 from zone_cp.agent import check_tls
 from zone_cp.agent.access_log import AccessLog
+from zone_cp.agent.admin import AdminUnreachable
 from zone_cp.agent.channel import Channel
 from zone_cp.agent.dns_server import Address, DnsServer, parse_address
 from zone_cp.agent.dns_table import DEFAULT_TTL_SECONDS, NameTable, store
@@ -109,8 +111,24 @@ class Agent:
                 task = asyncio.create_task(self._check(message.check_tls))
                 self._checks.add(task)
                 task.add_done_callback(self._checks.discard)
+            case "config_dump" if len(self._checks) < MAX_CHECKS:
+                task = asyncio.create_task(self._dump(message.config_dump.id))
+                self._checks.add(task)
+                task.add_done_callback(self._checks.discard)
             case _:
                 pass
+
+    async def _dump(self, request_id: str) -> None:
+        dump = pb.ConfigDumped(id=request_id)
+        try:
+            status, body = await self._envoy.admin.get("/config_dump?include_eds")
+            if status == 200:
+                dump.gzip_json = await asyncio.to_thread(gzip.compress, body.encode(), 1)
+            else:
+                dump.error = f"Envoy's admin interface answered {status}"
+        except AdminUnreachable as error:
+            dump.error = str(error)
+        self._channel.dumped(dump)
 
     async def _check(self, asked: pb.CheckTls) -> None:
         # Whom to and when; never the request itself, which may hold a key.

@@ -79,6 +79,10 @@ class Channel:
         """Tell what a TLS check found; on a broken line whoever asked has given up, and so do we."""
         self._send(f"check/{checked.id}", pb.AgentMessage(tls_checked=checked))
 
+    def dumped(self, dump: pb.ConfigDumped) -> None:
+        """Tell what Envoy has; on a broken line whoever asked has given up, and so do we."""
+        self._send(f"dump/{dump.id}", pb.AgentMessage(config_dumped=dump))
+
     async def run(self) -> None:
         """Stay attached until cancelled."""
         loop = asyncio.get_running_loop()

@@ -1,0 +1,61 @@
+"""What a zone says its proxies hold, beside what their Envoys say they have: the whole way, over agents and the API."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from envoy_data_plane.envoy.service.status import v3 as status
+from grpc import aio, ssl_channel_credentials
+
+from tests.e2e.living import Living
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+BASE_PORT = 26200
+SECONDS = 40.0
+
+
+async def zonal(system: Living, zone: str, *words: str) -> tuple[int, str]:
+    api = f"http://127.0.0.1:{system.zone_ports[zone].api}"
+    flags = ("--api", api, "--token-file", str(system.deployment.admin_token))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "shared.cli", *words, *flags, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(SECONDS):
+        out, _ = await process.communicate()
+    return process.returncode or 0, out.decode()
+
+
+async def test_every_envoy_has_what_its_zone_says_it_holds(tmp_path: Path) -> None:
+    """`inspect xds --actual` finds no difference on sidecars and egresses; `get proxies` lists them; CSDS too."""
+    async with Living(tmp_path, BASE_PORT) as system:
+        await system.begin()
+        zone = min(system.zone_ports)
+        async with system.client(zone) as client:
+            rows: list[dict[str, Any]] = (await client.get("/proxies")).json()["items"]
+        proxies = sorted(row["proxy"] for row in rows if row["online"])
+        assert len(proxies) >= 2
+        code, listed = await zonal(system, zone, "get", "proxies")
+        assert code == 0
+        for proxy in proxies:
+            assert proxy in listed
+            code, told = await zonal(system, zone, "inspect", "xds", proxy, "--actual")
+            assert (code, "Envoy has what is intended." in told) == (0, True), told
+            assert "refused" not in told.split("\n", 2)[2], told
+        assert (await zonal(system, zone, "inspect", "xds", "nobody"))[0] != 0
+        await _csds(system, zone, proxies)
+
+
+async def _csds(system: Living, zone: str, proxies: list[str]) -> None:
+    target = f"{system.deployment.host(zone)}:{system.zone_ports[zone].ads}"
+    credentials = ssl_channel_credentials(system.deployment.ca_file.read_bytes())
+    metadata = (("authorization", f"Bearer {system.deployment.admin_token.read_text().strip()}"),)
+    async with aio.secure_channel(target, credentials) as channel:
+        call: Any = channel.unary_unary("/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus")
+        answer = status.ClientStatusResponse.parse(await call(b"", metadata=metadata, timeout=SECONDS))
+    assert sorted(config.node.id for config in answer.config if config.node) == proxies
+    states = {one.config_status for config in answer.config for one in config.generic_xds_configs}
+    assert states == {status.ConfigStatus.SYNCED}
