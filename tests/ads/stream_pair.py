@@ -109,6 +109,11 @@ class StreamPair:
             self.absent.discard((url, name))
         self.up.append(self._wish(url, subscribe, unsubscribe, initial))
 
+    def send_stale(self, short: str) -> None:
+        """A request that answers no response there ever was; it must change nothing."""
+        if SHORT[short] in self.names:
+            self.up.append(DeltaDiscoveryRequest(type_url=SHORT[short], response_nonce="0"))
+
     def reconnect(self) -> None:
         """A new stream to a new server: the client reports what it holds, as Envoy does."""
         self._reset()
@@ -231,6 +236,11 @@ class SotwPair(StreamPair):
         self, url: str, subscribe: Sequence[str], unsubscribe: Sequence[str], initial: Mapping[str, str]
     ) -> DeltaDiscoveryRequest | DiscoveryRequest:
         return self._request(url)
+
+    def send_stale(self, short: str) -> None:
+        """As in delta; here its names must count for nothing too."""
+        if SHORT[short] in self.nonces:
+            self.up.append(DiscoveryRequest(type_url=SHORT[short], response_nonce="0", resource_names=["stranger"]))
 
     def _request(self, url: str) -> DiscoveryRequest:
         names = sorted(self.names.get(url, ()))

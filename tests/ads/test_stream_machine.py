@@ -82,6 +82,10 @@ class Stream(RuleBasedStateMachine):
         for _ in range(count):
             self.pair.step(downwards=downwards)
 
+    @rule(short=st.sampled_from(sorted(SHORT)))
+    def stale(self, short: str) -> None:
+        self.pair.send_stale(short)
+
     @rule()
     def reconnect(self) -> None:
         self.pair.reconnect()
