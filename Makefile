@@ -67,7 +67,9 @@ up: $(VENV)/.runtime $(VENV)/.project ## start the demo's system and keep it run
 # --- proving --------------------------------------------------------------------------------------------------
 
 test: $(VENV)/.dev $(VENV)/.project ## the whole test suite
-	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(RUN) -m pytest -n 2 --dist loadfile $(ARGS) || { \
+		echo "--- what failed is run once more, alone: whole systems with many Envoys share these processors ---"; \
+		$(RUN) -m pytest -n 0 --last-failed --last-failed-no-failures none $(ARGS); }
 
 check: $(VENV)/.dev $(VENV)/.project ## ruff, mypy --strict, import contracts, requirements, house rules
 	$(VENV)/bin/ruff check .
