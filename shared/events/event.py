@@ -242,8 +242,8 @@ class EventRef(msgspec.Struct, frozen=True, order=True):
         return str(self.n) if self.origin == GLOBAL else f"{self.origin}:{self.n}"
 
 
-class _Envelope(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """An Event whose change is not looked at."""
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """An Event whose change is not looked at: all that the chain is made of."""
 
     id: str
     v: int
@@ -263,7 +263,7 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 _event_decoder = codec.decoder(Event)
-_envelope_decoder = codec.decoder(_Envelope)
+_envelope_decoder = codec.decoder(Envelope)
 
 
 def payload_hash(change: Change) -> str:
@@ -271,7 +271,7 @@ def payload_hash(change: Change) -> str:
     return sha256(codec.encode(change)).hexdigest()
 
 
-def event_hash(event: Event) -> str:
+def event_hash(event: Event | Envelope) -> str:
     """SHA-256, hex, of the header's canonical JSON: what the next event's `prev` holds."""
     header = _Header(**{name: getattr(event, name) for name in _Header.__struct_fields__})
     return sha256(codec.encode(header)).hexdigest()
@@ -287,6 +287,12 @@ def encode_event(event: Event) -> bytes:
     return codec.encode(event)
 
 
+def decode_envelope(data: bytes) -> Envelope:
+    """Read an event without its change. Raises `msgspec.DecodeError` when it is none."""
+    envelope: Envelope = _envelope_decoder.decode(data)
+    return envelope
+
+
 def decode_event(data: bytes) -> Event:
     """Read an event back. A change that cannot be read becomes `Unreadable`: poison stops no reader.
 
@@ -295,7 +301,7 @@ def decode_event(data: bytes) -> Event:
     try:
         event: Event = _event_decoder.decode(data)
     except msgspec.ValidationError as error:
-        envelope = _envelope_decoder.decode(data)
+        envelope = decode_envelope(data)
         known = {name: getattr(envelope, name) for name in Event.__struct_fields__}
         return Event(**{**known, "change": Unreadable(reason=str(error))})
     return event

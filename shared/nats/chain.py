@@ -6,11 +6,10 @@ Nothing needs to understand the change itself, so an event whose change is unkno
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import cast
 
 import msgspec
 
-from shared.events.event import NO_HASH, Event, event_hash
+from shared.events.event import NO_HASH, Envelope, decode_envelope, event_hash
 from shared.nats.pull import RawEvent
 
 
@@ -31,31 +30,10 @@ class Link(msgspec.Struct, frozen=True):
     id: str = ""
 
 
-class _Envelope(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    id: str
-    v: int
-    origin: str
-    n: int
-    incarnation: str
-    seen: int
-    time: str
-    actor: str
-    subject: str
-    change: msgspec.Raw
-    cause: str
-    prev: str
-    payload_hash: str
-    kid: str = ""
-    sig: str = ""
-
-
-_decoder = msgspec.json.Decoder(_Envelope)
-
-
 def link(raw: RawEvent) -> Link:
     """The link an event forms, without checking what came before. Raises ChainFault."""
     envelope = _envelope(raw)
-    return Link(envelope.n, event_hash(cast(Event, envelope)), envelope.id)
+    return Link(envelope.n, event_hash(envelope), envelope.id)
 
 
 def verify(previous: Link, raw: RawEvent) -> Link:
@@ -70,11 +48,11 @@ def verify(previous: Link, raw: RawEvent) -> Link:
     # The log holds canonical JSON, so the change's bytes are what its hash was made of.
     if sha256(bytes(envelope.change)).hexdigest() != envelope.payload_hash:
         raise ChainFault(raw.sequence, "payload_hash is not the hash of the change")
-    return Link(envelope.n, event_hash(cast(Event, envelope)), envelope.id)
+    return Link(envelope.n, event_hash(envelope), envelope.id)
 
 
-def _envelope(raw: RawEvent) -> _Envelope:
+def _envelope(raw: RawEvent) -> Envelope:
     try:
-        return _decoder.decode(raw.data)
+        return decode_envelope(raw.data)
     except msgspec.DecodeError as error:
         raise ChainFault(raw.sequence, f"not an event: {error}") from error
