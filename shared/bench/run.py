@@ -16,7 +16,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from shared.bench import capacity, delivery, fold
+from shared.bench import capacity, delivery, fanout, fold
 from shared.bench.result import Document, Goal, Result, encoded, merged, percentile, result
 from shared.commands import output as printing
 from shared.commands.output import Output
@@ -60,6 +60,20 @@ def _fold(step: Step) -> Mapping[str, Result]:
     return {"fold_events_per_s": result(folded, "1/s", limit=decoded, goal=Goal(on="ratio", op=">=", bound=0.5))}
 
 
+def _fanout(step: Step) -> Mapping[str, Result]:
+    seen = _run(fanout.measure(step))
+    fast, quick = Goal(on="ratio", op="<=", bound=1.3), Goal(on="ratio", op="<=", bound=1.5)
+    many, small = Goal(on="value", op=">=", bound=10_000), Goal(on="value", op="<=", bound=60)
+    updates, bare_updates = seen.updates_per_core_second, seen.bare_updates_per_core_second
+    grown, bare_grown = seen.resident_bytes_per_stream / 1e3, seen.bare_resident_bytes_per_stream / 1e3
+    return {
+        "fanout_1000_ms": result(seen.fanout_ms, "ms", limit=seen.bare_fanout_ms, goal=fast),
+        "proxy_updates_per_core_s": result(updates, "1/s", limit=bare_updates, goal=many),
+        "rss_per_proxy_kb": result(grown, "kB", limit=bare_grown, goal=small),
+        "initial_sync_10k_x_100_ms": result(seen.sync_ms, "ms", limit=seen.bare_sync_ms, goal=quick),
+    }
+
+
 def _capacity(step: Step) -> Mapping[str, Result]:
     return {"zone_rss_10k_mes_mb": result(_run(capacity.measure(step)) / 1e6, "MB", goal=NO_GOAL)}
 
@@ -68,6 +82,12 @@ MEASUREMENTS = (
     Measurement(("apply_to_ack_p50_us", "apply_to_ack_p99_us"), "apply to ACK", delivery.STEPS_TO_ACK, _to_ack),
     Measurement(("new_mes_to_first_200_p50_us",), "new service to 200", delivery.STEPS_TO_ANSWER, _to_answer),
     Measurement(("fold_events_per_s",), "fold", fold.STEPS, _fold),
+    Measurement(
+        ("fanout_1000_ms", "proxy_updates_per_core_s", "rss_per_proxy_kb", "initial_sync_10k_x_100_ms"),
+        "fan-out and first sync",
+        fanout.STEPS,
+        _fanout,
+    ),
     Measurement(("zone_rss_10k_mes_mb",), "zone with 10k services", capacity.STEPS, _capacity),
 )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.bench import capacity, delivery, fold
+from shared.bench import capacity, delivery, fanout, fold
 from shared.bench import run as bench
 from shared.bench.result import Goal, Result, result
 
@@ -73,9 +73,15 @@ def test_the_names_are_those_of_the_issue() -> None:
         "apply_to_ack_p50_us",
         "apply_to_ack_p99_us",
         "new_mes_to_first_200_p50_us",
+        "fanout_1000_ms",
+        "proxy_updates_per_core_s",
+        "rss_per_proxy_kb",
+        "initial_sync_10k_x_100_ms",
         "fold_events_per_s",
         "zone_rss_10k_mes_mb",
     }
     assert delivery.CHANGES == 200
+    assert fanout.STREAMS == 1_000
+    assert (fanout.SYNC_STREAMS, fanout.SYNC_CLUSTERS) == (100, 10_000)
     assert fold.EVENTS == 100_000
     assert capacity.SERVICES == 10_000

@@ -1,0 +1,156 @@
+"""The two servers that many clients are connected to: the product's, and the least that grpc.aio can do.
+
+Both are told what every client should have, and tell how long it took until all of it was ACKed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from grpc import aio
+from immutables import Map
+
+from shared.bench.bare_ads import CLUSTER, METHOD, SERVICE, Context
+from shared.events.state import Position
+from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
+
+LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
+SECONDS = 120.0
+"""The longest that clients may take for anything."""
+
+
+class Answers:
+    """Counts down to nothing left."""
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._none = asyncio.Event()
+
+    def expect(self, count: int) -> None:
+        """So many from now on."""
+        self._left = count
+        self._none.clear()
+
+    def take(self, count: int = 1) -> None:
+        """So many of them are here."""
+        self._left -= count
+        if self._left == 0:
+            self._none.set()
+
+    async def all(self) -> None:
+        """Wait for the last. Raises TimeoutError."""
+        async with asyncio.timeout(SECONDS):
+            await self._none.wait()
+
+
+class Product:
+    """The zone's AdsServer with its hub, in the clear and for anyone."""
+
+    def __init__(self) -> None:
+        server: Any = importlib.import_module("zone_cp.ads.server")
+        self._snapshot: Any = importlib.import_module("zone_cp.xds.snapshot").Snapshot
+        self._admitted: Any = server.Admitted
+        self._answers = Answers()
+        self._g = 0
+        self._server: Any = server.AdsServer(
+            "127.0.0.1", 0, None,
+            admit=self._admit,
+            on_connected=lambda *_: None,
+            on_disconnected=lambda *_: None,
+            on_ack=self._on_ack,
+            on_nack=lambda *_: None,
+            on_observation=lambda *_: None,
+        )  # fmt: skip
+
+    async def start(self) -> int:
+        """Listen; returns the port."""
+        port: int = await self._server.start()
+        return port
+
+    async def stop(self) -> None:
+        """End every stream."""
+        await self._server.stop(0.0)
+
+    async def _admit(self, node: Any, _: str | None) -> Any:
+        return self._admitted(node.id)
+
+    def _on_ack(self, _: str, fact: Any) -> None:
+        if fact.type_url == CLUSTER:
+            self._answers.take(len(fact.versions))
+
+    async def reach(self, proxies: Sequence[str], clusters: Map[str, Any], changed: int) -> float:
+        """Let these proxies hold these clusters, `changed` of which they do not hold yet; seconds until all are ACKed.
+
+        Raises TimeoutError.
+        """
+        self._answers.expect(changed * len(proxies))
+        self._g += 1
+        # Proxies are compiled one by one: they share every encoded resource, and none of the maps around them.
+        snapshots = [
+            self._snapshot(Position(self._g, 0), Map({CLUSTER: Map(clusters), LISTENER: Map()})) for _ in proxies
+        ]
+        started = time.perf_counter()
+        for proxy, snapshot in zip(proxies, snapshots, strict=True):
+            self._server.offer(proxy, snapshot)
+        await self._answers.all()
+        return time.perf_counter() - started
+
+
+class Bare:
+    """Writes given bytes to every stream and counts what comes back."""
+
+    def __init__(self) -> None:
+        self._contexts: set[Context] = set()
+        self._grown = asyncio.Condition()
+        self._answers = Answers()
+        self._server = aio.server(options=(("grpc.so_reuseport", 0), ("grpc.max_send_message_length", -1)))
+        untyped: Any = self._stream
+        methods: dict[str, Any] = {METHOD: grpc.stream_stream_rpc_method_handler(untyped)}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+
+    async def start(self) -> int:
+        """Listen; returns the port."""
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+        return port
+
+    async def stop(self) -> None:
+        """End every stream."""
+        await self._server.stop(0.0)
+
+    async def joined(self, count: int) -> None:
+        """Wait until so many clients are there. Raises TimeoutError."""
+        async with asyncio.timeout(SECONDS), self._grown:
+            await self._grown.wait_for(lambda: len(self._contexts) >= count)
+
+    async def push(self, responses: Sequence[bytes]) -> float:
+        """Send encoded responses to every client; seconds until all are ACKed. Raises TimeoutError."""
+        self._answers.expect(len(responses) * len(self._contexts))
+        started = time.perf_counter()
+        await asyncio.gather(*(_write(context, responses) for context in self._contexts))
+        await self._answers.all()
+        return time.perf_counter() - started
+
+    async def _stream(self, _: object, context: Context) -> None:
+        while True:
+            raw: Any = await context.read()
+            if raw is aio.EOF:
+                self._contexts.discard(context)
+                return
+            request = DeltaDiscoveryRequest.FromString(raw)
+            if request.response_nonce:
+                self._answers.take()
+            elif request.type_url == CLUSTER:
+                async with self._grown:
+                    self._contexts.add(context)
+                    self._grown.notify_all()
+
+
+async def _write(context: Context, responses: Sequence[bytes]) -> None:
+    for response in responses:
+        await context.write(response)
