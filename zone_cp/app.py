@@ -242,7 +242,7 @@ class _Zone:
             self._board.delivered(view, waiting, event_time())
 
     def _acked(self, proxy: str) -> str:
-        delivered = self._ads.hub.delivery(proxy).delivered
+        delivered = self._ads.hub.delivered(proxy)
         return "" if delivered is None else str(delivered)
 
     # --- proxies -------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import msgspec
 from immutables import Map
 
 from shared.events.state import Position
@@ -23,7 +24,8 @@ from shared.pb.discovery_pb2 import (
 )
 from zone_cp.ads.delta import DeltaStream, Fact, Nacked
 from zone_cp.ads.sotw import SotwStream
-from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Encoded, Snapshot
+from zone_cp.ads.staging import NOTHING
+from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Encoded, Snapshot, following
 from zone_cp.xds.wire import encode, number, piece
 
 WILDCARD_TYPES = (CLUSTER, LISTENER)
@@ -47,6 +49,15 @@ def snapshot(position: int, /, **types: Mapping[str, str] | Sequence[str]) -> Sn
         )
         resources[url] = Map({name: encode(url, name, make(name, content)) for name, content in contents.items()})
     return Snapshot(Position(position, 0), Map(resources))
+
+
+def succeeding(before: Snapshot, after: Snapshot) -> Snapshot:
+    """`after`, made from `before` as production does: it knows its lineage and shares what did not change."""
+    changes: dict[str, dict[str, Encoded | None]] = {}
+    for url in {*before.resources, *after.resources}:
+        old, new = before.resources.get(url, NOTHING), after.resources.get(url, NOTHING)
+        changes[url] = {name: new.get(name) for name in {*old, *new}}
+    return msgspec.structs.replace(following(before, after.position, changes), position=after.position)
 
 
 def wire_version(type_short: str, name: str, content: str = "1") -> str:

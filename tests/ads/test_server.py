@@ -101,9 +101,8 @@ async def test_an_admitted_stream_gets_its_snapshot_and_acks_are_waited_for() ->
         with pytest.raises(TimeoutError):
             await it.server.acked("p", Position(1, 0), 0.01)
         await ask(call, response_nonce=first.nonce)
-        delivery = await it.server.acked("p", Position(1, 0), SECONDS)
-        assert delivery.delivered == Position(1, 0)
-        (clusters,) = delivery.types
+        assert await it.server.acked("p", Position(1, 0), SECONDS) == Position(1, 0)
+        (clusters,) = it.server.deliveries()[0].types
         assert clusters.sent_digest == clusters.acked_digest
         it.server.offer("p", snapshot(2, CDS=["a", "b"]))
         assert [r.name for r in (await answer(call)).resources] == ["b"]
@@ -145,6 +144,31 @@ async def test_a_second_stream_of_a_proxy_supersedes_the_first() -> None:
         assert await ending(first) == (grpc.StatusCode.ABORTED, SUPERSEDED)
         assert [c[:3] for c in it.calls] == [("up", "p", "1"), ("down", "p", "1"), ("up", "p", "2")]
         assert it.server.deliveries()[0].connection == "2"
+
+
+async def test_a_moment_that_changes_nothing_for_a_proxy_counts_as_delivered() -> None:
+    """Said once for all proxies; not of one left behind, and not before a proxy has answered what it was sent."""
+    async with world() as it:
+        it.server.offer("p", snapshot(1, CDS=["a"]))
+        it.server.offer("q", snapshot(1, CDS=["a"]))
+        calls = {proxy: it.call(ADS, proxy) for proxy in ("p", "q")}
+        for proxy, call in calls.items():
+            await ask(call, proxy=proxy)
+        nonces = {proxy: (await answer(call)).nonce for proxy, call in calls.items()}
+        it.server.advance(Position(2, 0))
+        assert [one.delivered for one in it.server.deliveries()] == [None, None]
+        for proxy, call in calls.items():
+            await ask(call, response_nonce=nonces[proxy])
+            assert await it.server.acked(proxy, Position(2, 0), SECONDS) == Position(2, 0)
+        it.server.leave("q")
+        waiting = asyncio.create_task(it.server.acked("p", Position(3, 1), SECONDS))
+        await asyncio.sleep(0)
+        it.server.advance(Position(3, 1))
+        assert await waiting == Position(3, 1)
+        it.server.offer("p", snapshot(4, CDS=["b"]))
+        one, other = it.server.deliveries()
+        assert (one.offered, one.delivered) == (Position(4, 0), Position(3, 1))
+        assert (other.offered, other.delivered) == (Position(2, 0), Position(2, 0))
 
 
 async def test_a_broken_request_ends_the_stream_with_invalid_argument() -> None:

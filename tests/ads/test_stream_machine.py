@@ -15,6 +15,7 @@ from tests.ads.stream_pair import (
     SotwPair,
     StreamPair,
     snapshot,
+    succeeding,
     told,
     wire_version,
 )
@@ -33,9 +34,11 @@ class Stream(RuleBasedStateMachine):
 
     pair_of: type[StreamPair] = StreamPair
 
-    @initialize(whole=st.booleans())
-    def connect(self, whole: bool) -> None:
+    @initialize(whole=st.booleans(), chained=st.booleans())
+    def connect(self, whole: bool, chained: bool) -> None:
+        """chained: snapshots are made from each other and tell what changed; else every one is compared whole."""
         self.pair = self.pair_of(whole=whole)
+        self.chained = chained
         self.position = 0
         self.given: dict[str, dict[str, str]] = {}
         self.pair.ask("CDS")
@@ -59,7 +62,10 @@ class Stream(RuleBasedStateMachine):
         self.position += 1
         self.given = given
         types: Mapping[str, Mapping[str, str]] = given
-        self.pair.offer(snapshot(self.position, **types))
+        made = snapshot(self.position, **types)
+        if self.chained and self.pair.offered is not None:
+            made = succeeding(self.pair.offered, made)
+        self.pair.offer(made)
 
     @rule(short=st.sampled_from(NAMED), names=st.sets(st.sampled_from(NAMES), min_size=1))
     def subscribe(self, short: str, names: set[str]) -> None:

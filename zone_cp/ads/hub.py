@@ -4,7 +4,9 @@ A proxy has one aggregated stream, the newest, or any number of streams of singl
 subscription it makes outside ADS, so none of them stands for another, and nothing is ordered between them.
 
 Newest wins: an offer replaces the one before and wakes the stream's writer, which takes what is there when it
-gets to it. One event loop owns a hub; nothing here blocks or polls.
+gets to it. A change that leaves a proxy's snapshot as it is costs that proxy nothing: `advance` says once for all
+proxies up to which moment their snapshots hold, and a stream that has delivered its snapshot has delivered that
+moment. One event loop owns a hub; nothing here blocks or polls.
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ class Stream:
         self.order = order
         self.xds = xds
         self.scope = scope
+        self.reached: Position | None = None
         self.bell = asyncio.Event()
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -86,17 +89,36 @@ class Hub:
         self._snapshots: dict[str, Snapshot] = {}
         self._streams: dict[str, Stream] = {}
         self._typed: dict[str, dict[str, Stream]] = {}
-        self._waiting: dict[str, list[tuple[Position, asyncio.Future[ProxyDelivery]]]] = {}
+        self._waiting: dict[str, list[tuple[Position, asyncio.Future[Position]]]] = {}
+        self._position: Position | None = None
+        self._left: dict[str, Position] = {}
 
     def offer(self, proxy: str, snapshot: Snapshot) -> None:
         """Let this be what the proxy should hold, now or when it connects."""
+        streams = self.streams_of(proxy)
+        for stream in streams:
+            stream.reached = self._delivered_by(stream)  # the next snapshot takes nothing back
         self._snapshots[proxy] = snapshot
-        for stream in self.streams_of(proxy):
+        self._left.pop(proxy, None)
+        for stream in streams:
             stream.offer(snapshot)
+
+    def advance(self, position: Position) -> None:
+        """What every proxy was offered last holds at `position` too, save of those that were left behind."""
+        self._position = position
+        for proxy in list(self._waiting):
+            self._settle(proxy)
+
+    def leave(self, proxy: str) -> None:
+        """What the proxy was offered is not kept up to date any more, until it is offered something again."""
+        offered = self._offered(proxy)
+        if offered is not None:
+            self._left.setdefault(proxy, offered)
 
     def forget(self, proxy: str) -> None:
         """Drop the snapshot of a proxy that is not expected back; its stream, if any, keeps what it has."""
         self._snapshots.pop(proxy, None)
+        self._left.pop(proxy, None)
 
     def attach(self, stream: Stream) -> Stream | None:
         """Let a stream serve its proxy; returns the one that has to go: the older, which may be this one.
@@ -146,7 +168,7 @@ class Hub:
 
     def _settle(self, proxy: str) -> None:
         waiting = self._waiting.get(proxy)
-        delivered = self._delivered(proxy) if waiting else None
+        delivered = self.delivered(proxy) if waiting else None
         if not waiting or delivered is None:
             return
         left = []
@@ -154,7 +176,7 @@ class Hub:
             if future.done():
                 continue
             if _reached(delivered, position):
-                future.set_result(self.delivery(proxy))
+                future.set_result(delivered)
             else:
                 left.append((position, future))
         if left:
@@ -162,15 +184,15 @@ class Hub:
         else:
             del self._waiting[proxy]
 
-    async def acked(self, proxy: str, position: Position, timeout_seconds: float) -> ProxyDelivery:
-        """Wait until the proxy has answered all that a snapshot of this position (or later) caused.
+    async def acked(self, proxy: str, position: Position, timeout_seconds: float) -> Position:
+        """Wait until the proxy has answered all that a snapshot of this position (or later) caused; what it reached.
 
         A NACK is an answer: what is held back shows in the delivery's `rejected`. Raises TimeoutError.
         """
-        delivered = self._delivered(proxy)
+        delivered = self.delivered(proxy)
         if delivered is not None and _reached(delivered, position):
-            return self.delivery(proxy)
-        future: asyncio.Future[ProxyDelivery] = asyncio.get_running_loop().create_future()
+            return delivered
+        future: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
         entry = (position, future)
         self._waiting.setdefault(proxy, []).append(entry)
         try:
@@ -194,9 +216,24 @@ class Hub:
     def _connected(self) -> set[str]:
         return self._streams.keys() | self._typed.keys()
 
-    def _delivered(self, proxy: str) -> Position | None:
-        """What all streams of a proxy have delivered."""
-        reached = [stream.xds.delivered for stream in self.streams_of(proxy)]
+    def _offered(self, proxy: str) -> Position | None:
+        """The newest moment at which what the proxy was offered holds."""
+        snapshot = self._snapshots.get(proxy)
+        if snapshot is None or self._position is None:
+            return None if snapshot is None else snapshot.position
+        return self._left.get(proxy) or max(snapshot.position, self._position)
+
+    def _delivered_by(self, stream: Stream) -> Position | None:
+        reached, snapshot = stream.xds.delivered, self._snapshots.get(stream.proxy)
+        if reached is not None and snapshot is not None and reached == snapshot.position:
+            reached = self._offered(stream.proxy)
+        if reached is None or stream.reached is None:
+            return reached if stream.reached is None else stream.reached
+        return max(reached, stream.reached)
+
+    def delivered(self, proxy: str) -> Position | None:
+        """What all streams of a proxy have delivered; None while it is offline or has not received everything once."""
+        reached = [self._delivered_by(stream) for stream in self.streams_of(proxy)]
         known = [one for one in reached if one is not None]
         if not reached or len(known) < len(reached):
             return None
@@ -204,12 +241,11 @@ class Hub:
 
     def delivery(self, proxy: str) -> ProxyDelivery:
         """The delivery of one proxy."""
-        snapshot, streams = self._snapshots.get(proxy), self.streams_of(proxy)
-        offered = None if snapshot is None else snapshot.position
+        streams, offered = self.streams_of(proxy), self._offered(proxy)
         if not streams:
             return ProxyDelivery(proxy, "", offered, None, ())
         types = tuple(one for stream in streams for one in stream.xds.status())
-        return ProxyDelivery(proxy, streams[0].connection, offered, self._delivered(proxy), types)
+        return ProxyDelivery(proxy, streams[0].connection, offered, self.delivered(proxy), types)
 
     def deliveries(self) -> tuple[ProxyDelivery, ...]:
         """The delivery of every proxy that is connected or has been offered something, by name."""

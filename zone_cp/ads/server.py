@@ -205,7 +205,15 @@ class AdsServer:
         """How far every proxy has come."""
         return self.hub.deliveries()
 
-    async def acked(self, proxy: str, position: Position, timeout_seconds: float) -> ProxyDelivery:
+    def advance(self, position: Position) -> None:
+        """What every proxy was offered last holds at `position` too; see Hub.advance."""
+        self.hub.advance(position)
+
+    def leave(self, proxy: str) -> None:
+        """What the proxy was offered is not kept up to date any more; see Hub.leave."""
+        self.hub.leave(proxy)
+
+    async def acked(self, proxy: str, position: Position, timeout_seconds: float) -> Position:
         """Wait until a proxy has answered all of a position; see Hub.acked."""
         return await self.hub.acked(proxy, position, timeout_seconds)
 

@@ -42,6 +42,7 @@ from zone_cp.ads.subscription import (
     Subscription,
     version_of,
 )
+from zone_cp.view.lineage import UNKNOWN
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, PUSH_ORDER, ROUTE, SECRET, Encoded, Snapshot
 
 MAX_CHUNK_BYTES = 384 * 1024
@@ -222,7 +223,8 @@ class StagedStream(ABC):
             return False
         type_url = subscription.type_url
         later = _of(type_url, newer)
-        due = subscription.due(current.resources.get(type_url, NOTHING), _of(type_url, older), later)
+        wanted, lineage = current.resources.get(type_url, NOTHING), current.lineages.get(type_url, UNKNOWN)
+        due = subscription.due(wanted, _of(type_url, older), later, lineage)
         removed = subscription.removable(_of(type_url, (current, *newer))) if type_url == LISTENER else ()
         return self._send(subscription, current, due, removed, out)
 

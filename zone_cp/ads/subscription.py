@@ -22,6 +22,7 @@ import msgspec
 
 from shared.events.state import Position
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
+from zone_cp.view.lineage import UNKNOWN, Lineage
 from zone_cp.xds.snapshot import CLUSTER, LISTENER, Encoded
 
 WILDCARD = "*"
@@ -262,17 +263,20 @@ class Subscription:
 
     # -- what the client must be told -------------------------------------------------------------------------
 
-    def due(self, current: Resources, older: Sequence[Resources], newer: Sequence[Resources] = ()) -> Due:
+    def due(
+        self,
+        current: Resources,
+        older: Sequence[Resources],
+        newer: Sequence[Resources] = (),
+        lineage: Lineage = UNKNOWN,
+    ) -> Due:
         """Compare what is desired with what is known.
 
         current is what the type should be now; older are resources on their way out (still served to who asks
-        by name); newer are those that are not to be sent yet (a name found there only is left waiting).
+        by name); newer are those that are not to be sent yet (a name found there only is left waiting). lineage is
+        current's: with it only names are looked at that changed since the last comparison.
         """
-        fresh = current is not self._scanned
-        names: Iterator[str] = iter(tuple(self._touched))
-        if fresh:
-            names = iter(dict.fromkeys(chain(current if self.wildcard else (), self.names, self._touched)))
-            self.gone = {name for name in self.known if name not in current}
+        names = self._candidates(current, lineage)
         self._touched = set()
         self._scanned = current
         upserts: list[Encoded] = []
@@ -285,6 +289,21 @@ class Subscription:
                 continue
             self._compare(name, encoded, upserts, absent, older, newer)
         return Due(tuple(upserts), tuple(absent))
+
+    def _candidates(self, current: Resources, lineage: Lineage) -> Iterator[str]:
+        """Names to compare; also brings `gone` up to date, which is every known name that `current` has not."""
+        if current is self._scanned:
+            return iter(tuple(self._touched))
+        changed = lineage.since(self._scanned)
+        if changed is None:
+            self.gone = {name for name in self.known if name not in current}
+            return iter(dict.fromkeys(chain(current if self.wildcard else (), self.names, self._touched)))
+        for name in changed:
+            if name in self.known and name not in current:
+                self.gone.add(name)
+            else:
+                self.gone.discard(name)
+        return iter(dict.fromkeys(chain((name for name in changed if self._wanted(name)), self._touched)))
 
     def _compare(  # noqa: PLR0917 — one step of the loop above, apart for its length
         self,

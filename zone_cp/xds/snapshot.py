@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 from immutables import Map
 
 from shared.events.state import Position
+from zone_cp.view.lineage import UNKNOWN, Lineage
 from zone_cp.view.zone_view import Sources
 
 TYPE_PREFIX = "type.googleapis.com/"
@@ -39,8 +42,45 @@ class Snapshot(msgspec.Struct, frozen=True):
     """resources: type URL, then name. position is the moment it was compiled from.
 
     versions: by type URL, what is reported as the version of the whole type; the position where there is none.
+    lineages: by type URL, which earlier maps of `resources` the one here was made from. A type that did not change is
+    the same map as before; a type without a lineage is compared as a whole.
     """
 
     position: Position
     resources: Map[str, Map[str, Encoded]]
     versions: Map[str, str] = Map()
+    lineages: Map[str, Lineage] = Map()
+
+
+def following(before: Snapshot, position: Position, changes: Mapping[str, Mapping[str, Encoded | None]]) -> Snapshot:
+    """The snapshot after `before`, with `changes` by type URL and name (None: it is gone).
+
+    Work is proportional to the changes. Types in which nothing comes out different keep their map, and a snapshot in
+    which no type does is `before` itself: it goes on holding at `position`.
+    """
+    resources, lineages = before.resources, before.lineages
+    for type_url, changed in changes.items():
+        held = before.resources.get(type_url, _NOTHING)
+        differing = {name: one for name, one in changed.items() if not _same(held.get(name), one)}
+        if not differing:
+            continue
+        after = held.mutate()
+        for name, one in differing.items():
+            if one is None:
+                del after[name]
+            else:
+                after[name] = one
+        resources = resources.set(type_url, after.finish())
+        lineages = lineages.set(type_url, lineages.get(type_url, UNKNOWN).then(held, differing))
+    if resources is before.resources:
+        return before
+    return Snapshot(position, resources, before.versions, lineages)
+
+
+_NOTHING: Map[str, Encoded] = Map()
+
+
+def _same(one: Encoded | None, other: Encoded | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one is other or (one.version == other.version and one.sources == other.sources)
