@@ -52,6 +52,7 @@ CORE = (
     "zone_cp/xds",
     "zone_cp/extensions",
     "zone_cp/decide",
+    "zone_cp/ads/facts",
     "zone_cp/ads/subscription",
     "zone_cp/ads/staging",
     "zone_cp/ads/delta",

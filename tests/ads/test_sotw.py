@@ -7,8 +7,8 @@ import pytest
 from shared.events.state import Position
 from shared.pb.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
 from tests.ads.stream_pair import SHORT, SotwPair, carried, eds_cluster, snapshot, told, wire_version
+from zone_cp.ads.facts import Acked, Nacked, RemoteProtocolError
 from zone_cp.ads.sotw import SotwStream
-from zone_cp.ads.subscription import Acked, Nacked, RemoteProtocolError
 
 
 def connected(*asked: str) -> SotwPair:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
 from zone_cp.ads.delivery import TypeDelivery
+from zone_cp.ads.facts import Acked, Due, Fact, Nacked, RemoteProtocolError
 from zone_cp.ads.staging import MAX_CHUNK_BYTES, MAX_TYPES, Part, StagedStream, chunks
-from zone_cp.ads.subscription import Acked, Due, Fact, Nacked, RemoteProtocolError, Subscription
+from zone_cp.ads.subscription import Subscription
 from zone_cp.xds.wire import piece
 
 __all__ = [

@@ -21,8 +21,8 @@ from immutables import Map
 
 from shared.events.state import Position
 from zone_cp.ads.delivery import TypeDelivery
+from zone_cp.ads.facts import Fact, RemoteProtocolError
 from zone_cp.ads.staging import StagedStream
-from zone_cp.ads.subscription import Fact, RemoteProtocolError
 from zone_cp.xds.snapshot import Snapshot
 
 SUPERSEDED = "superseded by a newer stream of the same proxy"

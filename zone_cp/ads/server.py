@@ -26,10 +26,10 @@ from zone_cp.ads.agents import AGENT_SERVICE, Agents
 from zone_cp.ads.calls import Context, bytes_stream, cancel, first_message, next_message, token_of
 from zone_cp.ads.csds import CSDS_SERVICE, NotUnderstood, client_status
 from zone_cp.ads.delta import DeltaStream
+from zone_cp.ads.facts import Acked, Nacked, RemoteProtocolError
 from zone_cp.ads.hub import DnsTable, Hub, NodeInfo, ProxyDelivery, Stream
 from zone_cp.ads.sotw import SotwStream
 from zone_cp.ads.staging import StagedStream
-from zone_cp.ads.subscription import Acked, Nacked, RemoteProtocolError
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, SECRET, Snapshot
 
 __all__ = ["ADS_SERVICE", "Admission", "Admitted", "AdsServer", "NodeInfo", "Refused", "TlsFiles", "grpc_status"]

@@ -18,8 +18,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shared.pb.discovery_pb2 import DiscoveryRequest
+from zone_cp.ads.facts import Due, Fact
 from zone_cp.ads.staging import Part, StagedStream, chunks
-from zone_cp.ads.subscription import Due, Fact, Subscription
+from zone_cp.ads.subscription import Subscription
 from zone_cp.xds.snapshot import CLUSTER, LISTENER
 from zone_cp.xds.wire import any_message, piece
 

@@ -30,18 +30,9 @@ from immutables import Map
 
 from shared.events.state import Position
 from zone_cp.ads.delivery import ResourceState, TypeDelivery, delivery_of, states_of
+from zone_cp.ads.facts import Acked, Due, Fact, Nacked, RemoteProtocolError, Sent
 from zone_cp.ads.references import references_of
-from zone_cp.ads.subscription import (
-    Acked,
-    Due,
-    Fact,
-    Nacked,
-    RemoteProtocolError,
-    Resources,
-    Sent,
-    Subscription,
-    version_of,
-)
+from zone_cp.ads.subscription import Resources, Subscription, version_of
 from zone_cp.view.lineage import UNKNOWN
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, PUSH_ORDER, ROUTE, SECRET, Encoded, Snapshot
 

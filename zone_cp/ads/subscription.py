@@ -18,10 +18,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TypeAlias
 
-import msgspec
-
 from shared.events.state import Position
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
+from zone_cp.ads.facts import Acked, Due, Fact, Nacked, RemoteProtocolError, Sent
 from zone_cp.view.lineage import UNKNOWN, Lineage
 from zone_cp.xds.snapshot import CLUSTER, LISTENER, Encoded
 
@@ -33,55 +32,6 @@ MAX_REJECTED_PER_TYPE = 1_024
 MAX_SUSPECTS_ALONE = 32
 
 Resources: TypeAlias = Mapping[str, Encoded]
-
-
-class RemoteProtocolError(Exception):
-    """The client broke the protocol; the stream cannot go on. `limit` tells an exceeded limit from nonsense."""
-
-    def __init__(self, message: str, *, limit: bool = False) -> None:
-        """Say what the client did."""
-        super().__init__(message)
-        self.limit = limit
-
-
-class Acked(msgspec.Struct, frozen=True):
-    """The client accepted a response: it holds `versions` (name, version) and no longer holds `removed`."""
-
-    type_url: str
-    nonce: str
-    position: Position
-    versions: tuple[tuple[str, str], ...]
-    removed: tuple[str, ...]
-
-
-class Nacked(msgspec.Struct, frozen=True):
-    """The client refused a response made of `names`. `rejected` (name, version) is the culprit once it is certain."""
-
-    type_url: str
-    nonce: str
-    position: Position
-    message: str
-    names: tuple[str, ...]
-    rejected: tuple[tuple[str, str], ...]
-
-
-Fact: TypeAlias = Acked | Nacked
-
-
-class Sent(msgspec.Struct, frozen=True):
-    """A response in flight. serial counts the responses of the stream."""
-
-    serial: int
-    position: Position
-    upserts: tuple[Encoded, ...]
-    removed: tuple[str, ...]
-
-
-class Due(msgspec.Struct, frozen=True):
-    """What must be sent now: resources, and names to be declared nonexistent."""
-
-    upserts: tuple[Encoded, ...] = ()
-    absent: tuple[str, ...] = ()
 
 
 class Subscription:
