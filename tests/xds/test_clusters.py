@@ -78,7 +78,7 @@ def whole(view: ExternalServiceView) -> cluster.Cluster:
         connect_timeout=defaults.CONNECT_TIMEOUT,
         dns_lookup_family=cluster.ClusterDnsLookupFamily.V4_PREFERRED,
         wait_for_warm_on_init=False,
-        circuit_breakers=clusters.breakers(1024, 3),
+        circuit_breakers=clusters.breakers(1024, 1024),
         typed_extension_protocol_options=clusters.http_options(
             upstream.HttpProtocolOptions(explicit_http_config=framed)
         ),

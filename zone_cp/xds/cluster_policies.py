@@ -53,6 +53,7 @@ def connections(said: Effective) -> core.HttpProtocolOptions:
 def limits(conf: BreakerConf) -> cluster.CircuitBreakers:
     """Limits of one service: what nobody sets is Kuma's default."""
     said = conf.connection_limits
+    retries = defaults.SERVICE_RETRY_LIMIT if said is None else said.max_retries or defaults.POLICY_RETRY_LIMIT
     return cluster.CircuitBreakers(
         thresholds=[
             cluster.CircuitBreakersThresholds(
@@ -60,7 +61,7 @@ def limits(conf: BreakerConf) -> cluster.CircuitBreakers:
                 max_connections=(said and said.max_connections) or defaults.SERVICE_LIMIT,
                 max_pending_requests=(said and said.max_pending_requests) or defaults.SERVICE_LIMIT,
                 max_requests=(said and said.max_requests) or defaults.SERVICE_LIMIT,
-                max_retries=(said and said.max_retries) or defaults.SERVICE_RETRY_LIMIT,
+                max_retries=retries,
                 max_connection_pools=said.max_connection_pools if said else None,
                 track_remaining=True,
             )

@@ -31,7 +31,11 @@ EARLY_DATA_BYTES = 16_384
 
 SERVICE_LIMIT = 1024
 """Connections, pending requests and requests of one external service at one proxy (Kuma's default)."""
-SERVICE_RETRY_LIMIT = 3
+SERVICE_RETRY_LIMIT = SERVICE_LIMIT
+"""Retries under way at once. By default only what reached nobody is tried again: a retry is no load for anyone, and
+the three of Kuma leave requests unanswered as soon as four of them meet a dead endpoint together."""
+POLICY_RETRY_LIMIT = 3
+"""The same where a MeshCircuitBreaker sets limits, but not this one (Kuma's default)."""
 EGRESS_LIMIT = 1_000_000
 """The same towards the zone egress: limits are per service, and those live at the egress (decision 26)."""
 
