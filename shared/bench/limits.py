@@ -93,7 +93,7 @@ async def _pull(zone: Connection, receive: MessageCallback, *, after: int) -> No
 
 async def _push(place: Place, hub: list[Event], own: list[Event], first: int, step: Step) -> list[float]:
     certificate, key = place.deployment.keys(ZONE).ads_files
-    before, *changes = _clusters(History(hub, {ZONE: own}), first)
+    before, *changes = _clusters(History.of(hub, {ZONE: own}), first)
     async with BareAds(place.ports.ads, certificate.read_bytes(), key.read_bytes(), before) as ads:
         await place.start("bare-egress", _envoy(place.workdir("egress")), place.ports.egress_admin)
         async with asyncio.timeout(ADS_SETTLES_SECONDS):

@@ -164,7 +164,7 @@ async def read_store(store: Path) -> History:
                     zones[zone] = [event async for event in topology.zone_log_on_hub(connection, zone).read()]
         finally:
             await connection.close()
-    return History(hub, zones)
+    return History.of(hub, zones)
 
 
 async def _stream_names(connection: Any) -> list[str]:

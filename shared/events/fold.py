@@ -6,7 +6,7 @@ chain before it is folded; it is the reader's duty to call it on everything that
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias, TypeVar, assert_never
 
 import msgspec
@@ -14,6 +14,7 @@ from immutables import Map, MapMutation
 
 from shared.events.event import (
     GLOBAL,
+    NO_HASH,
     SCHEMA,
     DataKeyWrapped,
     Event,
@@ -93,25 +94,49 @@ def fold(state: LogState, event: Event) -> LogState:
 
 
 def fold_all(state: LogState, events: Iterable[Event]) -> LogState:
-    """Fold many events. An event's hash stands in the next one's `prev`, so only the last one is hashed."""
-    held: Event | None = None
+    """Fold many events, as `fold` does. Only the last one is hashed: nobody sees the heads in between."""
+    return _folded(state, _continuing(state, events))
+
+
+def fold_part(state: LogState, events: Iterable[Event]) -> LogState:
+    """Fold some of the events that follow, in order, the last one among them. The caller vouches that those left out
+    left no trace (`shared.events.index`). Raises ValueError for an event of another log or out of order.
+    """
+    return _folded(state, _ascending(state, events))
+
+
+def _folded(state: LogState, events: Iterable[Event]) -> LogState:
     run: _Run | None = None
+    last: Event | None = None
+    for last in events:
+        if isinstance(last.change, _WRITES):
+            run = run or _Run(state)
+            run.add(last)
+        else:
+            state = _step(state if run is None else run.state(), last, NO_HASH)
+            run = None
+    after = state if run is None else run.state()
+    return after if last is None else msgspec.structs.replace(after, head=event_hash(last))
+
+
+def _continuing(state: LogState, events: Iterable[Event]) -> Iterator[Event]:
     origin, last = state.origin, state.n
     for event in events:
         if event.n != last + 1 or event.origin != origin:
             if event.n <= last and event.origin == origin:
                 continue
             _expect(origin, last, event)
-        if held is not None:
-            if isinstance(held.change, _WRITES):
-                run = run or _Run(state)
-                run.add(held, event.prev)
-            else:
-                state = _step(state if run is None else run.state(), held, event.prev)
-                run = None
-        held, last = event, event.n
-    before = state if run is None else run.state()
-    return before if held is None else _step(before, held, event_hash(held))
+        last = event.n
+        yield event
+
+
+def _ascending(state: LogState, events: Iterable[Event]) -> Iterator[Event]:
+    last = state.n
+    for event in events:
+        if event.n <= last or event.origin != state.origin:
+            raise ValueError(f"{event.origin}:{event.n} cannot be folded after {state.origin}:{last}")
+        last = event.n
+        yield event
 
 
 def _check_repeat(state: LogState, event: Event) -> ChainFault | None:
@@ -136,7 +161,7 @@ class _Run:
     Beside `_apply_resource` this is the second place that knows what such an event means; a test holds them together.
     """
 
-    __slots__ = ("_head", "_kinds", "_last", "_resources", "_seen", "_state", "_time", "_zone")
+    __slots__ = ("_kinds", "_last", "_resources", "_seen", "_state", "_time", "_zone")
 
     def __init__(self, state: LogState) -> None:
         self._state = state
@@ -144,11 +169,10 @@ class _Run:
         self._resources = state.resources.mutate()
         self._kinds: dict[str, MapMutation[ResourceKey, Stored]] = {}
         self._last: Event | None = None
-        self._head = state.head
         self._time, self._seen = state.time, state.seen
 
-    def add(self, event: Event, head: str) -> None:
-        """Take one more event; `head` is its hash."""
+    def add(self, event: Event) -> None:
+        """Take one more event."""
         change = event.change
         if isinstance(change, ResourceApplied):
             resource = change.resource
@@ -163,7 +187,7 @@ class _Run:
             self._resources[key] = self._members(key.kind)[key] = stored
         elif isinstance(change, ResourceDeleted) and change.key in self._resources:
             del self._resources[change.key], self._members(change.key.kind)[change.key]
-        self._last, self._head = event, head
+        self._last = event
         if event.time > self._time:  # noqa: PLR1730 - `max` takes three times as long, for each event of a replay
             self._time = event.time
         if event.seen > self._seen:  # noqa: PLR1730 - as above
@@ -186,7 +210,7 @@ class _Run:
             resources=self._resources.finish(),
             kinds=kinds,
             n=self._last.n if self._last else self._state.n,
-            head=self._head,
+            head=NO_HASH,
             incarnation=self._last.incarnation if self._last else self._state.incarnation,
             time=self._time,
             seen=self._seen,

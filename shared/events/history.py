@@ -1,7 +1,7 @@
-"""History: the logs of a system as plain sequences of events, and the moments one can name in them.
+"""History: the logs of a system, and the moments one can name in them.
 
-Pure. Where the events come from (the API of a running system, a copy of a store, a bundle) is the caller's
-affair; production, replay, diff and bisect all fold them with the same code.
+Pure. Where the events come from (a running system, a copy of a store, a bundle) is the caller's affair
+(`shared.history`); production, replay, diff and bisect all fold them with the same code.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
-import msgspec
-
 from shared.events.event import GLOBAL, Event
-from shared.events.fold import fold_all
-from shared.events.state import LogState, Position, ZoneState
+from shared.events.past import PastLog
+from shared.events.state import Position, ZoneState
 
 _AT_ZONE = re.compile(r"(?P<zone>[a-z][a-z0-9-]*):(?P<z>\d+)")
 
@@ -23,14 +21,27 @@ class NoSuchMoment(Exception):
     """The moment asked for is not in this history; the message says which ones are."""
 
 
-class History(msgspec.Struct, frozen=True):
-    """Every origin's events in order of n, starting at 1."""
+class History:
+    """Every origin's past. `hub` is global's log, `zones` every zone's by its name.
 
-    hub: Sequence[Event]
-    zones: Mapping[str, Sequence[Event]]
+    What the debugger's commands stand on: `log(origin)` gives a `PastLog` (single events, searches, its state at any
+    n), `position(zone, at)` turns what a person calls a moment into one, `state(zone, position)` is the zone then.
+    """
 
-    def log(self, origin: str) -> Sequence[Event]:
-        """The events of one origin. Raises NoSuchMoment for an unknown zone."""
+    def __init__(self, hub: PastLog, zones: Mapping[str, PastLog]) -> None:
+        self.hub = hub
+        self.zones = zones
+
+    @classmethod
+    def of(cls, hub: Sequence[Event], zones: Mapping[str, Sequence[Event]]) -> History:
+        """A history held in memory: every origin's events in order of n, from 1."""
+        return cls(
+            PastLog.of(GLOBAL, hub),
+            {zone: PastLog.of(zone, events) for zone, events in zones.items()},
+        )
+
+    def log(self, origin: str) -> PastLog:
+        """The past of one origin. Raises NoSuchMoment for an unknown zone."""
         if origin == GLOBAL:
             return self.hub
         if origin not in self.zones:
@@ -39,11 +50,11 @@ class History(msgspec.Struct, frozen=True):
         return self.zones[origin]
 
     def event(self, origin: str, n: int) -> Event:
-        """One event by its origin and sequence."""
-        events = self.log(origin)
-        if not 1 <= n <= len(events):
-            raise NoSuchMoment(f"{origin} has no event {n}; it has 1 to {len(events)}")
-        return events[n - 1]
+        """One event by its origin and sequence. Raises NoSuchMoment."""
+        log = self.log(origin)
+        if not 1 <= n <= len(log):
+            raise NoSuchMoment(f"{origin} has no event {n}; it has 1 to {len(log)}")
+        return log.event(n)
 
     def position(self, zone: str, at: str | None = None) -> Position:
         """The moment `at` of `zone`: `1234` (global's sequence), `east:57`, an RFC 3339 time, None = the last.
@@ -57,7 +68,7 @@ class History(msgspec.Struct, frozen=True):
             g = int(at)
             if g > len(self.hub):
                 raise NoSuchMoment(f"global has no event {g}; it has 1 to {len(self.hub)}")
-            return Position(g, bisect_right(own, g, key=lambda event: event.seen))
+            return Position(g, bisect_right(own.numbers, g, key=lambda n: own.envelope(n).seen))
         if found := _AT_ZONE.fullmatch(at):
             event = self.event(found["zone"], int(found["z"]))
             if found["zone"] == zone:
@@ -66,21 +77,12 @@ class History(msgspec.Struct, frozen=True):
         return Position(_until(self.hub, at), _until(own, at))
 
     def state(self, zone: str, position: Position) -> ZoneState:
-        """The zone's state at a moment, folded from the beginning."""
-        return ZoneState(
-            zone,
-            folded(LogState(origin=GLOBAL), self.hub[: position.g]),
-            folded(LogState(origin=zone), self.log(zone)[: position.z]),
-        )
+        """The zone's state at a moment."""
+        return ZoneState(zone, self.hub.state(position.g), self.log(zone).state(position.z))
 
 
-def folded(state: LogState, events: Sequence[Event]) -> LogState:
-    """Fold events in order on top of `state`."""
-    return fold_all(state, events)
-
-
-def _until(events: Sequence[Event], time: str) -> int:
+def _until(log: PastLog, time: str) -> int:
     if not re.match(r"\d{4}-\d\d-\d\d", time):
         raise NoSuchMoment(f"{time!r} is no moment: give 1234, east:57 or an RFC 3339 time")
     # RFC 3339 in UTC with fixed width sorts as text; a shorter time names the beginning of what it leaves out.
-    return bisect_right(events, time, key=lambda event: event.time)
+    return bisect_right(log.numbers, time, key=lambda n: log.envelope(n).time)

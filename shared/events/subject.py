@@ -70,6 +70,15 @@ def subject_for(origin: str, change: Change) -> str:
     return f"{prefix_for(origin)}.{escape(mesh)}.{kind}.{escape(name)}"
 
 
+def place_of(subject: str) -> tuple[str, str, str]:
+    """Mesh, kind and name that a subject was made of; what is no subject of ours has none of them."""
+    tokens = subject.rsplit(".", 3)[1:]
+    if len(tokens) != 3:
+        return "", "", ""
+    mesh, kind, name = tokens
+    return unescape(mesh), kind, unescape(name)
+
+
 def _place(change: Change) -> tuple[str, str, str]:
     match change:
         case ResourceApplied(resource=resource):

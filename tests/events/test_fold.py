@@ -12,15 +12,9 @@ from shared.events.event import (
     GLOBAL,
     Change,
     Event,
-    EventSkipped,
-    HostnameClaimed,
-    HostnameQuarantined,
-    HostnameReleased,
     LogRestored,
     ProxyConnected,
     ProxyDisconnected,
-    VipLeased,
-    VipQuarantined,
     VipReleased,
     decode_event,
     encode_event,
@@ -29,46 +23,15 @@ from shared.events.fold import check, fold, fold_all
 from shared.events.state import LogState
 from shared.events.subject import escape, subject_for, unescape
 from shared.model.resource import ResourceKey
-from tests.builders import LogBuilder, applied, at, deleted, generator, mes, mesh, service_key
-from tests.builders import settings as zone_settings
-
-names = st.sampled_from(["a", "b", "c"])
-keys = st.builds(service_key, names, zone=st.sampled_from(["", "east"]))
-ips = st.sampled_from(["242.0.0.1", "242.0.0.2", "242.128.0.1"])
-moments = st.integers(0, 100).map(at)
-hostnames = st.sampled_from(["x.ext", "y.ext"])
-generators = st.just(ResourceKey("HostnameGenerator", "", "all"))
-changes: st.SearchStrategy[Change] = st.one_of(
-    st.builds(lambda name: applied(mes(name), "east"), names),
-    st.builds(lambda name: deleted(mes(name), "east"), names),
-    st.just(applied(mesh(), "east")),
-    st.just(applied(generator(), "east")),
-    st.just(zone_settings()),
-    st.builds(VipLeased, key=keys, protocol_class=st.sampled_from(["http", "tcp"]), ip=ips),
-    st.builds(VipQuarantined, key=keys, ip=ips, until=moments),
-    st.builds(VipReleased, ip=ips),
-    st.builds(HostnameClaimed, mesh=st.just("default"), hostname=hostnames, key=keys, generator=generators),
-    st.builds(HostnameQuarantined, mesh=st.just("default"), hostname=hostnames, key=keys, until=moments),
-    st.builds(HostnameReleased, mesh=st.just("default"), hostname=hostnames),
-    st.builds(ProxyConnected, proxy=names, key=keys, connection=names),
-    st.builds(ProxyDisconnected, proxy=names, connection=names),
-    st.builds(EventSkipped, g=st.integers(1, 9), reason=st.just("poison")),
-)
-logs = st.lists(changes, max_size=30)
-
-
-def _log(history: list[Change]) -> LogBuilder:
-    log = LogBuilder("east")
-    for second, change in enumerate(history):
-        log.append(change, seconds=second)
-    return log
+from tests.builders import LogBuilder, applied, at, deleted, mes, mesh, service_key
+from tests.events.changes import east_log, logs
 
 
 @settings(max_examples=80, deadline=None)
 @given(logs, st.integers(0, 30))
 def test_head_and_tail_give_what_the_whole_gives(history: list[Change], cut: int) -> None:
     """A checkpoint plus the tail is the whole log, one by one or in bulk."""
-    log = _log(history)
+    log = east_log(history)
     head = fold_all(LogState("east"), log.events[:cut])
     assert fold_all(head, log.events[cut:]) == log.state
     assert fold_all(LogState("east"), log.events) == log.state
@@ -78,7 +41,7 @@ def test_head_and_tail_give_what_the_whole_gives(history: list[Change], cut: int
 @given(logs, st.data())
 def test_redelivery_is_harmless(history: list[Change], data: st.DataObject) -> None:
     """An event that was folded already changes nothing: the state is the same object."""
-    log = _log(history)
+    log = east_log(history)
     state = LogState("east")
     for event in log.events:
         state = fold(state, event)
@@ -93,7 +56,7 @@ def test_redelivery_is_harmless(history: list[Change], data: st.DataObject) -> N
 @given(logs)
 def test_events_survive_the_log(history: list[Change]) -> None:
     """What is read back is what was written, and folds the same."""
-    log = _log(history)
+    log = east_log(history)
     read = [decode_event(encode_event(event)) for event in log.events]
     assert read == log.events
     assert fold_all(LogState("east"), read) == log.state

@@ -17,7 +17,7 @@ def _history() -> History:
         hub.append(applied(mes(f"s{number}")), seconds=10 * (number + 1))
         zones["east"].follow(hub)
     zones["west"].follow(hub)
-    return History(hub.events, {name: zone.own.events for name, zone in zones.items()})
+    return History.of(hub.events, {name: zone.own.events for name, zone in zones.items()})
 
 
 def test_a_moment_is_the_last_one_when_none_is_named() -> None:
@@ -33,14 +33,14 @@ def test_a_global_sequence_names_where_the_zone_was_once_it_had_decided_on_it() 
         position = history.position("east", str(g))
         assert position.g == g
         own = history.zones["east"]
-        assert all(event.seen <= g for event in own[: position.z])
-        assert all(event.seen > g for event in own[position.z :])
+        assert all(event.seen <= g for event in own.events(until=position.z))
+        assert all(event.seen > g for event in own.events(after=position.z))
 
 
 def test_a_zone_sequence_implies_its_global_one() -> None:
     """`east:4` is (seen of east's event 4, 4); for another zone it is that g."""
     history = _history()
-    seen = history.zones["east"][3].seen
+    seen = history.zones["east"].event(4).seen
     assert history.position("east", "east:4") == Position(seen, 4)
     assert history.position("west", "east:4") == history.position("west", str(seen))
 

@@ -24,7 +24,7 @@ def _history() -> History:
     zone.follow(hub)
     hub.append(applied(mes(endpoints=("203.0.113.2:8080",))), actor="bob", seconds=2)
     zone.follow(hub)
-    return History(hub.events, {"east": zone.own.events})
+    return History.of(hub.events, {"east": zone.own.events})
 
 
 def test_a_moment_is_compiled_as_it_was() -> None:
@@ -108,5 +108,5 @@ def test_an_offline_proxy_can_still_be_replayed() -> None:
     hub.append(applied(mesh()), applied(mes()))
     zone.follow(hub)
     zone.write(ProxyDisconnected(proxy=EGRESS, connection="c"))
-    history = History(hub.events, {"east": zone.own.events})
+    history = History.of(hub.events, {"east": zone.own.events})
     assert xds_at(history, "east", history.position("east"), EGRESS)["Cluster"]

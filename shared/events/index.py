@@ -1,0 +1,282 @@
+"""An index over one log: what each event is about, who wrote it and what it is, without keeping any of it decoded.
+
+Pure. One column per question, one entry per event; texts stand once and are meant by number, so that a million
+events take some twenty megabytes and a question is a walk over numbers.
+
+`survivors` is what makes an as-of query cheap. Most events of a long log were overtaken by a later one about the same
+thing. An apply of a resource leaves no trace once the resource is applied again, unless it created it; what a proxy
+did before it connected last leaves none either. All other events are kept: what they mean depends on their neighbours.
+The fold itself is the production one (`fold.fold_part`).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from itertools import compress
+
+import msgspec
+
+from shared.events.state import LogState
+
+FORMAT = 1
+EVENTS_LIMIT = 2**32 - 1
+CHANGES_LIMIT = 200
+STRIDE = 10_000
+"""Checkpoints stand at multiples of this after their base."""
+
+_OTHER, _APPLIED, _DELETED, _CONNECTED, _DISCONNECTED = range(5)
+_CLASSES = {
+    "ResourceApplied": _APPLIED,
+    "ResourceDeleted": _DELETED,
+    "ProxyConnected": _CONNECTED,
+    "ProxyDisconnected": _DISCONNECTED,
+}
+
+
+class DamagedLog(Exception):
+    """What stands at `n` is no event of this log."""
+
+    def __init__(self, origin: str, n: int, reason: str) -> None:
+        super().__init__(f"event {n} of {origin}: {reason}")
+        self.origin = origin
+        self.n = n
+
+
+class _Typed(msgspec.Struct):
+    type: str
+
+
+class _Header(msgspec.Struct):
+    """What is indexed of an event. Its field order is the event's."""
+
+    id: str
+    origin: str
+    n: int
+    seen: int
+    time: str
+    actor: str
+    subject: str
+    change: _Typed
+
+
+class Image(msgspec.Struct, frozen=True, array_like=True):
+    """An index as it is kept between processes: columns as bytes, texts in the order of their numbers."""
+
+    format: int
+    origin: str
+    count: int
+    ordered: bool
+    first: str
+    time: str
+    seen: int
+    subjects: list[str]
+    actors: list[str]
+    changes: list[str]
+    subject_of: bytes
+    actor_of: bytes
+    change_of: bytes
+    created_by: bytes
+    starts: bytes
+
+
+_header_decoder = msgspec.json.Decoder(_Header)
+
+
+class Numbers(dict[str, int]):
+    """Texts and the number each one got when it came first; `texts` holds them in that order."""
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self.texts = list(texts)
+        super().__init__((text, number) for number, text in enumerate(self.texts))
+
+    def __missing__(self, text: str) -> int:
+        number = self[text] = len(self.texts)
+        self.texts.append(text)
+        return number
+
+
+class LogIndex:
+    """The columns of one origin's log. Event n's entry stands at n - 1; `starts` has one entry more.
+
+    first is the id of the first event. ordered: neither time nor seen ever goes back, as in every log that Zonal wrote.
+    created_by: for an event about a resource, the n of the event that created it (its own for a creation).
+    """
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.first = ""
+        self.ordered = True
+        self.subjects, self.actors, self.changes = Numbers(), Numbers(), Numbers()
+        self.subject_of, self.actor_of, self.change_of = array("I"), array("I"), bytearray()
+        self.created_by = array("I")
+        self.starts = array("Q", (0,))
+        self._time, self._seen = "", 0
+        self._alive: dict[int, int] | None = {}
+
+    def __len__(self) -> int:
+        return len(self.change_of)
+
+    def extend(self, lines: Sequence[bytes]) -> None:
+        """Take the next events, encoded; each will be followed by one more byte where it is kept. Raises DamagedLog."""
+        headers = self._headers(lines)
+        if not headers:
+            return
+        self.first = self.first or headers[0].id
+        self.subject_of.extend([self.subjects[header.subject] for header in headers])
+        self.actor_of.extend([self.actors[header.actor] for header in headers])
+        changes = [self.changes[header.change.type] for header in headers]
+        if len(self.changes) > CHANGES_LIMIT:
+            raise DamagedLog(self.origin, len(self) + 1, f"more than {CHANGES_LIMIT} kinds of changes")
+        self.change_of.extend(changes)
+        start = self.starts[-1]
+        ends = []
+        for line in lines:
+            start += len(line) + 1
+            ends.append(start)
+        self.starts.extend(ends)
+        self._extend_created(len(headers))
+        times = [header.time for header in headers]
+        self.ordered = self.ordered and all(map(str.__le__, [self._time, *times], times))
+        self._time = max(self._time, *times)
+
+    def _headers(self, lines: Sequence[bytes]) -> list[_Header]:
+        n = len(self)
+        if n + len(lines) > EVENTS_LIMIT:
+            raise DamagedLog(self.origin, n + 1, f"a log holds at most {EVENTS_LIMIT} events")
+        headers = []
+        for line in lines:
+            n += 1
+            try:
+                header = _header_decoder.decode(line)
+            except msgspec.DecodeError as error:
+                raise DamagedLog(self.origin, n, f"not an event: {error}") from None
+            if header.n != n or header.origin != self.origin:
+                raise DamagedLog(self.origin, n, f"is event {header.n} of {header.origin}")
+            if header.seen < self._seen:
+                self.ordered = False
+            self._seen = header.seen
+            headers.append(header)
+        return headers
+
+    def _extend_created(self, count: int) -> None:
+        """Column `created_by` of the newest `count` events."""
+        applied, deleted = self.changes["ResourceApplied"], self.changes["ResourceDeleted"]
+        if self._alive is None:
+            self._alive = self._alive_at(len(self) - count)
+        alive = self._alive
+        created: list[int] = []
+        n = len(self) - count
+        for subject, change in zip(self.subject_of[n:], self.change_of[n:], strict=True):
+            n += 1
+            if change == applied:
+                created.append(alive.setdefault(subject, n))
+            elif change == deleted:
+                created.append(alive.pop(subject, n))
+            else:
+                created.append(0)
+        self.created_by.extend(created)
+
+    def _alive_at(self, n: int) -> dict[int, int]:
+        """Resources that exist after event n, by subject: the event that created each."""
+        applied, deleted = self.changes["ResourceApplied"], self.changes["ResourceDeleted"]
+        about = bytes(change in (applied, deleted) for change in range(256))
+        chosen = self.change_of[:n].translate(about)
+        last = dict(compress(zip(self.subject_of[:n], range(n), strict=True), chosen))
+        return {subject: self.created_by[at] for subject, at in last.items() if self.change_of[at] == applied}
+
+    # --- questions ----------------------------------------------------------------------------------------------
+
+    def survivors(self, base: LogState, until: int) -> Sequence[int]:
+        """The events after `base` and up to `until` that must be folded to know the state at `until`; it is the last.
+
+        An overtaken change that nobody can read is not among them: it is missing in `LogState.skipped`, nowhere else.
+        """
+        after = base.n
+        numbers = range(after + 1, until + 1)
+        if not self.ordered or not numbers:
+            return numbers
+        subjects, changes = self.subject_of[after:until], bytes(self.change_of[after:until])
+
+        def chosen(*classes: int) -> bytes:
+            return changes.translate(self._choice(classes))
+
+        def last(*classes: int) -> dict[int, int]:
+            return dict(compress(zip(subjects, numbers, strict=True), chosen(*classes)))
+
+        kept = set(compress(numbers, chosen(_OTHER)))
+        written = last(_APPLIED, _DELETED)
+        kept.update(written.values())
+        kept.update(created for n in written.values() if (created := self.created_by[n - 1]) > after)
+        kept.update(last(_DELETED).values())
+        connected = last(_CONNECTED)
+        kept.update(connected.values())
+        ends = compress(zip(subjects, numbers, strict=True), chosen(_DISCONNECTED))
+        kept.update(n for subject, n in ends if n > connected.get(subject, 0))
+        kept.add(until)
+        return sorted(kept)
+
+    def next_checkpoint(self, after: int, work: int, stride: int = STRIDE) -> int | None:
+        """The first place after `after`, in strides, up to which over `work` events must be folded; None: not yet."""
+        others, written = 0, set[int]()
+        choice, resources = self._choice((_OTHER,)), self._choice((_APPLIED, _DELETED))
+        for place in range(after + stride, len(self) + 1, stride):
+            changes = self.change_of[place - stride : place]
+            others += changes.translate(choice).count(1)
+            written.update(compress(self.subject_of[place - stride : place], changes.translate(resources)))
+            if others + len(written) > work:
+                return place
+        return None
+
+    def _choice(self, classes: Iterable[int]) -> bytes:
+        """A table for `translate`: 1 where a change's number belongs to one of `classes`."""
+        wanted = set(classes)
+        table = bytearray(256)
+        for name, number in self.changes.items():
+            table[number] = _CLASSES.get(name, _OTHER) in wanted
+        return bytes(table)
+
+    # --- keeping ------------------------------------------------------------------------------------------------
+
+    def image(self) -> Image:
+        """What to keep."""
+        return Image(
+            FORMAT,
+            self.origin,
+            len(self),
+            self.ordered,
+            self.first,
+            self._time,
+            self._seen,
+            self.subjects.texts,
+            self.actors.texts,
+            self.changes.texts,
+            self.subject_of.tobytes(),
+            self.actor_of.tobytes(),
+            bytes(self.change_of),
+            self.created_by.tobytes(),
+            self.starts.tobytes(),
+        )
+
+    @classmethod
+    def restored(cls, image: Image) -> LogIndex:
+        """The index that `image` was made of. Raises ValueError for one of another format, or with uneven columns."""
+        if image.format != FORMAT:
+            raise ValueError(f"the index has format {image.format}, this program reads {FORMAT}")
+        index = cls(image.origin)
+        index.first, index.ordered, index._time, index._seen = image.first, image.ordered, image.time, image.seen
+        index.subjects, index.actors, index.changes = map(Numbers, (image.subjects, image.actors, image.changes))
+        index.change_of = bytearray(image.change_of)
+        index.starts = array("Q")
+        for column, data in (
+            (index.subject_of, image.subject_of),
+            (index.actor_of, image.actor_of),
+            (index.created_by, image.created_by),
+            (index.starts, image.starts),
+        ):
+            column.frombytes(data)
+        columns = (index.subject_of, index.actor_of, index.change_of, index.created_by, index.starts[1:])
+        if any(len(column) != image.count for column in columns):
+            raise ValueError("the columns of the index are not of one length")
+        index._alive = None
+        return index

@@ -1,0 +1,190 @@
+"""The past of one log: any of its events, and its state at any of them, without reading all the others.
+
+Pure. The encoded events, the index over them and the checkpoints may come from anywhere; the state at n is the fold of
+the nearest state known before it (in memory, or a checkpoint that the log's own chain confirms) and of the events
+since then that left a trace.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from shared.events.checkpoint import CheckpointFault, decode_checkpoint, encode_checkpoint
+from shared.events.event import (
+    NO_HASH,
+    Envelope,
+    Event,
+    Unreadable,
+    decode_envelope,
+    decode_event,
+    encode_event,
+    event_hash,
+)
+from shared.events.fold import fold_all, fold_part
+from shared.events.index import STRIDE, LogIndex
+from shared.events.search import Wanted, found
+from shared.events.state import LogState
+
+STATES_LIMIT = 8
+"""States that are held in memory for the next question."""
+STRIDES_OF_WORK = 2
+"""So many strides of events may have to be folded for one question: beyond it there are checkpoints."""
+
+
+class Checkpoints(Protocol):
+    """Where checkpoints of one log are kept. Losing them costs time only."""
+
+    def places(self) -> Sequence[int]:
+        """The n of each."""
+        ...
+
+    def load(self, n: int) -> bytes | None:
+        """The one at n, if it is still there."""
+        ...
+
+    def save(self, n: int, data: bytes) -> None:
+        """Keep one, if there is room."""
+        ...
+
+    def drop(self, n: int) -> None:
+        """Forget one that is of no use."""
+        ...
+
+
+class Lines(Protocol):
+    """The encoded events, one after the other, a line feed behind each: bytes, or a mapped file."""
+
+    def __getitem__(self, part: slice, /) -> bytes:
+        """Some of the bytes."""
+        ...
+
+
+class PastLog:
+    """One origin's log up to its end. Event n is `event(n)` for 1 <= n <= len(log). `stride`: of checkpoints."""
+
+    def __init__(
+        self, index: LogIndex, lines: Lines, checkpoints: Checkpoints | None = None, *, stride: int = STRIDE
+    ) -> None:
+        self.origin = index.origin
+        self._stride = stride
+        self.index = index
+        self._lines = lines
+        self._checkpoints = checkpoints
+        self._states: OrderedDict[int, LogState] = OrderedDict()
+        self._laid = False
+
+    @classmethod
+    def of(cls, origin: str, events: Sequence[Event]) -> PastLog:
+        """A log in memory."""
+        encoded = [encode_event(event) for event in events]
+        index = LogIndex(origin)
+        index.extend(encoded)
+        return cls(index, b"".join(line + b"\n" for line in encoded))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def numbers(self) -> range:
+        """The n of every event."""
+        return range(1, len(self) + 1)
+
+    def raw(self, n: int) -> bytes:
+        """Event n as it stands in the log. Raises IndexError."""
+        if not 1 <= n <= len(self):
+            raise IndexError(f"{self.origin} has no event {n}")
+        starts = self.index.starts
+        return self._lines[starts[n - 1] : starts[n] - 1]
+
+    def envelope(self, n: int) -> Envelope:
+        """Event n without its change. Raises IndexError."""
+        return decode_envelope(self.raw(n))
+
+    def event(self, n: int) -> Event:
+        """Event n. Raises IndexError."""
+        return decode_event(self.raw(n))
+
+    def events(self, after: int = 0, until: int | None = None) -> Iterator[Event]:
+        """Events with after < n <= until, in order."""
+        for n in range(after + 1, (len(self) if until is None else min(until, len(self))) + 1):
+            yield self.event(n)
+
+    def find(self, wanted: Wanted, *, newest_first: bool = False) -> Iterator[int]:
+        """The n of every event that is wanted; nothing is decoded for it."""
+        return found(self.index, wanted, newest_first=newest_first)
+
+    def head(self, n: int) -> str:
+        """Hash of event n: what the log's chain says its state at n must name."""
+        if not n:
+            return NO_HASH
+        return self.envelope(n + 1).prev if n < len(self) else event_hash(self.envelope(n))
+
+    def state(self, n: int) -> LogState:
+        """The fold of the first n events. Raises IndexError."""
+        if not 0 <= n <= len(self):
+            raise IndexError(f"{self.origin} has no event {n}")
+        if not self._laid:
+            self._laid = True
+            self._lay_checkpoints()
+        return self._remember(self._on(self._nearest(n), n))
+
+    def extended(self) -> None:
+        """Tell that index and lines have grown."""
+        self._laid = False
+
+    def _lay_checkpoints(self) -> None:
+        """Add those that are missing, so that no question has many more events to fold."""
+        if self._checkpoints is None:
+            return
+        state = self._nearest(max(self._checkpoints.places(), default=0))
+        while (place := self.index.next_checkpoint(state.n, self._work(state), self._stride)) is not None:
+            state = self._remember(self._on(state, place))
+            self._checkpoints.save(place, encode_checkpoint(state))
+
+    def _work(self, state: LogState) -> int:
+        # To read a checkpoint takes about as long as to fold half of what it holds.
+        size = len(state.resources) + len(state.vips) + len(state.claims) + len(state.proxies)
+        return max(STRIDES_OF_WORK * self._stride, size // 2)
+
+    def _nearest(self, n: int) -> LogState:
+        """The last state at or before n that is known; the empty one if none is."""
+        held = max((place for place in self._states if place <= n), default=0)
+        if (kept := self._checkpoints) is not None:
+            for place in sorted(kept.places(), reverse=True):
+                if held < place <= n and (state := self._confirmed(kept, place)) is not None:
+                    return state
+        if held:
+            self._states.move_to_end(held)
+            return self._states[held]
+        return LogState(origin=self.origin)
+
+    def _confirmed(self, kept: Checkpoints, place: int) -> LogState | None:
+        """The state of the checkpoint at `place`, if the chain of this log goes on from there."""
+        data = kept.load(place)
+        if data is None:
+            return None
+        with suppress(CheckpointFault):
+            state = decode_checkpoint(data)
+            if (state.origin, state.n, state.head) == (self.origin, place, self.head(place)):
+                return state
+        kept.drop(place)
+        return None
+
+    def _on(self, state: LogState, n: int) -> LogState:
+        """Fold what came after `state` up to n."""
+        kept = self.index.survivors(state, n)
+        events = [self.event(number) for number in kept]
+        if len(kept) < n - state.n and any(isinstance(event.change, Unreadable) for event in events):
+            # What such a change would have overtaken stands after all.
+            return fold_all(state, self.events(state.n, n))
+        return fold_part(state, events)
+
+    def _remember(self, state: LogState) -> LogState:
+        self._states[state.n] = state
+        self._states.move_to_end(state.n)
+        if len(self._states) > STATES_LIMIT:
+            self._states.popitem(last=False)
+        return state
