@@ -21,7 +21,7 @@ from shared.keys.directory import KeysDirectory
 from shared.keys.files import read_private, read_public
 from shared.keys.tokens import ADMIN
 from shared.model.labels import computed
-from shared.model.resource import key_of
+from shared.model.resource import ZoneEgress, key_of
 from shared.naming.hostname import default_generators
 from shared.nats import topology
 from shared.nats.connection import NatsSettings, connect
@@ -143,7 +143,7 @@ class _Zone:
         self._publisher = Publisher(self._secrets, self._ads, self._before, self._published)
         self._board = StatusBoard(self._settings.name, status, self._present, self._publisher.failures)
         self._watch = EgressWatch(self._ads, self._delivered)
-        self._recorder = Recorder(lambda decided, actor: self._owner.write(decided, actor=actor))
+        self._recorder = Recorder(self._owner.write_many)
 
     def _recorded_settings(self) -> ZoneSettingsChanged:
         settings = self._settings
@@ -168,6 +168,7 @@ class _Zone:
             on_observation=self._on_observation,
             connection_prefix=self._life_id,
             may_inspect=self._may_inspect,
+            jitter=random.random,
         )
 
     async def _serve(self, sources: Mapping[str, JetStreamLog]) -> None:
@@ -262,7 +263,7 @@ class _Zone:
             if replaces(judged, self._owner.state):
                 self._ads.forget(judged.proxy)
             self._joining[judged.proxy] = judged
-            return Admitted(judged.proxy)
+            return Admitted(judged.proxy, first=isinstance(judged.resource, ZoneEgress))
         return Admitted(judged)
 
     def _may_inspect(self, token: str | None) -> bool:

@@ -102,21 +102,54 @@ class ZoneOwner:
         async with self._lock:
             while True:
                 changes = decided(self.state)
-                if changes and self._is_behind():
-                    raise LogUnavailable("the copy of global's log is not complete again yet")
+                self._refuse_while_behind(changes)
                 asked = self._writer.prepare(changes, actor=actor, cause=cause, seen=self._hub.n)
-                events = self._with_consequences(asked)
                 try:
-                    await self._writer.commit(events)
+                    await self._record(self._with_consequences(asked, self._writer.state)[0])
                 except Conflict:
                     continue
-                if events:
-                    self._changed(self.state)
                 return asked
 
-    def _with_consequences(self, asked: Sequence[Event]) -> list[Event]:
+    async def write_many(self, entries: Sequence[tuple[Decided, str]]) -> int:
+        """Decide several things, each on what those before it made, and record them in one append.
+
+        Each comes with its actor. Returns how many were taken: those that one append holds, at least one. Raises
+        LogUnavailable, and whatever a decision raises.
+        """
+        async with self._lock:
+            while True:
+                events, taken = self._staged(entries)
+                self._refuse_while_behind(events)
+                try:
+                    await self._record(events)
+                except Conflict:
+                    continue
+                return taken
+
+    def _staged(self, entries: Sequence[tuple[Decided, str]]) -> tuple[list[Event], int]:
+        own, events, taken = self._writer.state, list[Event](), 0
+        for decided, actor in entries:
+            changes = decided(ZoneState(self.zone, self._hub, own))
+            asked = self._writer.prepare(changes, actor=actor, seen=self._hub.n, state=own)
+            further, after = self._with_consequences(asked, own)
+            if events and len(events) + len(further) > APPEND_BATCH:
+                break
+            own, taken = after, taken + 1
+            events += further
+        return events, taken
+
+    def _refuse_while_behind(self, wanted: Sequence[object]) -> None:
+        if wanted and self._is_behind():
+            raise LogUnavailable("the copy of global's log is not complete again yet")
+
+    async def _record(self, events: Sequence[Event]) -> None:
+        await self._writer.commit(events)
+        if events:
+            self._changed(self.state)
+
+    def _with_consequences(self, asked: Sequence[Event], own: LogState) -> tuple[list[Event], LogState]:
+        """What is asked for on top of `own` and what follows from it, with the state after all of it."""
         # Several changes of one write stand side by side in the log; what follows from them comes after all.
-        own = self._writer.state
         for event in asked:
             own = fold(own, event)
         events = list(asked)
@@ -126,7 +159,7 @@ class ZoneOwner:
                 for further in self._prepare(changes, cause=event.id, state=own):
                     own = fold(own, further)
                     events.append(further)
-        return events
+        return events, own
 
     def _prepare(
         self, changes: Sequence[Change], *, cause: str = "", seen: int | None = None, state: LogState | None = None

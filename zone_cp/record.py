@@ -2,18 +2,20 @@
 
 A callback must not wait for the log, and the log may be away: what is to be recorded stands in one queue, and its
 head is tried until the zone's own server takes it. Nothing overtakes, so that the last word about a proxy stays last.
+What came in while the log was being written goes out together: two thousand proxies that come back at once cost a
+few appends, and the zone is published a few times.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import TypeAlias
 
 import structlog
 
-from shared.events.event import Event
 from shared.events.log import LogUnavailable
 from zone_cp.follow import Decided
 
@@ -23,8 +25,11 @@ STOP_SECONDS = 1.0
 LIMIT = 100_000
 """Entries that may wait; beyond it the process fails, and its next start begins with what is true then."""
 
-Write: TypeAlias = Callable[[Decided, str], Awaitable[tuple[Event, ...]]]
-"""Decides and records with an actor; raises LogUnavailable."""
+BATCH = 250
+"""Entries that are decided on and recorded together at most."""
+
+Write: TypeAlias = Callable[[Sequence[tuple[Decided, str]]], Awaitable[int]]
+"""Decides and records a beginning of the entries, each with its actor; how many it took. Raises LogUnavailable."""
 
 log = structlog.get_logger(__name__)
 
@@ -55,8 +60,8 @@ class Recorder:
             await self._wake.wait()
             self._wake.clear()
             while self._waiting:
-                await self._record(*self._waiting[0])
-                self._waiting.popleft()
+                for _ in range(await self._record()):
+                    self._waiting.popleft()
             self._empty.set()
 
     async def settle(self) -> None:
@@ -67,14 +72,12 @@ class Recorder:
         except TimeoutError:
             log.warning("not all was recorded", left=len(self._waiting))
 
-    async def _record(self, decided: Decided, actor: str) -> None:
+    async def _record(self) -> int:
         while True:
             if len(self._waiting) > LIMIT:
                 raise RecorderFull(f"{len(self._waiting)} entries wait for the zone's log")
             try:
-                await self._write(decided, actor)
+                return await self._write(tuple(islice(self._waiting, BATCH)))
             except LogUnavailable as error:
-                log.warning("cannot record now", actor=actor, error=str(error))
+                log.warning("cannot record now", waiting=len(self._waiting), error=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
-            else:
-                return

@@ -159,9 +159,15 @@ class Place:
             argv = [find_binary(), "-c", str(config)]
             self._named[name] = await self._processes.start(name, argv, ready=listening(port))
         await self._zonal("global", "global", "--config", str(deployment.global_settings), port=deployment.ports.api)
+        await self.start_zone()
+
+    async def start_zone(self) -> None:
+        """The zone's control plane; again after `stop`."""
+        if self._reading is not None:
+            await self._reading
         read_end, write_end = os.pipe()
         self._reading = asyncio.create_task(self.deliveries.read(read_end, self.directory / "logs" / "zone.log"))
-        settings = ("--config", str(deployment.zone_settings(ZONE)), "--log-level", self._log_level)
+        settings = ("--config", str(self.deployment.zone_settings(ZONE)), "--log-level", self._log_level)
         try:
             await self._zonal("zone", "zone", *settings, port=self.ports.api, output=write_end)
         finally:

@@ -36,6 +36,7 @@ class World:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        self.first = ""
         self.server = AdsServer(
             "127.0.0.1",
             0,
@@ -55,7 +56,7 @@ class World:
             return Refused(grpc.StatusCode.UNAUTHENTICATED, "no dataplane token: give one with --dataplane-token-file")
         if token != f"token-of-{node.id}":
             return Refused(grpc.StatusCode.PERMISSION_DENIED, f"this token is not for {node.id}")
-        return Admitted(node.id)
+        return Admitted(node.id, first=node.id == self.first)
 
     def call(self, method: str, proxy: str, token: str | None = "") -> Any:
         token = f"token-of-{proxy}" if token == "" else token

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from shared.events.event import Change, EventSkipped, VipLeased
+from shared.events.event import Change, EventSkipped, ResourceApplied, VipLeased
 from shared.events.fold import check, fold, fold_all
 from shared.events.log import LogUnavailable, MemoryLog
 from shared.events.state import LogState, ZoneState
@@ -265,3 +265,27 @@ async def test_poison_is_recorded_once() -> None:
 
 def _service(name: str) -> follow.Decided:
     return lambda _: [applied(mes(name), "east")]
+
+
+async def test_many_decisions_are_one_append_each_on_the_one_before() -> None:
+    """What one makes the next one sees, each keeps its actor, consequences included; too many are taken in parts."""
+    zone = await Zone().recover()
+    await zone.take(hub())
+    before, told = len(zone.own.events), len(zone.told)
+
+    def write(name: str) -> tuple[follow.Decided, str]:
+        def decided(state: ZoneState) -> Sequence[Change]:
+            known = [one for one in state.own.leases if one.name == name]
+            return [] if known else [applied(mes(name))]
+
+        return decided, f"by {name}"
+
+    taken = await zone.owner.write_many([write("a"), write("b"), write("a")])
+    events = zone.own.events[before:]
+    assert (taken, len(zone.told)) == (3, told + 1)
+    resources = [event for event in events if isinstance(event.change, ResourceApplied)]
+    assert [event.actor for event in resources] == ["by a", "by b"]
+    assert sum(isinstance(event.change, VipLeased) for event in events) == 2
+    taken = await zone.owner.write_many([write(f"n-{n}") for n in range(follow.APPEND_BATCH)])
+    assert 0 < taken < follow.APPEND_BATCH
+    zone.whole()

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from shared.events.event import Change, Event
+from shared.events.event import Change
 from shared.events.log import LogUnavailable
 from shared.events.state import ZoneState
 from zone_cp import record
@@ -23,14 +23,18 @@ class Log:
 
     def __init__(self) -> None:
         self.away = False
+        self.takes = record.BATCH
         self.actors: list[str] = []
+        self.batches: list[int] = []
 
-    async def write(self, decided: Decided, actor: str) -> tuple[Event, ...]:
+    async def write(self, entries: Sequence[tuple[Decided, str]]) -> int:
         await asyncio.sleep(0)
         if self.away:
             raise LogUnavailable("not connected")
-        self.actors.append(actor)
-        return ()
+        taken = entries[: self.takes]
+        self.batches.append(len(taken))
+        self.actors += [actor for _, actor in taken]
+        return len(taken)
 
 
 def nothing(_: ZoneState) -> Sequence[Change]:
@@ -64,6 +68,19 @@ async def test_nothing_overtakes_while_the_log_is_away(monkeypatch: pytest.Monke
     assert log.actors == [str(number) for number in range(11)]
 
 
+async def test_what_waits_is_recorded_together() -> None:
+    """Two thousand at once cost a few appends; what an append had no room for comes first in the next one."""
+    log = Log()
+    recorder = Recorder(log.write)
+    for number in range(2_000):
+        recorder.record(nothing, str(number))
+    log.takes = record.BATCH - 50
+    async with running(recorder):
+        await recorder.settle()
+    assert log.actors == [str(number) for number in range(2_000)]
+    assert len(log.batches) == 2_000 // log.takes
+
+
 async def test_a_stop_waits_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the log gone it gives up; with nothing to record it does not wait at all."""
     monkeypatch.setattr(record, "STOP_SECONDS", 0.01)
@@ -91,7 +108,7 @@ async def test_more_than_a_zone_can_have_to_say_is_a_failure(monkeypatch: pytest
 async def test_a_broken_decision_is_a_failure() -> None:
     """It ends the task, whose end fails the process."""
 
-    async def broken(_decided: Decided, _actor: str) -> tuple[Event, ...]:
+    async def broken(_entries: Sequence[tuple[Decided, str]]) -> int:
         raise ValueError("broken")
 
     recorder = Recorder(broken)

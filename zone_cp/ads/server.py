@@ -30,6 +30,7 @@ from zone_cp.ads.facts import Acked, Nacked, RemoteProtocolError
 from zone_cp.ads.hub import DnsTable, Hub, NodeInfo, ProxyDelivery, Stream
 from zone_cp.ads.sotw import SotwStream
 from zone_cp.ads.staging import StagedStream
+from zone_cp.ads.starting import FirstSyncs
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, SECRET, Snapshot
 
 __all__ = ["ADS_SERVICE", "Admission", "Admitted", "AdsServer", "NodeInfo", "Refused", "TlsFiles", "grpc_status"]
@@ -46,11 +47,14 @@ SERVICES = (
 )
 """Service, what its methods are called after `Stream` and `Delta`, and its one type; "" for all."""
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
+MAX_PENDING_SECONDS = 600
+"""How long a call may wait to be taken up; the C core cancels it after 30 s by default, and a storm may take longer."""
 DRAINING = "the control plane is stopping: reconnect"
 
 OPTIONS = (
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
+    ("grpc.server_max_unrequested_time_in_server", MAX_PENDING_SECONDS),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.so_reuseport", 0),
@@ -74,9 +78,10 @@ class TlsFiles(msgspec.Struct, frozen=True):
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """The stream serves this proxy."""
+    """The stream serves this proxy. first: it waits for no other (a zone egress, which all others' traffic needs)."""
 
     proxy: str
+    first: bool = False
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -102,6 +107,7 @@ class Variant(msgspec.Struct, frozen=True):
     request: type[DeltaDiscoveryRequest | DiscoveryRequest]
 
 
+Work: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 DELTA, SOTW = Variant(DeltaStream, DeltaDiscoveryRequest), Variant(SotwStream, DiscoveryRequest)
 
 
@@ -134,10 +140,11 @@ class AdsServer:
         connection_prefix: str = "",
         services: Sequence[grpc.GenericRpcHandler] = (),
         may_inspect: Callable[[str | None], bool] = lambda _token: False,
+        jitter: Callable[[], float] = lambda: 0.5,
     ) -> None:
         """port 0 takes a free one; connection_prefix makes ids unique across restarts; services go beside xDS.
 
-        may_inspect: whether a token opens CSDS.
+        may_inspect: whether a token opens CSDS. jitter: numbers in [0, 1), random.random in production.
         """
         self._address, self._port, self._tls = address, port, tls
         self._admit = admit
@@ -146,6 +153,7 @@ class AdsServer:
         self._prefix = connection_prefix
         self._services = services
         self._may_inspect = may_inspect
+        self._starts = FirstSyncs(jitter)
         self._count = 0
         self._draining = False
         self._server: aio.Server | None = None
@@ -237,20 +245,21 @@ class AdsServer:
         except DecodeError:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request could not be decoded")
         node = NodeInfo(request.node.id, request.node.cluster, json_format.MessageToDict(request.node.metadata))
-        proxy = await self._admitted(node, context)
-        stream = Stream(node, proxy, f"{self._prefix}{order}", order, xds=variant.stream(), scope=scope)
-        await self._serve(stream, partial(self._read, stream, variant, request, context), context)
+        admitted = await self._admitted(node, context)
+        stream = Stream(node, admitted.proxy, f"{self._prefix}{order}", order, xds=variant.stream(), scope=scope)
+        read = partial(self._read, stream, variant, request, context)
+        await self._serve(stream, read, partial(self._write, stream, context, first=admitted.first), context)
 
-    async def _admitted(self, node: NodeInfo, context: Context) -> str:
+    async def _admitted(self, node: NodeInfo, context: Context) -> Admitted:
         admission = await self._admit(node, token_of(context))
         match admission:
             case Refused(status=status, reason=reason):
                 await context.abort(status, reason)
-            case Admitted(proxy=proxy):
-                return proxy
+            case Admitted():
+                return admission
         assert_never(admission)
 
-    async def _serve(self, stream: Stream, read: Callable[[], Coroutine[Any, Any, None]], context: Context) -> None:
+    async def _serve(self, stream: Stream, read: Work, write: Work, context: Context) -> None:
         try:
             older = self.hub.attach(stream)
         except RemoteProtocolError as error:
@@ -263,7 +272,7 @@ class AdsServer:
             if older is not None:
                 self._report_end(older, older.ended.result())
             self._report(stream)
-            tasks = (asyncio.create_task(read()), asyncio.create_task(self._write(stream, context)))
+            tasks = (asyncio.create_task(read()), asyncio.create_task(write()))
             await asyncio.wait((*tasks, stream.ended), return_when=asyncio.FIRST_COMPLETED)
             status, reason = _outcome(stream, tasks)
             if status is not None:
@@ -304,12 +313,19 @@ class AdsServer:
                 return
             request = variant.request.FromString(raw)
 
-    async def _write(self, stream: Stream, context: Context) -> None:
+    async def _write(self, stream: Stream, context: Context, *, first: bool) -> None:
         """Write what is due; the only place that does (two writes at once kill the call)."""
-        while True:
-            await stream.bell.wait()
+
+        async def speak() -> None:
             for response in self.hub.responses(stream):
                 await context.write(response)
+
+        while True:
+            await stream.bell.wait()
+            if first or stream.xds.delivered is not None:
+                await speak()
+            else:
+                await self._starts.run(stream, speak)
 
     # -- CSDS -------------------------------------------------------------------------------------------------
 
@@ -345,8 +361,8 @@ class AdsServer:
         hello = self.agents.hello(await first_message(context))
         if hello is None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message of Attach must be a Hello")
-        proxy = await self._admitted(NodeInfo(hello.proxy), context)
-        agent = self.agents.attach(proxy, hello)
+        admitted = await self._admitted(NodeInfo(hello.proxy), context)
+        agent = self.agents.attach(admitted.proxy, hello)
         tasks: tuple[asyncio.Task[None], ...] = (
             asyncio.create_task(self.agents.read(agent, partial(next_message, context))),
             asyncio.create_task(self.agents.write(agent, context.write)),

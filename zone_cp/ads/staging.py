@@ -69,6 +69,11 @@ class StagedStream(ABC):
         self._clearing: deque[tuple[int, Snapshot]] = deque()
         self._pins: dict[tuple[str, str], tuple[Snapshot, ...]] = {}
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether any response waits for its ACK or NACK."""
+        return any(subscription.in_flight for subscription in self._subscriptions.values())
+
     def offer(self, snapshot: Snapshot) -> None:
         """Say what the proxy should hold from now on; the newest offer wins."""
         self._target = snapshot

@@ -1,0 +1,43 @@
+"""Starting: how many streams bring their client up to date at a time.
+
+A client that connects is owed all it does not hold yet, and of that every stream may have several responses under way:
+for thousands that connect at once more bytes than a process should keep. So a stream that has not delivered everything
+once speaks only while it has a place; the others wait their turn, first come, first served. It gives its place back
+when nothing that it said is unanswered, or when its time is over: a client that does not answer holds nobody up. Those
+times are spread by `jitter`, or the places of many slow clients would fall free at one moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from zone_cp.ads.hub import Stream
+
+FIRST_SYNCS_MAX = 32
+"""Streams that may have the first responses of their life under way at the same time."""
+FIRST_SYNC_SECONDS = 2.0
+"""How long one may keep its place while its client does not answer, on average."""
+
+
+class FirstSyncs:
+    """Belongs to one event loop. jitter gives numbers in [0, 1)."""
+
+    def __init__(self, jitter: Callable[[], float]) -> None:
+        """All places are free."""
+        self._places = asyncio.Semaphore(FIRST_SYNCS_MAX)
+        self._jitter = jitter
+
+    async def run(self, stream: Stream, speak: Callable[[], Awaitable[None]]) -> None:
+        """Wait for a place; then write what is due (`speak`) until nothing is unanswered or the time is over."""
+        async with self._places:
+            end = asyncio.get_running_loop().time() + FIRST_SYNC_SECONDS * (0.5 + self._jitter())
+            while True:
+                await speak()  # never interrupted: a write that is cancelled kills the call
+                if not stream.xds.unanswered:
+                    return
+                try:
+                    async with asyncio.timeout_at(end):
+                        await stream.bell.wait()
+                except TimeoutError:
+                    return
