@@ -255,7 +255,8 @@ def _act(hub: LogBuilder, zone: ZoneBuilder, step: tuple[str, int, bool], second
             hub.append(applied(resource(type="MeshTrafficPermission", name="g", spec=spec)), seconds=seconds)
         case "workload":
             inbound = [{"port": 80 + at, "tags": {"kuma.io/service": f"w{at}"}} for at in range(number + 1)]
-            inbound += [{"port": 90, "tags": {"kuma.io/service": "w"}, "state": "Ready" if flag else "NotReady"}]
+            common = {"kuma.io/service": "w", "kuma.io/protocol": ("http", "http2", "grpc", "tcp")[number]}
+            inbound += [{"port": 90, "tags": common, "state": "Ready" if flag else "NotReady"}]
             zone.apply(dataplane(f"d{number % 2}", inbound=inbound[number % 3 :]), seconds=seconds)
         case "no-workload" if key_of(dataplane(f"d{number % 2}"), "east") in zone.own.state.resources:
             zone.write(deleted(dataplane(f"d{number % 2}"), "east"), seconds=seconds)

@@ -7,7 +7,7 @@ seen here: in-mesh traffic does not cross zones (that needs a ZoneIngress, which
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -126,7 +126,7 @@ def outbound_note(workloads: Workloads, zone: str, outbound: Outbound, *, mtls: 
 
 
 def _with(
-    services: Map[str, WorkloadService], name: str, dataplane: str, gone: Iterable[int], now: dict[int, Instance]
+    services: Map[str, WorkloadService], name: str, dataplane: str, gone: Sequence[int], now: dict[int, Instance]
 ) -> Map[str, WorkloadService]:
     known = services.get(name)
     before: Map[tuple[str, int], Instance] = known.instances if known is not None else Map()
@@ -140,7 +140,21 @@ def _with(
         return services
     if not after:
         return services.delete(name)
-    return services.set(name, WorkloadService(name, _common(after.values()), after))
+    if (
+        known is None
+        or gone
+        or any(_spoke(before, (dataplane, at)) not in (None, one.protocol) for at, one in now.items())
+    ):
+        protocol = _common(one.protocol for one in after.values())
+    else:
+        # Who comes, or only comes back, narrows what was common: thousands may come at once.
+        protocol = _common([known.protocol, *(one.protocol for one in now.values())])
+    return services.set(name, WorkloadService(name, protocol, after))
+
+
+def _spoke(instances: Map[tuple[str, int], Instance], key: tuple[str, int]) -> Protocol | None:
+    known = instances.get(key)
+    return known.protocol if known is not None else None
 
 
 def _instances(state: ZoneState, mesh: str, name: str) -> _Found:
@@ -188,8 +202,8 @@ def _carries(instance: Instance, wanted: tuple[tuple[str, str], ...]) -> bool:
     return all(tag in instance.tags and value in ("*", instance.tags[tag]) for tag, value in wanted)
 
 
-def _common(instances: Iterable[Instance]) -> Protocol:
-    """What every instance can be spoken to in: of several protocols the most telling that all are carried as."""
-    spoken = {one.protocol for one in instances}
+def _common(protocols: Iterable[Protocol]) -> Protocol:
+    """Of several protocols the most telling that all are carried as."""
+    spoken = set(protocols)
     first = _CARRIED[min(spoken)]
     return next(one for one in first if all(one in _CARRIED[other] for other in spoken))
