@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from shared.events.event import GLOBAL
+from shared.events.event import GLOBAL, Change, ResourceApplied, ResourceDeleted
 from shared.events.sealing import key_ids
 from shared.events.state import GlobalState, LogState, Stored
 from shared.model.resource import Mesh
@@ -46,6 +46,20 @@ def pending(
     zones: those that may serve. due: whether a certificate (PEM, own first) is to be renewed now.
     """
     return (*_authorities(state.hub, zones, due), *_wraps(state.hub, zones))
+
+
+def may_owe(change: Change) -> bool:
+    """Whether something can be pending because of a change; False spares looking through all resources.
+
+    What falls due with time alone is found by who asks with `due`.
+    """
+    match change:
+        case ResourceApplied(resource=resource):
+            return isinstance(resource, Mesh) or bool(key_ids(resource))
+        case ResourceDeleted():
+            return False
+        case _:
+            return True
 
 
 def _authorities(hub: LogState, zones: Sequence[str], due: Callable[[str], bool]) -> Iterator[Need]:

@@ -14,7 +14,7 @@ import structlog
 from immutables import Map
 
 from global_cp.authorities import Authorities
-from global_cp.decide import pending
+from global_cp.decide import may_owe, pending
 from shared.events.decide import Command, Decision, Rejected, decide_write
 from shared.events.event import GLOBAL, Change, DataKeyWrapped, Event
 from shared.events.fold import fold
@@ -70,7 +70,8 @@ class GlobalOwner:
                     log.info("another global wrote first, judging again", actual=conflict.actual)
                     continue
                 try:
-                    await self._settle(events[-1].id)
+                    if any(map(may_owe, decision.changes)):
+                        await self._settle(events[-1].id)
                 except LogUnavailable as error:
                     # The write stands and is answered as such; what is owed is recorded when the log is back.
                     log.warning("cannot record now what a write asks for", error=str(error))

@@ -18,7 +18,7 @@ _SCHEME = "bearer "
 
 def check(request: Request[Any, Any, State], authenticator: Authenticator) -> None:
     """Put the principal on the request, or end it: 401 without an accepted token, 403 without the right."""
-    if request.url.path in OPEN:
+    if request.scope["path"] in OPEN:
         return
     header = request.headers.get("authorization", "")
     token = header[len(_SCHEME) :].strip() if header.lower().startswith(_SCHEME) else ""

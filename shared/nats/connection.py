@@ -14,19 +14,17 @@ from typing import Any, Self, TypeAlias
 
 import msgspec
 from nats import errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from shared.events.log import LogUnavailable
+from shared.nats.client import Client
 
 PING_INTERVAL_SECONDS = 2
 RECONNECT_WAIT_SECONDS = 0.1
 CONNECT_TIMEOUT_SECONDS = 2
 ATTEMPT_TIMEOUT_SECONDS = 3.0
 REQUEST_TIMEOUT_SECONDS = 2.0
-PENDING_BYTES_LIMIT = 512 * 1024 * 1024
-PENDING_MESSAGES_LIMIT = 1024 * 1024
 
 MessageCallback: TypeAlias = Callable[[Msg], Awaitable[None]]
 
@@ -55,19 +53,6 @@ class ApiError(Exception):
         self.code = code
         self.err_code = err_code
         self.description = description
-
-
-class _Client(Client):
-    """nats-py with header parsing that costs a third: most of the time of a replay went there (measured)."""
-
-    @staticmethod
-    def _parse_header_lines(raw: bytes) -> dict[str, str]:
-        headers: dict[str, str] = {}
-        for line in raw.split(b"\r\n"):
-            name, found, value = line.partition(b":")
-            if found:
-                headers[name.decode("ascii", "replace")] = value.strip().decode("utf-8", "replace")
-        return headers
 
 
 class Connection:
@@ -130,25 +115,17 @@ class Connection:
     ) -> Msg:
         """Send and wait for one reply. Raises LogUnavailable; ambiguous when the request may have arrived."""
         self._check()
-        waiting = asyncio.timeout(None)
+        waiting = asyncio.timeout(timeout_seconds)
         self._waiting.add(waiting)
-        task = asyncio.current_task()
-        cancelled_before = task.cancelling() if task else 0
         try:
             async with waiting:
-                reply = await self.client.request(
-                    subject, data, timeout=timeout_seconds, headers=dict(headers) if headers else None
-                )
+                return await self.client.ask(subject, data, headers)
         except errors.NoRespondersError as error:
             raise LogUnavailable(f"nats: nobody answers on {subject}") from error
-        except (TimeoutError, errors.Error, OSError, asyncio.InvalidStateError) as error:
+        except (TimeoutError, errors.Error, OSError) as error:
             raise LogUnavailable(f"nats: no answer on {subject}: {error!r}", ambiguous=True) from error
         finally:
             self._waiting.discard(waiting)
-        if task and task.cancelling() > cancelled_before:
-            # wait_for of Python 3.11, which nats-py uses, swallows a cancellation that meets the reply.
-            raise asyncio.CancelledError
-        return reply
 
     async def api(self, subject: str, body: object = None, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS) -> Any:
         """Call the JetStream API and decode its JSON. Raises ApiError, LogUnavailable."""
@@ -157,15 +134,13 @@ class Connection:
         return decode_api(reply.data)
 
     async def subscribe(self, subject: str, callback: MessageCallback) -> Subscription:
-        """Deliver messages of `subject` to `callback`, in order. Raises LogUnavailable."""
+        """Deliver messages of `subject` to `callback`, in order; it must not wait for an answer of this connection.
+
+        Raises LogUnavailable.
+        """
         self._check()
         try:
-            return await self.client.subscribe(
-                subject,
-                cb=callback,
-                pending_msgs_limit=PENDING_MESSAGES_LIMIT,
-                pending_bytes_limit=PENDING_BYTES_LIMIT,
-            )
+            return await self.client.subscribe(subject, cb=callback)
         except (errors.Error, OSError) as error:
             raise LogUnavailable(f"nats: cannot subscribe: {error!r}") from error
 
@@ -217,7 +192,7 @@ def decode_api(data: bytes) -> Any:
 
 async def connect(settings: NatsSettings, *, timeout_seconds: float = 30.0) -> Connection:
     """Connect, trying for up to `timeout_seconds`; once up, reconnect for ever. Raises LogUnavailable."""
-    connection = Connection(_Client())
+    connection = Connection(Client())
 
     async def reconnected() -> None:
         connection.announce()
@@ -258,7 +233,7 @@ async def connect(settings: NatsSettings, *, timeout_seconds: float = 30.0) -> C
             # A first connection over TLS was seen to hang within nats-py; a fresh client does not.
             if clock.time() + RECONNECT_WAIT_SECONDS >= deadline:
                 raise
-            connection.client = _Client()
+            connection.client = Client()
         else:
             return connection
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from shared.process import collector
 from shared.process.exit_code import ExitCode
 
 STOP_SECONDS = 10.0
@@ -97,6 +98,7 @@ class Lifecycle:
             await asyncio.wait((starting, asked), return_when=asyncio.FIRST_COMPLETED)
             if starting.done() and not starting.cancelled() and (error := starting.exception()):
                 self.fail("start", error)
+            collector.settled()
             await asked
         finally:
             self.stopping.set()

@@ -39,6 +39,7 @@ async def serve_api(life: Lifecycle, application: Any, host: str, port: int) -> 
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        http="httptools",
         ws="none",
     )
     server = _Server(config)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from immutables import Map
 
-from global_cp.decide import NeedIntermediate, NeedRoot, NeedWrap, pending
+from global_cp.decide import NeedIntermediate, NeedRoot, NeedWrap, may_owe, pending
 from shared.events.event import DataKeyWrapped, IntermediateIssued, ResourceApplied, ResourceDeleted, RootCaCreated
 from shared.events.state import GlobalState
 from shared.model.resource import ResourceKey, Sealed, Secret
@@ -73,3 +73,17 @@ def test_data_keys_reach_zones_that_came_later():
     assert pending(hub(plain, wrap("global"), wrap("east"), secret), ZONES) == (NeedWrap("k1", "west"),)
     assert pending(hub(plain, wrap("east"), secret), ZONES) == ()
     assert pending(hub(plain, wrap("global"), secret, ResourceApplied(resource=mes())), ()) == ()
+
+
+def test_nothing_becomes_pending_by_a_change_that_owes_nothing():
+    """What is not looked at after a write could not have made anything pending."""
+    deleted = ResourceDeleted(key=ResourceKey("Mesh", "", "default"))
+    secret = ResourceApplied(resource=Secret(name="s", sealed=SEALED, labels=Map()))
+    own = DataKeyWrapped(kid="k1", recipient="global", wrapped="dw==")
+    service = ResourceApplied(resource=mes())
+    history = (APPLIED, service, root(), service, issued("east"), own, service, secret, service, deleted, APPLIED)
+    for end, change in enumerate(history, start=1):
+        before, after = pending(hub(*history[: end - 1]), ZONES), pending(hub(*history[:end]), ZONES)
+        assert may_owe(change) or set(after) <= set(before)
+    assert not may_owe(service)
+    assert not may_owe(deleted)
