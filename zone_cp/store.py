@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,12 +13,14 @@ from shared.events.decide import Decision, Rejected, decide_write
 from shared.events.event import Change
 from shared.events.sealing import Seal
 from shared.events.state import Stored, ZoneState
-from shared.model.resource import ResourceKey
+from shared.model.resource import Dataplane, ResourceKey
 from shared.nats.log import JetStreamLog
 from shared.process import events as event_pages
 from zone_cp.follow import ZoneOwner
 from zone_cp.publish import Publisher
 from zone_cp.view.project import proxy_view
+from zone_cp.view.workloads import outbound_note
+from zone_cp.view.zone_view import ProxyView
 from zone_cp.xds.inspect import plain
 
 
@@ -113,4 +115,17 @@ class ZoneStore:
         """See ResourceStore."""
         known = proxy_view(self._owner.state, proxy)
         snapshot = None if known is None else self._publisher.compile(known)
-        return None if snapshot is None else plain(snapshot)
+        if known is None or snapshot is None:
+            return None
+        notes = list(self._notes(known))
+        return {**({"Notes": notes} if notes else {}), **plain(snapshot)}
+
+    def _notes(self, proxy: ProxyView) -> Iterator[str]:
+        """What a reader of a sidecar's configuration should know: where its outbounds lead nowhere, and why."""
+        view = self._publisher.view
+        if view is None or not isinstance(proxy.resource, Dataplane):
+            return
+        mesh = view.meshes.get(proxy.resource.mesh)
+        for outbound in proxy.resource.networking.outbound if mesh is not None else ():
+            if mesh and (note := outbound_note(mesh.workloads, view.zone, outbound, mtls=mesh.mtls)):
+                yield note

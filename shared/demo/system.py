@@ -164,12 +164,14 @@ class System:
         options = ["--dataplane", str(self.write(f"{zone}-egress.yaml", text, public=True))]
         await self._proxy(zone, "egress", self._issuer().egress_token(zone, name="egress"), options, ports.egress_admin)
 
-    async def _proxy(self, zone: str, kind: User, token: str, options: list[str], admin: int) -> None:
-        token_file = self.directory / "tokens" / f"{zone}-{kind}.token"
+    async def _proxy(
+        self, zone: str, kind: User, token: str, options: list[str], admin: int, *, called: str = ""
+    ) -> None:
+        name = f"{zone}-{called or kind}"
+        token_file = self.directory / "tokens" / f"{name}.token"
         token_file.parent.mkdir(exist_ok=True)
         token_file.touch(mode=0o600)
         token_file.write_text(token)
-        name = f"{zone}-{kind}"
         workdir = self.directory / "proxies" / name
         workdir.mkdir(parents=True, exist_ok=True, mode=0o700)
         for path in (token_file, workdir):

@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
+from immutables import Map
 
 from shared.events.event import Change, DataKeyWrapped, ResourceApplied, ResourceDeleted
+from shared.events.in_mesh import dataplane_warnings
 from shared.events.sealing import is_sealed, keep_sealed, key_ids
 from shared.events.state import LogState, Stored
 from shared.model import codec, kinds
+from shared.model.inbound import SERVICE_TAG
 from shared.model.labels import MES_ORIGINATION_LABEL, allowed_addresses, computed, is_direct
 from shared.model.policy import Policy
 from shared.model.policy_warnings import policy_warnings
@@ -22,6 +25,7 @@ from shared.model.resource import (
     MESH_LABEL,
     ORIGIN_LABEL,
     ZONE_LABEL,
+    Dataplane,
     Mesh,
     MeshExternalService,
     Resource,
@@ -287,8 +291,18 @@ class _Batch:
                 )
             case MeshExternalService():
                 yield from self._service_warnings(resource)
+            case Dataplane():
+                mesh = self._mesh(resource.mesh)
+                yield from dataplane_warnings(resource, mesh, lambda: self._served(resource.mesh), self.zone)
             case _:
                 pass
+
+    def _served(self, mesh: str) -> frozenset[str]:
+        """The services that Dataplanes of a mesh serve in this zone, seen through the batch."""
+        stored = {key: one.resource for key, one in self.own.kinds.get("Dataplane", Map()).items()}
+        found = ({**stored, **self._staged}).values()
+        members = (one for one in found if isinstance(one, Dataplane) and one.mesh == mesh)
+        return frozenset(inbound.tags.get(SERVICE_TAG, "") for one in members for inbound in one.networking.inbound)
 
     def _service_warnings(self, service: MeshExternalService) -> Iterator[str]:
         tls = service.spec.tls

@@ -17,6 +17,7 @@ import msgspec
 from immutables import Map
 
 from shared.model import part
+from shared.model.inbound import Inbound
 from shared.model.policy import Policy
 
 Labels: TypeAlias = part.Labels
@@ -314,17 +315,6 @@ class Outbound(_Model, frozen=True, kw_only=True):
     address: str = "127.0.0.1"
     backend_ref: BackendRef | None = None
     tags: Labels = NO_LABELS
-
-
-class Inbound(_Model, frozen=True, kw_only=True):
-    """A port of the application. `tags["kuma.io/service"]` is the workload's service name."""
-
-    port: Port
-    service_port: Port | None = None
-    service_address: str | None = None
-    address: str | None = None
-    tags: Labels
-    name: str | None = None
 
 
 class TransparentProxying(_Model, frozen=True, kw_only=True):

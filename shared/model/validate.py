@@ -13,6 +13,7 @@ from typing import assert_never
 import msgspec
 
 from shared.model.addresses import address_fault, cidr_fault, is_dns_name, is_ip
+from shared.model.inbound import PROTOCOL_TAG, PROTOCOL_WORDS
 from shared.model.labels import (
     ALLOW_ADDRESSES_LABEL,
     MES_ORIGINATION_LABEL,
@@ -318,6 +319,9 @@ def _dataplane(dataplane: Dataplane) -> Iterator[tuple[str, str]]:
         path = f"networking.inbound[{index}]"
         if not inbound.tags.get("kuma.io/service"):
             yield f'{path}.tags["kuma.io/service"]', "tag has to exist"
+        if (protocol := inbound.tags.get(PROTOCOL_TAG, "tcp")) not in PROTOCOL_WORDS:
+            allowed = ", ".join(PROTOCOL_WORDS)
+            yield f'{path}.tags["{PROTOCOL_TAG}"]', f'tag has an invalid value "{protocol}". Allowed values: {allowed}'
         for field, address in (("address", inbound.address), ("serviceAddress", inbound.service_address)):
             if address is not None and not is_ip(address):
                 yield f"{path}.{field}", f"{field} has to be valid IP address"

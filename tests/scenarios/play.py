@@ -37,7 +37,7 @@ from tests.builders import EPOCH, LogBuilder, ZoneBuilder, applied
 from zone_cp.decide import decide
 from zone_cp.replay import RedactedSecrets
 from zone_cp.view.project import dns_table, project, proxy_view
-from zone_cp.view.zone_view import ExternalServiceView, TlsMaterial, ZoneView
+from zone_cp.view.zone_view import ExternalServiceView, MeshView, TlsMaterial, ZoneView
 from zone_cp.xds.compile import compile_proxy
 from zone_cp.xds.inspect import short_type
 
@@ -138,6 +138,7 @@ def _describe(zone: ZoneBuilder, view: ZoneView) -> dict[str, Any]:
                 "mtls": mesh.mtls,
                 "forbid_external": mesh.forbid_external,
                 "names": dict(sorted(dns_table(view, name).items())),
+                **({"workloads": found} if (found := _workloads(mesh)) else {}),
                 "services": {str(key): _service(service) for key, service in sorted(mesh.services.items())},
             }
             for name, mesh in sorted(view.meshes.items())
@@ -150,6 +151,16 @@ def _describe(zone: ZoneBuilder, view: ZoneView) -> dict[str, Any]:
             for (mesh, name, origin), row in sorted(rows.items())
         },
         "log": [_line(event) for event in zone.own.events],
+    }
+
+
+def _workloads(mesh: MeshView) -> dict[str, Any]:
+    return {
+        f"{name} ({service.protocol})": {
+            f"{one.dataplane} at {one.address}:{one.port}": one.idle or "ready"
+            for _, one in sorted(service.instances.items())
+        }
+        for name, service in sorted(mesh.workloads.services.items())
     }
 
 

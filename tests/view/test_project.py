@@ -178,7 +178,10 @@ def test_durations_are_kumas(text: str, seconds: int | None) -> None:
 steps = st.lists(
     st.tuples(
         st.sampled_from(
-            ["mes", "delete", "secret", "mesh", "no-mesh", "generator", "local", "proxy", "gone", "policy", "guard"]
+            (
+                *("mes", "delete", "secret", "mesh", "no-mesh", "generator", "local", "proxy", "gone"),
+                *("policy", "guard", "workload", "no-workload", "live", "dead"),
+            )
         ),
         st.integers(0, 3),
         st.booleans(),
@@ -250,6 +253,19 @@ def _act(hub: LogBuilder, zone: ZoneBuilder, step: tuple[str, int, bool], second
         case "guard":
             spec = {"targetRef": {"kind": "MeshExternalService", "name": name}, "rules": []}
             hub.append(applied(resource(type="MeshTrafficPermission", name="g", spec=spec)), seconds=seconds)
+        case "workload":
+            inbound = [{"port": 80 + at, "tags": {"kuma.io/service": f"w{at}"}} for at in range(number + 1)]
+            common = {"kuma.io/service": "w", "kuma.io/protocol": ("http", "http2", "grpc", "tcp")[number]}
+            inbound += [{"port": 90, "tags": common, "state": "Ready" if flag else "NotReady"}]
+            zone.apply(dataplane(f"d{number % 2}", inbound=inbound[number % 3 :]), seconds=seconds)
+        case "no-workload" if key_of(dataplane(f"d{number % 2}"), "east") in zone.own.state.resources:
+            zone.write(deleted(dataplane(f"d{number % 2}"), "east"), seconds=seconds)
+        case "live":
+            key = key_of(dataplane(f"d{number % 2}"), "east")
+            zone.write(ProxyConnected(proxy=f"default.{key.name}", key=key, connection=str(number)), seconds=seconds)
+        case "dead":
+            proxy = f"default.d{number % 2}"
+            zone.write(ProxyDisconnected(proxy=proxy, connection=str(number)), seconds=seconds)
         case "gone":
             zone.write(ProxyDisconnected(proxy="e", connection=str(number)), seconds=seconds)
         case _:
@@ -264,6 +280,9 @@ def _check_identity(before: ZoneView, after: ZoneView, events: tuple[Any, ...]) 
             now = after.meshes[name].services.get(key) if name in after.meshes else None
             if now is not None and not wide and key not in touched and now == service:
                 assert now is service
+        for service_name, workload in view.workloads.services.items():
+            there = after.meshes[name].workloads.services.get(service_name) if name in after.meshes else None
+            assert there is workload or there != workload
 
 
 def _is_service(change: ResourceApplied) -> bool:

@@ -11,7 +11,8 @@ import pytest
 from immutables import Map
 
 from shared.events.event import EventRef
-from shared.model.resource import BackendRef, Endpoint, Inbound, Outbound
+from shared.model.inbound import Inbound
+from shared.model.resource import BackendRef, Endpoint, Outbound
 from shared.naming import sni
 from tests.xds.views import (
     MESH_EVENT,
@@ -222,9 +223,9 @@ def test_no_passthrough_is_a_closed_door() -> None:
     assert "load_assignment" not in plain(closed)["Cluster"][defaults.BLACKHOLE]
 
 
-@pytest.mark.parametrize(("settings", "chains"), [({}, 1), ({"permissive": True}, 2), ({"mtls": False}, 1)])
+@pytest.mark.parametrize(("settings", "chains"), [({}, 1), ({"permissive": True}, 3), ({"mtls": False}, 1)])
 def test_inbounds_are_guarded_as_the_mesh_says(settings: dict[str, Any], chains: int) -> None:
-    """STRICT: mutual TLS only; PERMISSIVE: plaintext beside it; no mTLS: plaintext."""
+    """STRICT: mutual TLS only; PERMISSIVE: plaintext and the application's own TLS beside it; no mTLS: plaintext."""
     inbound = Inbound(port=8000, service_port=8001, tags=Map({"kuma.io/service": "web"}))
     listener = plain(compiled(zone_view(mesh_view(**settings)), sidecar(inbound=(inbound,))))["Listener"]
     found = listener["inbound/127.0.0.1:8000"]["filter_chains"]

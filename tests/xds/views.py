@@ -12,13 +12,13 @@ from immutables import Map
 
 from shared.events.event import EventRef
 from shared.events.state import Position
+from shared.model.inbound import Inbound
 from shared.model.resource import (
     BackendRef,
     Dataplane,
     DataplaneNetworking,
     Endpoint,
     ExternalTls,
-    Inbound,
     Outbound,
     Protocol,
     ProtocolClass,

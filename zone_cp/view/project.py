@@ -41,6 +41,7 @@ from shared.model.resource import (
 from shared.naming.vip import CidrFault, parse_cidr, ranges
 from zone_cp.view.policies import MeshPolicies, effective, for_egress, mesh_policies, permission
 from zone_cp.view.services import secrets_of, service_view
+from zone_cp.view.workloads import NO_WORKLOADS, workloads_next
 from zone_cp.view.zone_view import EgressView, ExternalServiceView, MeshView, ProxyView, ZoneView
 
 DEFAULT_CERTIFICATE_SECONDS = 24 * 3600
@@ -54,13 +55,15 @@ S = TypeVar("S", ExternalServiceView, ExternalServiceView | None)
 
 class Touched(msgspec.Struct):
     """What some events may have changed of a view: services by key, meshes by name, Secrets by (mesh, name),
-    policies by the mesh they are in.
+    policies by the mesh they are in, Dataplanes by key, proxies by id.
     """
 
     services: set[ResourceKey] = msgspec.field(default_factory=set)
     meshes: set[str] = msgspec.field(default_factory=set)
     secrets: set[tuple[str, str]] = msgspec.field(default_factory=set)
     policies: set[str] = msgspec.field(default_factory=set)
+    dataplanes: set[ResourceKey] = msgspec.field(default_factory=set)
+    proxies: set[str] = msgspec.field(default_factory=set)
     egresses: bool = False
     settings: bool = False
 
@@ -126,6 +129,7 @@ def _touched_by(events: Iterable[Event]) -> Touched:
                 touched.services.add(event.change.key)
             case ProxyConnected() | ProxyDisconnected():
                 touched.egresses = True
+                touched.proxies.add(event.change.proxy)
             case ZoneSettingsChanged():
                 touched.settings = True
             case _:
@@ -143,6 +147,8 @@ def _touch(touched: Touched, key: ResourceKey) -> None:
             touched.secrets.add((key.mesh, key.name))
         case "ZoneEgress":
             touched.egresses = True
+        case "Dataplane":
+            touched.dataplanes.add(key)
         case kind if kind in POLICY_KINDS:
             touched.policies.add(key.mesh)
         case _:
@@ -152,12 +158,13 @@ def _touch(touched: Touched, key: ResourceKey) -> None:
 def _differing(before: ZoneState, after: ZoneState) -> Touched:
     touched = Touched()
     for old, new in ((before.hub, after.hub), (before.own, after.own)):
-        for kind in ("MeshExternalService", "Mesh", "Secret", "ZoneEgress", *POLICY_KINDS):
+        for kind in ("MeshExternalService", "Mesh", "Secret", "ZoneEgress", "Dataplane", *POLICY_KINDS):
             for key in _changed(old.kinds.get(kind, Map()), new.kinds.get(kind, Map())):
                 _touch(touched, key)
     touched.services.update(_changed(before.own.leases, after.own.leases))
     touched.services.update(_changed(before.own.names, after.own.names))
-    touched.egresses = touched.egresses or before.own.proxies is not after.own.proxies
+    touched.proxies = _changed(before.own.proxies, after.own.proxies)
+    touched.egresses = touched.egresses or bool(touched.proxies)
     touched.settings = before.own.settings is not after.own.settings
     return touched
 
@@ -191,6 +198,11 @@ def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> ZoneView:
             services = _services(state, meshes[name].services, keys, meshes[name].policies)
             if services is not meshes[name].services:
                 meshes = meshes.set(name, msgspec.structs.replace(meshes[name], services=services))
+    for name, dataplanes in _dataplanes(state, touched).items():
+        if name in meshes:
+            workloads = workloads_next(meshes[name].workloads, state, name, sorted(dataplanes))
+            if workloads is not meshes[name].workloads:
+                meshes = meshes.set(name, msgspec.structs.replace(meshes[name], workloads=workloads))
     return ZoneView(
         zone=view.zone,
         position=state.position,
@@ -198,6 +210,17 @@ def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> ZoneView:
         egresses=_egresses(state) if touched.egresses else view.egresses,
         vip_ranges=_vip_ranges(state) if touched.settings else view.vip_ranges,
     )
+
+
+def _dataplanes(state: ZoneState, touched: Touched) -> dict[str, set[str]]:
+    """The Dataplanes that changed, or whose proxy did, by mesh."""
+    keys = set(touched.dataplanes)
+    statuses = (state.own.proxies.get(proxy) for proxy in touched.proxies)
+    keys.update(status.key for status in statuses if status is not None and status.key.kind == "Dataplane")
+    found: dict[str, set[str]] = {}
+    for key in keys:
+        found.setdefault(key.mesh, set()).add(key.name)
+    return found
 
 
 def _services(
@@ -268,10 +291,12 @@ def _mesh_view(state: ZoneState, name: str, before: MeshView | None) -> MeshView
         return None
     mesh = stored.resource
     if before is not None:
-        services, policies = before.services, before.policies
+        services, policies, workloads = before.services, before.policies, before.workloads
     else:
         policies = _policies(state, name)
         services = _services(state, Map(), [key for key, _ in _all_services(state) if key.mesh == name], policies)
+        members = [key.name for key in state.own.kinds.get("Dataplane", Map()) if key.mesh == name]
+        workloads = workloads_next(NO_WORKLOADS, state, name, members)
     enabled = mesh.mtls.enabled_backend if mesh.mtls is not None else ""
     backend = next((item for item in (mesh.mtls.backends if mesh.mtls else ()) if item.name == enabled), None)
     seconds = duration_seconds(backend.dp_cert.rotation.expiration) if backend is not None else None
@@ -287,6 +312,7 @@ def _mesh_view(state: ZoneState, name: str, before: MeshView | None) -> MeshView
         sources=(stored.last,),
         permissive=backend is not None and backend.mode == "PERMISSIVE",
         policies=policies,
+        workloads=workloads,
     )
 
 

@@ -26,6 +26,7 @@ from shared.model.resource import (
     ZoneEgress,
 )
 from zone_cp.view.policies import NO_POLICIES, NOTHING_SAID, Effective, MeshPolicies, Permission
+from zone_cp.view.workloads import NO_WORKLOADS, Workloads
 
 Origination: TypeAlias = Literal["egress", "sidecar"]
 Sources: TypeAlias = tuple[EventRef, ...]
@@ -88,7 +89,8 @@ class ExternalServiceView(msgspec.Struct, frozen=True):
 class MeshView(msgspec.Struct, frozen=True):
     """A mesh in this zone. `services` holds those MES that have a VIP, by key.
 
-    permissive: inbound listeners accept plaintext beside mutual TLS (the backend's mode).
+    permissive: inbound listeners accept plaintext beside mutual TLS (the backend's mode). workloads is what the zone's
+    own Dataplanes serve to each other.
     """
 
     name: str
@@ -102,6 +104,7 @@ class MeshView(msgspec.Struct, frozen=True):
     sources: Sources
     permissive: bool = False
     policies: MeshPolicies = NO_POLICIES
+    workloads: Workloads = NO_WORKLOADS
 
 
 class EgressView(msgspec.Struct, frozen=True):

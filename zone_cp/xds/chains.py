@@ -92,27 +92,37 @@ def by_server_name(names: Iterable[str], protocols: Iterable[str]) -> bytes:
     return out + b"".join(part(listener.FilterChainMatch, "application_protocols", one) for one in protocols)
 
 
-def _mesh_tls(mesh: str, protocols: tuple[str, ...], matcher: bytes) -> bytes:
+def _mesh_tls(mesh: str, protocols: tuple[str, ...], matcher: bytes, service: str = "") -> bytes:
+    identity = defaults.identity_secret(mesh, service)
     common = part(tls.CommonTlsContext, "tls_params", parameters(TlsVersions()))
-    common += part(tls.CommonTlsContext, "tls_certificate_sds_secret_configs", sds(defaults.identity_secret(mesh)))
+    common += part(tls.CommonTlsContext, "tls_certificate_sds_secret_configs", sds(identity))
     wanted = part(tls.CertificateValidationContext, "match_typed_subject_alt_names", matcher)
     common += validation(wanted, References(ca_secret=defaults.trust_secret(mesh)))
     return common + b"".join(part(tls.CommonTlsContext, "alpn_protocols", one) for one in protocols)
 
 
 @lru_cache(maxsize=4096)
-def accepting_socket(mesh: str, protocols: tuple[str, ...]) -> bytes:
-    """The TransportSocket of a chain that only workloads of `mesh` may enter."""
+def accepting_socket(mesh: str, protocols: tuple[str, ...], service: str = "") -> bytes:
+    """The TransportSocket of a chain that only workloads of `mesh` may enter.
+
+    service: shown is the certificate of this service, and not the proxy's first.
+    """
     anyone = san(tls.SubjectAltNameMatcherSanType.URI, f"{spiffe.trust_domain(mesh)}/", prefix=True)
-    context = part(tls.DownstreamTlsContext, "common_tls_context", _mesh_tls(mesh, protocols, anyone))
+    context = part(tls.DownstreamTlsContext, "common_tls_context", _mesh_tls(mesh, protocols, anyone, service))
     yes = bytes(google.BoolValue(value=True))
     context += part(tls.DownstreamTlsContext, "require_client_certificate", yes)
     return extension(core.TransportSocket, SOCKET, tls.DownstreamTlsContext, context)
 
 
-@lru_cache(maxsize=4096)
 def egress_socket(mesh: str, protocols: tuple[str, ...]) -> bytes:
     """The TransportSocket by which a workload of `mesh` dials a zone egress, and nobody else."""
-    egress = san(tls.SubjectAltNameMatcherSanType.URI, spiffe.egress_id(mesh))
-    context = part(tls.UpstreamTlsContext, "common_tls_context", _mesh_tls(mesh, protocols, egress))
+    return dialling_socket(mesh, spiffe.egress_id(mesh), protocols)
+
+
+@lru_cache(maxsize=65536)
+def dialling_socket(mesh: str, identity: str, protocols: tuple[str, ...], server_name: str = "") -> bytes:
+    """The TransportSocket by which a workload of `mesh` dials the one with this SPIFFE id, and nobody else."""
+    wanted = san(tls.SubjectAltNameMatcherSanType.URI, identity)
+    context = part(tls.UpstreamTlsContext, "common_tls_context", _mesh_tls(mesh, protocols, wanted))
+    context += part(tls.UpstreamTlsContext, "sni", server_name) if server_name else b""
     return extension(core.TransportSocket, SOCKET, tls.UpstreamTlsContext, context)

@@ -46,6 +46,19 @@ def http_options(options: upstream.HttpProtocolOptions, said: Effective = NOTHIN
     return {HTTP_OPTIONS: google.Any.pack(options)}
 
 
+def protocol_options(protocol: Protocol, said: Effective = NOTHING_SAID) -> dict[str, google.Any]:
+    """How a destination is spoken to: HTTP/1.1, HTTP/2, or, for TCP, nothing."""
+    explicit = upstream.HttpProtocolOptionsExplicitHttpConfig
+    match protocol:
+        case "tcp":
+            return {}
+        case "http":
+            version = explicit(http_protocol_options=core.Http1ProtocolOptions())
+        case "http2" | "grpc":
+            version = explicit(http2_protocol_options=core.Http2ProtocolOptions())
+    return http_options(upstream.HttpProtocolOptions(explicit_http_config=version), said)
+
+
 def breakers(limit: int, retries: int) -> cluster.CircuitBreakers:
     """Equal limits for both routing priorities, remaining ones visible in the statistics."""
     return cluster.CircuitBreakers(
@@ -90,20 +103,12 @@ def _outliers(said: OutlierConf | None, *, failover: bool) -> cluster.OutlierDet
 @cache
 def static_part(protocol: Protocol, said: Effective = NOTHING_SAID, *, dns: bool, failover: bool) -> bytes:
     """What clusters of one kind have in common, as bytes; `said` is a `cluster_part`."""
-    explicit = upstream.HttpProtocolOptionsExplicitHttpConfig
-    options: dict[str, google.Any] = {}
-    if protocol == "http":
-        plain = explicit(http_protocol_options=core.Http1ProtocolOptions())
-        options = http_options(upstream.HttpProtocolOptions(explicit_http_config=plain), said)
-    elif protocol in ("http2", "grpc"):
-        framed = explicit(http2_protocol_options=core.Http2ProtocolOptions())
-        options = http_options(upstream.HttpProtocolOptions(explicit_http_config=framed), said)
     made = cluster.Cluster(
         type=cluster.ClusterDiscoveryType.STRICT_DNS if dns else cluster.ClusterDiscoveryType.STATIC,
         connect_timeout=connect_timeout(said),
         circuit_breakers=limits(said.breaker),
         outlier_detection=_outliers(said.breaker.outlier_detection, failover=failover),
-        typed_extension_protocol_options=options,
+        typed_extension_protocol_options=protocol_options(protocol, said),
         common_lb_config=panic(said),
     )
     balance(made, said.balancing)

@@ -26,6 +26,13 @@ RETRY_BACK_OFF = timedelta(milliseconds=25)
 RETRY_BACK_OFF_LIMIT = timedelta(milliseconds=250)
 TCP_CONNECT_ATTEMPTS = 5
 
+IN_MESH_TRY_TIMEOUT = timedelta(seconds=16)
+"""Of one attempt of a request between workloads (Kuma's default MeshRetry)."""
+INBOUND_IDLE_TIMEOUT = timedelta(hours=2)
+INBOUND_STREAM_IDLE_TIMEOUT = timedelta(hours=1)
+INBOUND_CONNECT_TIMEOUT = timedelta(seconds=10)
+"""A sidecar's limits towards its own application (Kuma's default MeshTimeout); requests may take as long as they do."""
+
 EARLY_DATA_BYTES = 16_384
 """What a TCP client may send while its egress still dials."""
 
@@ -51,6 +58,9 @@ HEALTHY_THRESHOLD = 1
 ALPN_HTTP = ("h2", "http/1.1")
 ALPN_TCP = ("mes-tcp",)
 """Towards the egress, the application protocol tells the class: Envoy's HTTP pools offer their own names."""
+
+ALPN_IN_MESH = ("kuma",)
+"""Between sidecars, as in Kuma: what tells mutual TLS of the mesh from an application's own TLS."""
 
 SNI_HEADER = "x-zonal-sni"
 CLUSTER_HEADER = "x-zonal-cluster"
@@ -87,9 +97,9 @@ CIPHERS_BEFORE_TLS12 = (
 """What TLS 1.0 and 1.1 need besides (decision 6)."""
 
 
-def identity_secret(mesh: str) -> str:
-    """SDS name of the proxy's own certificate in a mesh."""
-    return f"identity/{mesh}"
+def identity_secret(mesh: str, service: str = "") -> str:
+    """SDS name of the proxy's own certificate in a mesh; `service`: of a further service that it serves."""
+    return f"identity/{mesh}" + (f"/{service}" if service else "")
 
 
 def trust_secret(mesh: str) -> str:

@@ -131,7 +131,8 @@ def _text(body: str) -> core.SubstitutionFormatString:
     return core.SubstitutionFormatString(text_format_source=core.DataSource(inline_string=body + "\n"))
 
 
-def _mapper(flags: str, body: str) -> hcm.ResponseMapper:
+def response_mapper(flags: str, body: str) -> hcm.ResponseMapper:
+    """What Envoy itself answers with, where it gives up with one of `flags`."""
     return hcm.ResponseMapper(
         filter=accesslog.AccessLogFilter(response_flag_filter=accesslog.ResponseFlagFilter(flags=flags.split())),
         body_format_override=_text(body),
@@ -153,8 +154,8 @@ def _replies(hop: Hop, zone: str) -> hcm.LocalReplyConfig:
         closed = f"no zone egress of zone {zone} is online: external services fail closed"
         return hcm.LocalReplyConfig(
             mappers=[
-                _mapper("UH", closed),
-                _mapper("UF", f"no zone egress of zone {zone} can be reached: %LOCAL_REPLY_BODY%"),
+                response_mapper("UH", closed),
+                response_mapper("UF", f"no zone egress of zone {zone} can be reached: %LOCAL_REPLY_BODY%"),
             ]
         )
     unknown = (
@@ -163,14 +164,23 @@ def _replies(hop: Hop, zone: str) -> hcm.LocalReplyConfig:
     # UC and UR beside UF: a TLS 1.3 server refuses a client certificate only after Envoy's handshake is done.
     failed = f"{SERVICE}: %LOCAL_REPLY_BODY%: %UPSTREAM_TRANSPORT_FAILURE_REASON%"
     return hcm.LocalReplyConfig(
-        mappers=[_mapper("NC", unknown), _mapper("UH", REASON), _mapper("UF UC UR", failed), _denied()]
+        mappers=[
+            response_mapper("NC", unknown),
+            response_mapper("UH", REASON),
+            response_mapper("UF UC UR", failed),
+            _denied(),
+        ]
     )
+
+
+def router_filter(*, suppress_envoy_headers: bool = False) -> hcm.HttpFilter:
+    """The last HTTP filter."""
+    made = router.Router(suppress_envoy_headers=suppress_envoy_headers)
+    return hcm.HttpFilter(name="envoy.filters.http.router", typed_config=pack(made))
 
 
 def _http_filters(hop: Hop, guarded: str) -> list[hcm.HttpFilter]:
-    last = hcm.HttpFilter(
-        name="envoy.filters.http.router", typed_config=pack(router.Router(suppress_envoy_headers=hop == "outside"))
-    )
+    last = router_filter(suppress_envoy_headers=hop == "outside")
     if hop == "mesh":
         return [last]
     clean = header_filter.HeaderMutation(mutations=header_filter.Mutations(request_mutations=[_no_envoy_headers()]))
@@ -178,25 +188,35 @@ def _http_filters(hop: Hop, guarded: str) -> list[hcm.HttpFilter]:
     return [*first, hcm.HttpFilter(name="envoy.filters.http.header_mutation", typed_config=pack(clean)), last]
 
 
-@cache
-def _manager_static(hop: Hop, route: str, logged: Logged, tuning: Tuning, guarded: str) -> bytes:
+def manager(route: str, logged: Logged, tuning: Tuning, filters: list[hcm.HttpFilter]) -> hcm.HttpConnectionManager:
+    """What every HTTP connection manager has; its routes come over RDS (decision 23)."""
     loopback = core.CidrRange(address_prefix="127.0.0.1", prefix_len=32)
-    made = hcm.HttpConnectionManager(
+    return hcm.HttpConnectionManager(
         stat_prefix=logged.stat_prefix,
         rds=hcm.Rds(config_source=ads(), route_config_name=route),
-        http_filters=_http_filters(hop, guarded),
+        http_filters=filters,
         common_http_protocol_options=core.HttpProtocolOptions(idle_timeout=defaults.NO_TIMEOUT),
         request_headers_timeout=tuning.headers_timeout or defaults.NO_TIMEOUT,
         stream_idle_timeout=defaults.STREAM_IDLE_TIMEOUT,
         server_header_transformation=hcm.HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
         forward_client_cert_details=hcm.HttpConnectionManagerForwardClientCertDetails.SANITIZE,
         internal_address_config=hcm.HttpConnectionManagerInternalAddressConfig(cidr_ranges=[loopback]),
-        generate_request_id=hop == "mesh",
         upgrade_configs=[hcm.HttpConnectionManagerUpgradeConfig(upgrade_type="websocket")],
-        normalize_path=hop == "mesh",
-        local_reply_config=_replies(hop, logged.zone),
         access_log=[access_log(logged.path), *(logger(one) for one in tuning.logs)],
     )
+
+
+def manager_filter(body: bytes) -> bytes:
+    """A Filter: the HTTP connection manager of these bytes."""
+    return extension(listener.Filter, "envoy.filters.network.http_connection_manager", hcm.HttpConnectionManager, body)
+
+
+@cache
+def _manager_static(hop: Hop, route: str, logged: Logged, tuning: Tuning, guarded: str) -> bytes:
+    made = manager(route, logged, tuning, _http_filters(hop, guarded))
+    made.generate_request_id = hop == "mesh"
+    made.normalize_path = hop == "mesh"
+    made.local_reply_config = _replies(hop, logged.zone)
     if hop == "outside":
         made.scheme_header_transformation = core.SchemeHeaderTransformation(match_upstream=True)
     return bytes(made)
@@ -208,8 +228,7 @@ def http_manager(where: Where, route: str, logged: Logged, tuning: Tuning = UNTU
 
     guarded: the mesh whose permissions hold here, "" for none.
     """
-    body = _manager_static(where.hop, route, logged, tuning, guarded) + _early(where)
-    return extension(listener.Filter, "envoy.filters.network.http_connection_manager", hcm.HttpConnectionManager, body)
+    return manager_filter(_manager_static(where.hop, route, logged, tuning, guarded) + _early(where))
 
 
 @lru_cache(maxsize=65536)

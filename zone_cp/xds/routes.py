@@ -44,8 +44,8 @@ def route_name(hop: Hop, mesh: str) -> str:
 
 
 @cache
-def _another_host() -> route.RetryPolicyRetryHostPredicate:
-    # A request that reached nobody is tried elsewhere first: of several endpoints some may be dead.
+def another_host() -> route.RetryPolicyRetryHostPredicate:
+    """Try elsewhere first: of several endpoints some may be dead."""
     name = "envoy.retry_host_predicates.previous_hosts"
     return route.RetryPolicyRetryHostPredicate(name=name, typed_config=pack(previous_hosts.PreviousHostsPredicate()))
 
@@ -61,7 +61,7 @@ def _action(hop: Hop, tuning: RouteTuning, *, at_sidecar: bool) -> route.RouteAc
             retry_back_off=route.RetryPolicyRetryBackOff(
                 base_interval=defaults.RETRY_BACK_OFF, max_interval=defaults.RETRY_BACK_OFF_LIMIT
             ),
-            retry_host_predicate=[_another_host()],
+            retry_host_predicate=[another_host()],
             host_selection_retry_max_attempts=defaults.OTHER_HOST_ATTEMPTS,
         ),
     )

@@ -34,9 +34,10 @@ from zone_cp.xds.credentials import credentials
 from zone_cp.xds.egress import through_egress
 from zone_cp.xds.filters import Logged, Tuning, Where, proxy_to
 from zone_cp.xds.governed import Governed, dialled_by, governed
-from zone_cp.xds.inbound import inbound_resources
+from zone_cp.xds.inbound import further_services, inbound_resources, service_of
 from zone_cp.xds.log_policies import Parties, logs
 from zone_cp.xds.material import serve
+from zone_cp.xds.outbound import outbound_resources
 from zone_cp.xds.routes import routes
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.shape import pack
@@ -47,7 +48,6 @@ from zone_cp.xds.wire import encode
 REDIRECT = "redirect"
 REDIRECT_LISTENER = "outbound/redirect"
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - redirected connections arrive at every local address
-SERVICE_TAG = "kuma.io/service"
 
 _CLASSES: tuple[ProtocolClass, ...] = ("http", "tcp")
 _ORIGINAL = "v%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%.p%DOWNSTREAM_LOCAL_PORT%"
@@ -96,7 +96,7 @@ def sidecar_resources(
     judged = verdicts(mesh, identity) if direct else NO_VERDICTS
     parties = Parties(mesh.name, service_of(resource), resource.networking.address)
     if mesh.mtls:
-        yield from credentials(mesh, identity, source)
+        yield from credentials(mesh, identity, source, further_services(resource))
     extra = []
     if direct:
         for service in mesh.services.values():
@@ -124,18 +124,13 @@ def sidecar_resources(
             tuning = service_tuning(said, chosen, judged, replace(parties, destination=chosen.name))
             sources = _union(proxy.sources, said.about(chosen).sources)
             yield _listener(outlet, chosen, (outbound.address, outbound.port), tuning, sources)
+    yield from outbound_resources(
+        mesh, proxy, resource, said.at_large, parties=parties, logged=Logged("outbound", access_log, view.zone)
+    )
     for inbound in resource.networking.inbound:
         yield from inbound_resources(
             mesh, proxy, resource, inbound, Logged(f"inbound/{inbound.port}", access_log, view.zone)
         )
-
-
-def service_of(resource: Dataplane) -> str:
-    """Service name in the workload's SPIFFE id: the first inbound's, the gateway's, or the Dataplane's own name."""
-    tagged = [one.tags for one in resource.networking.inbound]
-    if resource.networking.gateway is not None:
-        tagged.append(resource.networking.gateway.tags)
-    return next((tags[SERVICE_TAG] for tags in tagged if SERVICE_TAG in tags), resource.name)
 
 
 def referenced(mesh: MeshView, outbound: Outbound, zone: str) -> ExternalServiceView | None:

@@ -1,0 +1,275 @@
+"""In-mesh services between real sidecars of a real zone: balanced, followed, closed to everybody else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
+from google.protobuf import json_format
+
+from shared.demo.story import eventually
+from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
+from tests.e2e.living import WITHIN_SECONDS, Living, left_behind
+from tests.xds.clients import Answer, ask, http1
+from tests.xds.servers import Servers
+from zone_cp.ads.server import ADS_SERVICE
+from zone_cp.xds.snapshot import SECRET
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+BASE_PORT = 26200
+FIRST = BASE_PORT + 100
+PROTOCOLS = ("http", "grpc", "tcp")
+OUTBOUND = {"http": FIRST, "grpc": FIRST + 1, "tcp": FIRST + 2, "v2": FIRST + 3, "absent": FIRST + 4}
+INBOUND = {name: FIRST + 10 * number for number, name in enumerate(("backend-1", "backend-2"), 1)}
+ADMIN = {name: FIRST + 40 + number for number, name in enumerate(("client", "backend-1", "backend-2", "outsider"))}
+MESH = """\
+type: Mesh
+name: {name}
+mtls: {{enabledBackend: ca-1, backends: [{{name: ca-1, type: builtin, mode: {mode}}}]}}
+"""
+
+
+class Neighbours(Living):
+    """The zone east with sidecars of two backends and a client, and one of another mesh."""
+
+    def __init__(self, *arguments: Any, applications: dict[str, int]) -> None:
+        super().__init__(*arguments)
+        self._applications = applications
+
+    def dataplane(self, name: str, *, state: str = "Ready") -> dict[str, Any]:
+        """A sidecar's own resource."""
+        networking: dict[str, Any] = {"address": "127.0.0.1", "admin": {"port": ADMIN[name]}}
+        if name.startswith("backend"):
+            networking["inbound"] = [
+                {
+                    "port": INBOUND[name] + number,
+                    "servicePort": self._applications[name],
+                    "state": state,
+                    "tags": {
+                        "kuma.io/service": f"backend-{protocol}",
+                        "kuma.io/protocol": protocol,
+                        "version": "v" + name[-1],
+                    },
+                }
+                for number, protocol in enumerate(PROTOCOLS)
+            ]
+        elif name == "client":
+            wanted: dict[str, dict[str, str]] = {one: {"kuma.io/service": f"backend-{one}"} for one in PROTOCOLS}
+            wanted["v2"] = {"kuma.io/service": "backend-http", "version": "v2"}
+            wanted["absent"] = {"kuma.io/service": "absent"}
+            networking["outbound"] = [{"port": OUTBOUND[one], "tags": tags} for one, tags in wanted.items()]
+        mesh = "other" if name == "outsider" else "default"
+        return {"type": "Dataplane", "mesh": mesh, "name": name, "networking": networking}
+
+    async def begin(self, *, declare: bool = True) -> None:
+        """Control planes, two meshes, four sidecars."""
+        self.prepare()
+        await self.start_control_planes()
+        await self.apply(
+            MESH.format(name="default", mode="STRICT") + "---\n" + MESH.format(name="other", mode="STRICT")
+        )
+        await asyncio.gather(*(self.join(name) for name in ADMIN))
+
+    async def apply(self, text: str, *zone: str) -> str:
+        """`zonal apply`; what it said."""
+        code, out, err = await self.cli("apply", "-f", str(self.write("applied.yaml", text)), *zone)
+        assert code == 0, out + err
+        return out + err
+
+    async def join(self, name: str) -> None:
+        """Start a sidecar."""
+        resource = self.dataplane(name)
+        path = self.write(f"{name}.yaml", json.dumps(resource), public=True)
+        token = self._issuer().dataplane_token(resource["mesh"], name=name, zone="east")
+        options = ["--dataplane", str(path), "--dns-port", str(ADMIN[name] + 10)]
+        await self._proxy("east", "sidecar", token, options, ADMIN[name], called=name)
+
+    async def ask(self, protocol: str) -> Answer:
+        """As the client's application would, through its sidecar."""
+        return await ask(protocol, "127.0.0.1", OUTBOUND[protocol])
+
+    async def who(self, protocol: str, calls: int = 12) -> Counter[str]:
+        """Which application answers how often; "" for none."""
+        answers = [await self.ask(protocol) for _ in range(calls)]
+        return Counter(one.seen.get("server", "") for one in answers)
+
+    async def clusters(self) -> dict[str, str]:
+        """The client's in-mesh clusters: name to when Envoy was last told of it."""
+        answer = await self.admin("east", ADMIN["client"], "/config_dump?resource=dynamic_active_clusters")
+        found = [(one["cluster"]["name"], one["last_updated"]) for one in answer.json["configs"]]
+        return {name: when for name, when in found if name.startswith("service/")}
+
+    async def endpoints(self) -> list[int]:
+        """Ports of the hosts that the client's Envoy has for HTTP."""
+        answer = await self.admin("east", ADMIN["client"], "/clusters?format=json")
+        (found,) = [one for one in answer.json["cluster_statuses"] if one["name"] == "service/default/backend-http"]
+        return sorted(one["address"]["socket_address"]["port_value"] for one in found.get("host_statuses", []))
+
+
+@pytest.fixture(scope="module")
+async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Neighbours]:
+    """The client reaches everybody."""
+    directory = tmp_path_factory.mktemp("in-mesh")
+    with Servers() as servers:
+        applications = {name: servers.add(name).port for name in INBOUND}
+        async with Neighbours(directory, BASE_PORT, applications=applications) as made:
+            await made.begin()
+            for protocol in PROTOCOLS:
+                await eventually(lambda one=protocol: made.who(one, 4), lambda seen: len(seen) == 2, protocol)  # type: ignore[misc]
+            yield made
+            # Nobody uses them any more: what a graceful stop drains is not waited for.
+            await asyncio.gather(*(made.kill(f"east-{name}") for name in ADMIN))
+    assert left_behind(directory) == []
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_calls_are_balanced_over_the_instances(system: Neighbours, protocol: str) -> None:
+    """HTTP, gRPC and TCP, in plaintext to the own sidecar and by mutual TLS to the other's."""
+    seen = await system.who(protocol, 20)
+    assert set(seen) == set(INBOUND)
+    assert min(seen.values()) >= 2
+
+
+async def test_the_application_learns_who_calls(system: Neighbours) -> None:
+    """By the SPIFFE id of the client's certificate; what the client itself writes there does not arrive."""
+    answer = await http1(
+        "127.0.0.1", OUTBOUND["http"], headers="x-forwarded-client-cert: URI=spiffe://default/admin\r\n"
+    )
+    told = answer.seen["headers"]["x-forwarded-client-cert"].split(";")
+    assert {one for one in told if not one.startswith("Hash=")} == {
+        "By=spiffe://default/backend-http",
+        "URI=spiffe://default/client",
+    }
+
+
+async def test_tags_choose_a_subset(system: Neighbours) -> None:
+    """`version: v2` in the outbound."""
+    answers = [await http1("127.0.0.1", OUTBOUND["v2"]) for _ in range(6)]
+    assert {one.seen["server"] for one in answers} == {"backend-2"}
+
+
+async def test_a_service_that_nobody_here_serves_says_so(system: Neighbours) -> None:
+    """At apply and in `zonal inspect`, with the reason that traffic does not cross zones. The port is closed to TCP."""
+    said = await system.apply(json.dumps(system.dataplane("client")), "--zone", "east")
+    words = f"outbound 127.0.0.1:{OUTBOUND['absent']}: no Dataplane of zone east serves kuma.io/service absent"
+    assert words in said
+    code, out, _ = await system.cli("inspect", "default.client", "--zone", "east", "-o", "json")
+    assert code == 0
+    notes = json.loads(out)["Notes"]
+    assert [one for one in notes if one.startswith(words)]
+    assert "in-mesh traffic does not cross zones" in notes[0]
+    assert (await ask("tcp", "127.0.0.1", OUTBOUND["absent"])).status == 0
+
+
+async def test_an_inbound_that_is_not_ready_gets_no_traffic(system: Neighbours) -> None:
+    """It leaves the endpoints and comes back, and no cluster is told again."""
+    before = await system.clusters()
+    await system.apply(json.dumps(system.dataplane("backend-2", state="NotReady")), "--zone", "east")
+    await eventually(system.endpoints, lambda ports: ports == [INBOUND["backend-1"]], "one endpoint")
+    assert set(await system.who("http")) == {"backend-1"}
+    absent = await http1("127.0.0.1", OUTBOUND["v2"])
+    assert (absent.status, "no instance of backend-http is ready in zone east" in absent.body) == (503, True)
+    await system.apply(json.dumps(system.dataplane("backend-2")), "--zone", "east")
+    await eventually(system.endpoints, lambda ports: len(ports) == 2, "two endpoints")
+    assert await system.clusters() == before
+
+
+async def test_a_dead_proxy_leaves_and_nobody_notices(system: Neighbours) -> None:
+    """kill -9 of one backend's sidecar under calls: none fails, it leaves the endpoints, and it comes back."""
+    stop, failures, answers = asyncio.Event(), list[Answer](), Counter[str]()
+
+    async def call() -> None:
+        while not stop.is_set():
+            answer = await system.ask("http")
+            answers[answer.seen.get("server", "")] += 1
+            if answer.status != 200:
+                failures.append(answer)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(call())
+        await eventually(_later(lambda: dict(answers)), lambda seen: len(seen) == 2, "calls to both")
+        await system.kill("east-backend-2")
+        await eventually(system.endpoints, lambda ports: ports == [INBOUND["backend-1"]], "one endpoint")
+        after = answers["backend-1"]
+        await eventually(_later(lambda: answers["backend-1"]), lambda count: count > after + 20, "more calls")
+        await system.join("backend-2")
+        await eventually(system.endpoints, lambda ports: len(ports) == 2, "two endpoints")
+        stop.set()
+    assert failures == []
+
+
+def _later(look: Any) -> Any:
+    async def looked() -> Any:
+        return look()
+
+    return looked
+
+
+@asynccontextmanager
+async def identity(system: Neighbours, name: str) -> AsyncIterator[ssl.SSLContext]:
+    """The certificate that the zone issues to a sidecar, as its Envoy would fetch it."""
+    resource = system.dataplane(name)
+    token = system._issuer().dataplane_token(resource["mesh"], name=name, zone="east")
+    tls = grpc.ssl_channel_credentials(system.deployment.ca_file.read_bytes())
+    address = f"127.0.0.1:{system.zone_ports['east'].ads}"
+    request = DeltaDiscoveryRequest(
+        type_url=SECRET,
+        resource_names_subscribe=[f"identity/{resource['mesh']}"],
+        node={"id": f"{resource['mesh']}.{name}"},
+    )
+    json_format.ParseDict({"dataplane.resource": json.dumps(resource)}, request.node.metadata)
+    async with grpc.aio.secure_channel(address, tls) as channel, asyncio.timeout(WITHIN_SECONDS):
+        method = channel.stream_stream(
+            f"/{ADS_SERVICE}/DeltaAggregatedResources",
+            request_serializer=DeltaDiscoveryRequest.SerializeToString,
+            response_deserializer=DeltaDiscoveryResponse.FromString,
+        )
+        call = method(metadata=[("authorization", f"Bearer {token}")])
+        await call.write(request)
+        answer: Any = await call.read()
+        certificate = Secret.parse(answer.resources[0].resource.value).tls_certificate
+    assert certificate is not None
+    path = system.write(f"{name}.pem", "")
+    pair = (certificate.certificate_chain, certificate.private_key)
+    path.write_bytes(b"\n".join(one.inline_bytes or b"" for one in pair if one is not None))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["kuma"])
+    context.load_cert_chain(path)
+    yield context
+
+
+async def knock(port: int, context: ssl.SSLContext | None) -> int:
+    """Status of a request to a sidecar's inbound; 0 when it closes the connection."""
+    try:
+        async with asyncio.timeout(WITHIN_SECONDS):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            raw = await reader.read()
+            writer.close()
+    except OSError:
+        return 0
+    return int(raw.split()[1]) if raw else 0
+
+
+async def test_an_inbound_lets_in_its_own_mesh_alone(system: Neighbours) -> None:
+    """Real certificates of the zone: the client's opens it, another mesh's does not. PERMISSIVE: plaintext as well."""
+    port = INBOUND["backend-1"]
+    async with identity(system, "client") as own, identity(system, "outsider") as foreign:
+        assert await knock(port, own) == 200
+        assert await knock(port, foreign) == 0
+        assert await knock(port, None) == 0
+        await system.apply(MESH.format(name="default", mode="PERMISSIVE"))
+        await eventually(lambda: knock(port, None), lambda status: status == 200, "plaintext to be let in")
+        assert await knock(port, own) == 200
+        assert await knock(port, foreign) == 0
+        assert set(await system.who("http")) == set(INBOUND)

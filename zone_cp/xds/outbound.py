@@ -1,0 +1,51 @@
+"""A sidecar's outbounds by tags: one listener each, that leads to the ready instances of an in-mesh service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+from envoy_data_plane.envoy.config.core import v3 as core
+from msgspec.structs import replace
+
+from shared.model.inbound import SERVICE_TAG
+from shared.model.resource import Dataplane, Protocol, protocol_class
+from zone_cp.view.policies import Effective
+from zone_cp.view.zone_view import MeshView, ProxyView
+from zone_cp.xds.chains import chain, listening
+from zone_cp.xds.connection_policies import chain_tuning
+from zone_cp.xds.filters import Logged, Tuning, proxy_to
+from zone_cp.xds.in_mesh import Destination, destination, in_mesh_resources, spoken
+from zone_cp.xds.in_mesh_routes import outbound_manager, outbound_routes
+from zone_cp.xds.log_policies import Parties
+from zone_cp.xds.snapshot import LISTENER, Encoded
+from zone_cp.xds.wire import encode
+
+
+def outbound_resources(
+    mesh: MeshView, proxy: ProxyView, resource: Dataplane, said: Effective, *, parties: Parties, logged: Logged
+) -> Iterator[Encoded]:
+    """The listeners of all outbounds by tags, with the clusters, endpoints and routes that they lead to."""
+    wheres = [(one, destination(one.tags)) for one in resource.networking.outbound if SERVICE_TAG in one.tags]
+    for where in dict.fromkeys(where for _, where in wheres):
+        yield from in_mesh_resources(mesh, where, said)
+        if spoken(mesh, where) != "tcp":
+            yield outbound_routes(mesh, where, said)
+    for outbound, where in wheres:
+        protocol = spoken(mesh, where)
+        tuning = chain_tuning(said, protocol_class(protocol), replace(parties, destination=where.service))
+        name = f"outbound/{outbound.address}:{outbound.port}"
+        only = _filter(mesh.name, where, protocol, replace(logged, stat_prefix=name), tuning)
+        body = _listener(name, outbound.address, outbound.port, only)
+        yield encode(LISTENER, name, body, tuple(dict.fromkeys((*proxy.sources, *said.sources))))
+
+
+def _filter(mesh: str, where: Destination, protocol: Protocol, logged: Logged, tuning: Tuning) -> bytes:
+    if protocol == "tcp":
+        return proxy_to(where.cluster(mesh), logged, tuning)
+    return outbound_manager(mesh, where, logged, tuning)
+
+
+@lru_cache(maxsize=4096)
+def _listener(name: str, host: str, port: int, only: bytes) -> bytes:
+    return listening(name, host, port, (chain((only,)),), direction=core.TrafficDirection.OUTBOUND)
