@@ -152,6 +152,7 @@ class _Zone:
             quarantine_seconds=settings.vip_quarantine_seconds,
             compiler=COMPILER,
             allowed_addresses=settings.allowed_addresses,
+            egress_on_demand_above=settings.egress_on_demand_above,
         )
 
     def _ads_server(self) -> AdsServer:

@@ -73,12 +73,17 @@ class LogRestored(_Change, frozen=True, tag="LogRestored"):
 
 
 class ZoneSettingsChanged(_Change, frozen=True, tag="ZoneSettingsChanged"):
-    """The settings of a zone that change what proxies are served. CIDR as text, quarantine in seconds."""
+    """The settings of a zone that change what proxies are served. CIDR as text, quarantine in seconds.
+
+    egress_on_demand_above: with more services than that, zone egresses load each when it is first used. Unset in
+    events of before there was such a setting: their hash covers what they said.
+    """
 
     cidr: str
     quarantine_seconds: int
     compiler: str
     allowed_addresses: tuple[str, ...] = ()
+    egress_on_demand_above: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class VipLeased(_Change, frozen=True, tag="VipLeased"):

@@ -85,6 +85,12 @@ class ZoneSettings(Settings, frozen=True, kw_only=True):
         tuple[str, ...], _about("ranges that endpoints may use although they are dangerous, such as 127.0.0.0/8")
     ] = ()
 
+    egress_on_demand_above: Annotated[
+        int,
+        msgspec.Meta(ge=0),
+        _about("MeshExternalServices beyond which zone egresses load a service when it is first used; 0: always"),
+    ] = 2000
+
     def __post_init__(self) -> None:
         """Raises ValueError."""
         if not _NAME.match(self.name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import hypothesis.strategies as st
+import msgspec
 from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -20,6 +21,7 @@ from tests.ads.stream_pair import (
     wire_version,
 )
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
+from zone_cp.xds.tombstone import tombstone
 
 NAMES = ("a", "b", "c", "d")
 contents = st.sampled_from(["1", "2", "3", "bad"])
@@ -33,6 +35,7 @@ class Stream(RuleBasedStateMachine):
     """A client and a server that exchange messages one at a time, interleaved with everything else."""
 
     pair_of: type[StreamPair] = StreamPair
+    on_demand = ""
 
     @initialize(whole=st.booleans(), chained=st.booleans())
     def connect(self, whole: bool, chained: bool) -> None:
@@ -65,7 +68,7 @@ class Stream(RuleBasedStateMachine):
         made = snapshot(self.position, **types)
         if self.chained and self.pair.offered is not None:
             made = succeeding(self.pair.offered, made)
-        self.pair.offer(made)
+        self.pair.offer(msgspec.structs.replace(made, on_demand=self.on_demand))
 
     @rule(short=st.sampled_from(NAMED), names=st.sets(st.sampled_from(NAMES), min_size=1))
     def subscribe(self, short: str, names: set[str]) -> None:
@@ -77,7 +80,7 @@ class Stream(RuleBasedStateMachine):
             self.pair.ask(short, unsubscribe=sorted(names & self.pair.names[SHORT[short]]))
 
     @rule(name=st.sampled_from(NAMES), on=st.booleans())
-    def on_demand(self, name: str, on: bool) -> None:
+    def name_a_cluster(self, name: str, on: bool) -> None:
         if on:
             self.pair.ask("CDS", name)
         elif name in self.pair.names[CLUSTER]:
@@ -116,6 +119,9 @@ class Stream(RuleBasedStateMachine):
         refused = any("bad" in contents.values() for contents in self.given.values())
         for name in subscribed:
             content = offered.get(name)
+            if url == CLUSTER and self.on_demand and name.startswith(self.on_demand):
+                self._check_on_demand(name, content, refused=refused)
+                continue
             if content is None and not self.pair.tells_absence and url not in WILDCARD_TYPES:
                 continue  # SotW has no word for a removal of these; the client may go on holding it
             if content is None:
@@ -129,6 +135,15 @@ class Stream(RuleBasedStateMachine):
             for name in subscribed - set(offered) - set(holds):
                 assert refused or (url, name) in self.pair.absent, f"{LONG[url]} {name} was never answered"
 
+    def _check_on_demand(self, name: str, content: str | None, *, refused: bool) -> None:
+        has, asked = self.pair.holds.get(CLUSTER, {}).get(name), name in self.pair.names.get(CLUSTER, set())
+        if content is None:
+            assert has == tombstone(name).version or refused or not asked, f"{name} was never answered"
+        elif content == "bad":
+            assert has != wire_version("CDS", name, content)
+        elif has is not None or asked:
+            assert has == wire_version("CDS", name, content)
+
     @invariant()
     def one_sotw_response_of_a_type_waits_for_its_answer(self) -> None:
         for delivery in self.pair.server.status():
@@ -139,6 +154,12 @@ class Stream(RuleBasedStateMachine):
         assert self.pair.resent_refused == []
 
 
+class OnDemandMachine(Stream):
+    """The same, and one of the clusters is loaded on demand."""
+
+    on_demand = "c"
+
+
 class SotwMachine(Stream):
     """The same with the same client, in state of the world."""
 
@@ -146,7 +167,8 @@ class SotwMachine(Stream):
 
 
 TestStream = Stream.TestCase
+TestOnDemandStream = OnDemandMachine.TestCase
 TestSotwStream = SotwMachine.TestCase
-TestStream.settings = TestSotwStream.settings = settings(
+TestStream.settings = TestOnDemandStream.settings = TestSotwStream.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None, phases=PHASES
 )

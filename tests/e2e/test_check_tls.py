@@ -17,7 +17,7 @@ from cryptography import x509
 from shared.model.resource import Endpoint, ExternalTls, SubjectAltName, TlsVersions, Verification
 from tests.conftest import take_port
 from tests.e2e.handshakes import DAY, Issuer, Servers
-from tests.xds.delta_double import DeltaDouble
+from tests.xds.delta_server import DeltaServer
 from tests.xds.envoys import Envoy, eventually
 from tests.xds.views import Secrets, egress, mesh_view, service, zone_view
 from zone_cp.agent import check_tls
@@ -202,7 +202,7 @@ def test_a_check_says_what_envoy_does(tmp_path: Path) -> None:
         # A service without TLS on a server with TLS: nothing fails in the check, and the server's answer is no HTTP.
         cases = [one for one in [*CASES, *extra] if one[1].get("enabled") is not False]
         services = [_placed(world.service(name, **changes), number) for number, (name, changes, _) in enumerate(cases)]
-        double = DeltaDouble(ports[0])
+        double = DeltaServer(ports[0])
         proxy = egress(ports[1], f"access-log={tmp_path / 'access.log'}")
         double.offer(compile_proxy(zone_view(mesh_view(*services)), proxy, secrets))
         envoy = Envoy(tmp_path, "egress", ports[2], ports[0])

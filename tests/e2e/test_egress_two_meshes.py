@@ -20,7 +20,7 @@ from immutables import Map
 
 from shared.model.resource import Endpoint, Extension, Protocol
 from tests.conftest import take_port
-from tests.xds.delta_double import DeltaDouble
+from tests.xds.delta_server import DeltaServer
 from tests.xds.envoys import Envoy, eventually
 from tests.xds.views import Authority, Secrets, egress, mesh_view, service, zone_view
 from zone_cp.view.zone_view import ExternalServiceView
@@ -57,13 +57,14 @@ class Outside(socketserver.ThreadingTCPServer):
 class World:
     """An egress that serves both meshes; `reached` names every service that anything got through to."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, on_demand: bool) -> None:
+        self.on_demand = on_demand
         self.directory, self.secrets = directory, Secrets()
         self.reached: list[str] = []
         self.port, ads, admin = take_port(), take_port(), take_port()
         self.outside: list[Outside] = []
         self.services = {(mesh, kind): self._service(mesh, kind) for mesh in MESHES for kind in KINDS}
-        self.ads = DeltaDouble(ads)
+        self.ads = DeltaServer(ads)
         self.show()
         self.envoy = Envoy(directory, "egress", admin, ads)
 
@@ -85,8 +86,10 @@ class World:
             mesh_view(*(self.services[mesh, kind] for kind in KINDS), name=mesh, forbid_external=mesh == forbidding)
             for mesh in MESHES
         ]
-        log = self.directory / "access.log"
-        self.ads.offer(compile_proxy(zone_view(*views), egress(self.port, f"access-log={log}"), self.secrets))
+        view, log = zone_view(*views), self.directory / "access.log"
+        if self.on_demand:
+            view = msgspec.structs.replace(view, on_demand_above=0)
+        self.ads.offer(compile_proxy(view, egress(self.port, f"access-log={log}"), self.secrets))
 
     def stop(self) -> None:
         self.envoy.stop()
@@ -129,9 +132,9 @@ class World:
             return "", None
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    made = World(tmp_path_factory.mktemp("meshes"))
+@pytest.fixture(scope="module", params=["eager", "on-demand"])
+def world(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[World]:
+    made = World(tmp_path_factory.mktemp("meshes"), on_demand=request.param == "on-demand")
     try:
         eventually(lambda: made.envoy.listens("egress"), "the egress's listener")
         own = made.context(["http/1.1"], made.workload("alpha"))

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-import h2.config
-import h2.connection
 import pytest
 import yaml
 
 from shared.model.resource import ResourceKey
-from shared.naming import spiffe
 from tests.conftest import take_port
 from tests.xds.envoys import eventually
+from tests.xds.knocks import Workload, http1, http2
 from tests.xds.loopback import MESH, LoopbackZone
 from tests.xds.servers import Server, Servers
 from zone_cp.view.zone_view import ExternalServiceView
@@ -29,13 +25,14 @@ ALPN = (("http/1.1",), ("h2",), ("mes-tcp",), ("kuma",), ("mes-tcp", "http/1.1")
 class World:
     """Two meshes with the same services each, and one egress."""
 
-    def __init__(self, directory: Path, servers: Servers) -> None:
-        self.directory, self.port = directory, take_port()
+    def __init__(self, directory: Path, servers: Servers, *, on_demand: bool) -> None:
+        self.port = take_port()
         dataplane = (
             "type: Dataplane\nname: sidecar\nmesh: default\nnetworking:\n  address: 127.0.0.1\n"
             f"  transparentProxying: {{redirectPortOutbound: {self.port}}}\n"
         )
-        self.zone = LoopbackZone(directory, dataplane, name="isolation")
+        self.zone = LoopbackZone(directory, dataplane, name="isolation", on_demand=on_demand)
+        self.knock = Workload(self.zone, directory).knock
         self.zone.apply(MESH.replace("name: default", "name: other"))
         self.servers: dict[tuple[str, str], Server] = {}
         for mesh in MESHES:
@@ -48,7 +45,7 @@ class World:
                 whole = {"type": "MeshExternalService", "name": protocol, "mesh": mesh, "spec": spec}
                 self.zone.apply(yaml.safe_dump(whole))
         self.zone.show()
-        self.zone.settled([self.service(*one).cluster for one in self.servers])
+        self.zone.settled([] if on_demand else [self.service(*one).cluster for one in self.servers])
 
     def service(self, mesh: str, protocol: str) -> ExternalServiceView:
         return self.zone.view.meshes[mesh].services[ResourceKey("MeshExternalService", mesh, protocol)]
@@ -56,57 +53,11 @@ class World:
     def seen(self) -> dict[tuple[str, str], int]:
         return {key: server.seen for key, server in self.servers.items()}
 
-    def context(self, mesh: str, protocols: tuple[str, ...]) -> ssl.SSLContext:
-        """A workload of the mesh, with a certificate that its own control plane issued."""
-        svid = self.zone.secrets.identity(mesh, spiffe.workload_id(mesh, "web"))
-        path = self.directory / f"{mesh}.pem"
-        path.touch(mode=0o600)
-        path.write_text(svid.chain_pem + svid.key_pem)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        context.load_cert_chain(path)
-        if protocols:
-            context.set_alpn_protocols(list(protocols))
-        return context
 
-    def knock(self, mesh: str, sni: str, protocols: tuple[str, ...], said: bytes) -> bytes:
-        """What the egress answers a workload of `mesh`, b"" when it closes."""
-        return asyncio.run(self._knock(self.context(mesh, protocols), sni, said))
-
-    async def _knock(self, context: ssl.SSLContext, sni: str, said: bytes) -> bytes:
-        try:
-            async with asyncio.timeout(5):
-                reader, writer = await asyncio.open_connection(
-                    "127.0.0.1", self.zone.egress_port, ssl=context, server_hostname=sni
-                )
-                writer.write(said)
-                answer = b""
-                while b'"server"' not in answer and (data := await reader.read(65536)):
-                    answer += data
-                writer.close()
-        except (OSError, ValueError):
-            return b""
-        return answer
-
-
-def http1(*headers: str) -> bytes:
-    lines = "".join(f"{one}\r\n" for one in headers)
-    return f"GET / HTTP/1.1\r\nhost: x\r\n{lines}connection: close\r\n\r\n".encode()
-
-
-def http2(*headers: str) -> bytes:
-    connection = h2.connection.H2Connection(h2.config.H2Configuration())
-    connection.initiate_connection()
-    own = [(":method", "GET"), (":path", "/"), (":scheme", "https"), (":authority", "x")]
-    more = [(name, value) for name, _, value in (one.partition(": ") for one in headers)]
-    connection.send_headers(1, [*own, *more], end_stream=True)
-    return connection.data_to_send()
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@pytest.fixture(scope="module", params=["eager", "on-demand"])
+def world(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[World]:
     with Servers() as servers:
-        made = World(tmp_path_factory.mktemp("isolation"), servers)
+        made = World(tmp_path_factory.mktemp("isolation"), servers, on_demand=request.param == "on-demand")
         try:
             for mesh in MESHES:
                 sni = made.service(mesh, "http").sni

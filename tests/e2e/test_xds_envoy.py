@@ -16,7 +16,7 @@ from immutables import Map
 
 from shared.model.inbound import Inbound
 from shared.model.resource import Endpoint
-from tests.xds.delta_double import DeltaDouble
+from tests.xds.delta_server import DeltaServer
 from tests.xds.envoys import Envoy, eventually, get
 from tests.xds.outside import Outside, server_context
 from tests.xds.views import (
@@ -73,7 +73,7 @@ class World:
         self.redirected = sidecar("redirect", redirect_port=self.port)
         self.egress = egress(self.egress_port, f"access-log={self.log}")
         ads = {"sidecar": ports(), "egress": ports()}
-        self.ads = {name: DeltaDouble(port) for name, port in ads.items()}
+        self.ads = {name: DeltaServer(port) for name, port in ads.items()}
         self.services = self._services(authority)
         self.view = self.with_services(*self.services)
         self.show()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from immutables import Map
 
@@ -21,7 +22,7 @@ from shared.model import manifest
 from shared.model.resource import Resource, ResourceKey, key_of
 from tests.builders import LogBuilder, ZoneBuilder
 from tests.conftest import take_port
-from tests.xds.delta_double import DeltaDouble
+from tests.xds.delta_server import DeltaServer
 from tests.xds.envoys import Envoy, eventually
 from tests.xds.views import Secrets
 from zone_cp.identity.svid import Svid
@@ -86,7 +87,9 @@ class LoopbackZone:
         mesh: str = MESH,
         name: str = "zone",
         bootstrap: dict[str, Any] | None = None,
+        on_demand: bool = False,
     ) -> None:
+        self.on_demand = on_demand
         self.hub, self.zone = LogBuilder(), ZoneBuilder(ZONE, CIDR)
         keyring = Keyring(ZONE, X25519PrivateKey.generate())
         self._sealer = Sealer({ZONE: keyring.public})
@@ -105,7 +108,7 @@ class LoopbackZone:
         self.features = (*features, f"access-log={self.access_log}")
         self.connect(system_ca_path)
         ads = {f"{name}-egress": take_port(), f"{name}-sidecar": take_port()}
-        self.ads = {one: DeltaDouble(port) for one, port in ads.items()}
+        self.ads = {one: DeltaServer(port) for one, port in ads.items()}
         self.show()
         self.envoys = {one: Envoy(directory, one, take_port(), port, bootstrap) for one, port in ads.items()}
 
@@ -152,7 +155,8 @@ class LoopbackZone:
     @property
     def view(self) -> ZoneView:
         """What the zone's proxies are to be told."""
-        return project(self.zone.state)
+        view = project(self.zone.state)
+        return msgspec.structs.replace(view, on_demand_above=0) if self.on_demand else view
 
     def service(self, name: str, origin: str = "") -> ExternalServiceView:
         """A service of the default mesh."""

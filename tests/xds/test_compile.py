@@ -113,23 +113,55 @@ def test_a_backend_ref_means_the_zones_own_service_first() -> None:
 
 
 def test_the_egress_listener_is_constant_while_services_come_and_go() -> None:
-    """Chains are per mesh and class, told apart by SNI suffix and application protocol."""
+    """Chains are per mesh and class, and entered by SNI suffix and application protocol."""
     view = zone_view(mesh_view(PAYMENTS, ECHO), mesh_view(name="other"), mesh_view(name="clear", mtls=False))
     snapshot = compiled(view, egress())
     listener = plain(snapshot)["Listener"]["egress"]
-    matches = [(one["name"], one["filter_chain_match"]) for one in listener["filter_chains"]]
-    assert [(name, match["server_names"], match["application_protocols"]) for name, match in matches] == [
-        ("default/http", ["*.default.mes"], ["h2", "http/1.1"]),
-        ("default/tcp", ["*.default.mes"], ["mes-tcp"]),
-        ("other/http", ["*.other.mes"], ["h2", "http/1.1"]),
-        ("other/tcp", ["*.other.mes"], ["mes-tcp"]),
-    ]
+    assert entered(listener) == {
+        f"*.{mesh}.mes": {"'h2'": f"{mesh}/http", "'http/1.1'": f"{mesh}/http", "'mes-tcp'": f"{mesh}/tcp"}
+        for mesh in ("default", "other")
+    }
     emptied = zone_view(mesh_view(), mesh_view(name="other"), mesh_view(name="clear", mtls=False))
     assert (
         compiled(emptied, egress()).resources[LISTENER]["egress"].version
         == snapshot.resources[LISTENER]["egress"].version
     )
     assert names(snapshot, CLUSTER) == {PAYMENTS.cluster, ECHO.cluster}
+
+
+def entered(listener: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """By server name and application protocol: the chain of the egress that a connection enters."""
+    domains = listener["filter_chain_matcher"]["matcher_tree"]["custom_match"]["typed_config"]["domain_matchers"]
+    chains = {one["name"] for one in listener["filter_chains"]}
+    found: dict[str, dict[str, str]] = {}
+    for entry in domains:
+        for one in entry["on_match"]["matcher"]["matcher_list"]["matchers"]:
+            protocol = one["predicate"]["single_predicate"]["value_match"]["contains"]
+            chain = one["on_match"]["action"]["typed_config"]["value"]
+            assert chain in chains
+            for domain in entry["domains"]:
+                found.setdefault(domain, {})[protocol] = chain
+    return found
+
+
+def test_on_demand_only_names_of_services_are_asked_for() -> None:
+    """Their own class's chain loads a cluster when it is first used; the chains themselves are those of eager mode."""
+    view = zone_view(mesh_view(PAYMENTS, ECHO), mesh_view(name="other"))
+    eager, lazy = (compiled(msgspec.structs.replace(view, on_demand_above=above), egress()) for above in (2, 1))
+    listeners = [plain(one)["Listener"]["egress"] for one in (eager, lazy)]
+    assert (eager.on_demand, lazy.on_demand) == ("", "mes/")
+    assert eager.resources[CLUSTER] == lazy.resources[CLUSTER]
+    assert listeners[0]["filter_chains"] == listeners[1]["filter_chains"]
+
+    def chains(http: str, tcp: str) -> dict[str, str]:
+        return {"'h2'": http, "'http/1.1'": http, "'mes-tcp'": tcp}
+
+    assert entered(listeners[1]) == {
+        "*.default.mes": chains("default/http/unknown", "default/tcp"),
+        "*.other.mes": chains("other/http/unknown", "other/tcp"),
+        PAYMENTS.sni: chains("default/http/on-demand", "default/tcp"),
+        ECHO.sni: chains("default/http/unknown", "default/tcp/on-demand"),
+    }
 
 
 def test_every_chain_of_the_egress_demands_a_certificate_of_its_mesh() -> None:

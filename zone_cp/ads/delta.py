@@ -32,6 +32,7 @@ class DeltaStream(StagedStream):
     """The server's side of one delta stream."""
 
     window = MAX_IN_FLIGHT_PER_TYPE
+    loads_on_demand = True
 
     def receive(self, request: DeltaDiscoveryRequest) -> Sequence[Fact]:
         """Take a request: an ACK or NACK, subscription changes, or both.

@@ -53,6 +53,8 @@ class StagedStream(ABC):
 
     window: ClassVar[int]
     """Responses of one type that may wait for their answer before newer state waits too."""
+    loads_on_demand: ClassVar[bool] = False
+    """Whether the client can load what a snapshot has `on_demand`; else it is sent all of it."""
 
     def __init__(self) -> None:
         """A stream that nothing has been said on."""
@@ -219,6 +221,8 @@ class StagedStream(ABC):
             return False
         type_url = subscription.type_url
         later = _of(type_url, newer)
+        if type_url == CLUSTER and self.loads_on_demand:
+            subscription.load_on_demand(current.on_demand)
         wanted, lineage = current.resources.get(type_url, NOTHING), current.lineages.get(type_url, UNKNOWN)
         due = subscription.due(wanted, _of(type_url, older), later, lineage)
         removed = subscription.removable(_of(type_url, (current, *newer))) if type_url == LISTENER else ()
@@ -235,7 +239,9 @@ class StagedStream(ABC):
             if type_url in {ENDPOINT, SECRET} and self._removing_clusters():
                 continue
             names = subscription.removable(_of(type_url, self._retained(type_url)))
-            self._send(subscription, floor, Due(), names, out)
+            replaced = Due(subscription.tombstones(names))
+            kept = {one.name for one in replaced.upserts}
+            self._send(subscription, floor, replaced, tuple(name for name in names if name not in kept), out)
 
     def _removing_clusters(self) -> bool:
         clusters = self._subscription(CLUSTER)

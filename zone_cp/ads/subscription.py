@@ -21,8 +21,10 @@ from typing import TypeAlias
 from shared.events.state import Position
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
 from zone_cp.ads.facts import Acked, Due, Fact, Nacked, RemoteProtocolError, Sent
+from zone_cp.ads.on_demand import OnDemand
 from zone_cp.view.lineage import UNKNOWN, Lineage
 from zone_cp.xds.snapshot import CLUSTER, LISTENER, Encoded
+from zone_cp.xds.tombstone import Tombstone, tombstone
 
 WILDCARD = "*"
 UNCERTAIN = ""
@@ -58,6 +60,7 @@ class Subscription:
         self._touched: set[str] = set()
         self._scanned: Resources | None = None
         self._suspects: list[tuple[str, ...]] = []
+        self._demand = OnDemand()
 
     @property
     def asked(self) -> bool:
@@ -89,7 +92,7 @@ class Subscription:
                 self._owed.add(name)
         self._check_names()
         for name, version in initial.items():  # rule 12
-            if self._wanted(name):
+            if self.wildcard or name in self.names:
                 self.known[name] = self.held[name] = version
                 self._touched.add(name)
         for name in request.resource_names_unsubscribe:
@@ -213,6 +216,11 @@ class Subscription:
 
     # -- what the client must be told -------------------------------------------------------------------------
 
+    def load_on_demand(self, prefix: str) -> None:
+        """From now on what is named like this goes only to who names or holds it ("": everything to the wildcard)."""
+        if self._demand.switch(prefix):
+            self._scanned = None
+
     def due(
         self,
         current: Resources,
@@ -246,10 +254,10 @@ class Subscription:
             return iter(tuple(self._touched))
         changed = lineage.since(self._scanned)
         if changed is None:
-            self.gone = {name for name in self.known if name not in current}
+            self.gone = {name for name in self.known if name not in current and not self._demand.stands(name)}
             return iter(dict.fromkeys(chain(current if self.wildcard else (), self.names, self._touched)))
         for name in changed:
-            if name in self.known and name not in current:
+            if name in self.known and name not in current and not self._demand.stands(name):
                 self.gone.add(name)
             else:
                 self.gone.discard(name)
@@ -269,8 +277,7 @@ class Subscription:
             if (explicit or owed) and any(name in resources for resources in newer):
                 self._touched.add(name)
                 return
-            if name in self.known:
-                self.gone.add(name)  # told by remove() once nothing refers to it
+            self._miss(name)  # told by remove() once nothing refers to it
             if owed:
                 encoded = next((resources[name] for resources in older if name in resources), None)
         chosen = None if encoded is None else self._acceptable(encoded)
@@ -278,8 +285,29 @@ class Subscription:
         if chosen is not None:
             if owed or self.known.get(name) != chosen.version:
                 upserts.append(chosen)
-        elif name not in self.known and (owed or (explicit and name not in self._absent)):
-            absent.append(name)  # rule 13
+        elif (name not in self.known or self._demand.stands(name)) and (
+            owed or (explicit and name not in self._absent and name not in self.known)
+        ):
+            if self._demand.covers(name):
+                upserts.append(tombstone(name))
+            else:
+                absent.append(name)  # rule 13
+
+    def _miss(self, name: str) -> None:
+        if name not in self.known:
+            return
+        self.gone.add(name)
+        if self._demand.covers(name) and self.known[name] == tombstone(name).version:
+            self._lay(name)
+
+    def _lay(self, name: str) -> None:
+        self.gone.discard(name)
+        self.gone.update(self._demand.lay(name))
+
+    def tombstones(self, names: Sequence[str]) -> tuple[Encoded, ...]:
+        """What replaces those of these names that the client loaded on demand; tombstones are replaced by nothing."""
+        made = (tombstone(name) for name in names if self._demand.covers(name))
+        return tuple(one for one in made if self.known.get(one.name) != one.version)
 
     def _acceptable(self, encoded: Encoded) -> Encoded | None:
         """The resource, or the last accepted one in place of a rejected one."""
@@ -332,6 +360,10 @@ class Subscription:
         for encoded in sent.upserts:
             self.known[encoded.name] = encoded.version
             self._absent.discard(encoded.name)
+            if isinstance(encoded, Tombstone):
+                self._lay(encoded.name)
+                continue
+            self._demand.lift(encoded.name)
             if self._scanned is not None and encoded.name not in self._scanned:
                 self.gone.add(encoded.name)
             else:
@@ -339,6 +371,7 @@ class Subscription:
         for name in sent.removed:
             self.known.pop(name, None)
             self.gone.discard(name)
+            self._demand.lift(name)
             if name in self.names:
                 self._absent.add(name)
         self.in_flight[nonce] = sent
@@ -346,7 +379,9 @@ class Subscription:
         self.sent_position = sent.position
 
     def _wanted(self, name: str) -> bool:
-        return self.wildcard or name in self.names
+        if name in self.names:
+            return True
+        return self.wildcard and (not self._demand.covers(name) or name in self.known)
 
 
 def version_of(held: Encoded | str) -> str:

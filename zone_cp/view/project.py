@@ -7,6 +7,7 @@ object as before, so that the compiler's memo hits. Both give equal views.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -209,6 +210,7 @@ def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> ZoneView:
         meshes=meshes,
         egresses=_egresses(state) if touched.egresses else view.egresses,
         vip_ranges=_vip_ranges(state) if touched.settings else view.vip_ranges,
+        on_demand_above=_on_demand_above(state) if touched.settings else view.on_demand_above,
     )
 
 
@@ -338,3 +340,8 @@ def _vip_ranges(state: ZoneState) -> Map[ProtocolClass, tuple[str, ...]]:
     if settings is None or isinstance(parse_cidr(settings.cidr), CidrFault):
         return Map()
     return ranges(settings.cidr)
+
+
+def _on_demand_above(state: ZoneState) -> int:
+    said = msgspec.UNSET if state.own.settings is None else state.own.settings.egress_on_demand_above
+    return sys.maxsize if said is msgspec.UNSET else said

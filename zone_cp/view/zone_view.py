@@ -6,6 +6,7 @@ names the events it follows from (`sources`), which is what `zonal explain` prin
 
 from __future__ import annotations
 
+import sys
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -117,13 +118,17 @@ class EgressView(msgspec.Struct, frozen=True):
 
 
 class ZoneView(msgspec.Struct, frozen=True):
-    """All of a zone at one moment. `vip_ranges` is, per class, the CIDRs its VIPs lie in."""
+    """All of a zone at one moment. `vip_ranges` is, per class, the CIDRs its VIPs lie in.
+
+    With more than `on_demand_above` services at the zone egresses, those load each service when it is first used.
+    """
 
     zone: str
     position: Position
     meshes: Map[str, MeshView]
     egresses: tuple[EgressView, ...]
     vip_ranges: Map[ProtocolClass, tuple[str, ...]]
+    on_demand_above: int = sys.maxsize
 
 
 class ProxyView(msgspec.Struct, frozen=True):

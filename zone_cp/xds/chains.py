@@ -16,6 +16,7 @@ from shared.naming import spiffe
 from zone_cp.xds import defaults
 from zone_cp.xds.filters import UNTUNED, Logged, Tuning, Where, http_manager, proxy_to, tcp_filters
 from zone_cp.xds.routes import route_name
+from zone_cp.xds.server_names import Use
 from zone_cp.xds.shape import address, extension, part, scalar
 from zone_cp.xds.upstream_tls import SOCKET, References, parameters, san, sds, validation
 
@@ -38,17 +39,18 @@ def class_filters(
     forbidden: bool = False,
     guarded: bool = False,
     after_handshake: bool,
+    use: Use = "held",
 ) -> tuple[bytes, ...]:
     """The filters of a chain of one class. forbidden closes TCP; HTTP answers 403 by its routes.
 
-    guarded: the mesh's permissions decide, by the client's certificate.
+    guarded: the mesh's permissions decide, by the client's certificate. use: what of the outside is reached.
     """
     access = mesh if guarded else ""
     if protocol_class == "http":
-        return (http_manager(where, route_name(where.hop, mesh), logged, tuning, access),)
+        return (http_manager(where, route_name(where.hop, mesh), logged, tuning, guarded=access, use=use),)
     if forbidden:
         return (proxy_to(defaults.FORBIDDEN, logged, after_handshake=after_handshake),)
-    return tcp_filters(where, logged, tuning, access, after_handshake=after_handshake)
+    return tcp_filters(where, logged, tuning, access, after_handshake=after_handshake, use=use)
 
 
 def listening(
@@ -60,10 +62,12 @@ def listening(
     direction: core.TrafficDirection,
     inspector: bytes = b"",
     rest: bytes = b"",
+    matcher: bytes = b"",
 ) -> bytes:
-    """A Listener on host:port. `rest` is the chain of whatever no other chain matches."""
+    """A Listener on host:port. `rest` is the chain of whatever no other chain matches, `matcher` what picks one."""
     body = part(listener.Listener, "name", name) + part(listener.Listener, "address", address(host, port))
     body += b"".join(part(listener.Listener, "filter_chains", one) for one in chains)
+    body += part(listener.Listener, "filter_chain_matcher", matcher) if matcher else b""
     body += part(listener.Listener, "default_filter_chain", rest) if rest else b""
     body += part(listener.Listener, "listener_filters", inspector) if inspector else b""
     return body + scalar(listener.Listener, "traffic_direction", direction)
@@ -83,13 +87,6 @@ def by_ranges(ranges: Iterable[str]) -> bytes:
         length = bytes(google.UInt32Value(value=network.prefixlen))
         out += part(listener.FilterChainMatch, "prefix_ranges", one + part(core.CidrRange, "prefix_len", length))
     return out
-
-
-def by_server_name(names: Iterable[str], protocols: Iterable[str]) -> bytes:
-    """A FilterChainMatch on SNI and offered application protocols."""
-    out = b"".join(part(listener.FilterChainMatch, "server_names", one) for one in names)
-    out += part(listener.FilterChainMatch, "transport_protocol", "tls")
-    return out + b"".join(part(listener.FilterChainMatch, "application_protocols", one) for one in protocols)
 
 
 def _mesh_tls(mesh: str, protocols: tuple[str, ...], matcher: bytes, service: str = "") -> bytes:

@@ -223,21 +223,21 @@ def _closed_part() -> bytes:
     return bytes(cluster.Cluster(type=cluster.ClusterDiscoveryType.STATIC, connect_timeout=defaults.CONNECT_TIMEOUT))
 
 
-def closed_body(service: ExternalServiceView, failure: Failure) -> bytes:
-    """The bytes of the Cluster of a service that is closed: no endpoints, and why."""
-    why = f"{service.key}: {failure.reason}: {failure.message}" + (f" ({failure.field})" if failure.field else "")
+def closed_body(name: str, service: str, why: str) -> bytes:
+    """The bytes of a Cluster without endpoints, that says why it has none. service: what is told to be closed."""
     return b"".join(
         (
-            part(cluster.Cluster, "name", service.cluster),
+            part(cluster.Cluster, "name", name),
             _closed_part(),
-            part(
-                cluster.Cluster,
-                "load_assignment",
-                part(endpoint.ClusterLoadAssignment, "cluster_name", service.cluster),
-            ),
-            _described(service, why),
+            part(cluster.Cluster, "load_assignment", part(endpoint.ClusterLoadAssignment, "cluster_name", name)),
+            part(cluster.Cluster, "metadata", metadata(defaults.METADATA_NAMESPACE, service=service, reason=why)),
         )
     )
+
+
+def _closed(service: ExternalServiceView, failure: Failure) -> bytes:
+    why = f"{service.key}: {failure.reason}: {failure.message}" + (f" ({failure.field})" if failure.field else "")
+    return closed_body(service.cluster, str(service.key), why)
 
 
 @lru_cache(maxsize=65536)
@@ -245,6 +245,6 @@ def service_cluster(
     service: ExternalServiceView, references: References, failure: Failure | None, mesh_sources: Sources
 ) -> Encoded:
     """The cluster of one service, encoded once for all proxies that carry it."""
-    body = cluster_body(service, references) if failure is None else closed_body(service, failure)
+    body = cluster_body(service, references) if failure is None else _closed(service, failure)
     sources = (*service.sources, *service.outside.sources, *mesh_sources)
     return encode(CLUSTER, service.cluster, body, tuple(dict.fromkeys(sources)))

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from immutables import Map
 
 from shared.model.resource import Dataplane, ResourceKey, ZoneEgress
+from shared.naming.sni import CLUSTER_PREFIX
 from zone_cp.view.zone_view import Failure, ProxyView, ZoneView
 from zone_cp.xds import defaults
-from zone_cp.xds.egress import egress_resources, through_egress
+from zone_cp.xds.egress import egress_resources, on_demand, through_egress
 from zone_cp.xds.material import serve
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.sidecar import sidecar_resources
@@ -21,12 +22,14 @@ SERVED_TYPES = (SECRET, CLUSTER, ENDPOINT, LISTENER, ROUTE, EXTENSION_CONFIG)
 
 def compile_proxy(view: ZoneView, proxy: ProxyView, secrets: SecretSource) -> Snapshot:
     """Everything `proxy` should hold at the view's moment."""
+    prefix = ""
     match proxy.resource:
         case ZoneEgress() as resource:
+            prefix = f"{CLUSTER_PREFIX}/" if on_demand(view) else ""
             made = egress_resources(view, proxy, resource, secrets, access_log_path(proxy))
         case Dataplane() as resource:
             made = sidecar_resources(view, proxy, resource, secrets, access_log_path(proxy))
-    return Snapshot(view.position, _by_type(made))
+    return Snapshot(view.position, _by_type(made), on_demand=prefix)
 
 
 def access_log_path(proxy: ProxyView) -> str:

@@ -1,8 +1,10 @@
-"""The zone egress: one constant listener, a pair of chains per mesh, and a cluster per external service.
+"""The zone egress: one listener with constant chains per mesh, and a cluster per external service.
 
-A chain is picked by the suffix of the SNI (mesh) and the application protocol (class), and lets in only
+A chain is picked by the SNI (mesh) and the application protocol (class), see `server_names`, and lets in only
 workloads that the mesh's trust bundle vouches for. The cluster's name is the chain's literal prefix plus the
 SNI, so a client can name services of its own mesh and class, and nothing else (decision 25).
+
+With many services the clusters are loaded when they are first used (`on_demand`), else they are all held.
 """
 
 from __future__ import annotations
@@ -16,29 +18,30 @@ from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector import v3 
 from shared.model.resource import ProtocolClass, ZoneEgress
 from shared.naming import sni, spiffe
 from zone_cp.view.zone_view import MeshView, ProxyView, ZoneView
-from zone_cp.xds import defaults
 from zone_cp.xds.access import access_configs
-from zone_cp.xds.chains import accepting_socket, by_server_name, chain, class_filters, listener_filter, listening
+from zone_cp.xds.chains import accepting_socket, chain, class_filters, listener_filter, listening
 from zone_cp.xds.credentials import credentials
 from zone_cp.xds.filters import Logged, Where
 from zone_cp.xds.material import serve
 from zone_cp.xds.routes import routes
 from zone_cp.xds.secrets import SecretSource
+from zone_cp.xds.server_names import CLASSES, USES, Known, Names, Use, chain_name, matcher
 from zone_cp.xds.shape import pack
 from zone_cp.xds.snapshot import LISTENER, Encoded
 from zone_cp.xds.wire import encode
 
 LISTENER_NAME = "egress"
 
-_CLASSES: tuple[tuple[ProtocolClass, tuple[str, ...]], ...] = (
-    ("http", defaults.ALPN_HTTP),
-    ("tcp", defaults.ALPN_TCP),
-)
-
 
 def through_egress(mesh: MeshView) -> bool:
     """Whether a mesh's external traffic leaves by the zone egress (decision 2): declared, never by liveness."""
     return mesh.mtls and mesh.origination == "egress"
+
+
+def on_demand(view: ZoneView) -> bool:
+    """Whether zone egresses load a cluster when it is first used: there are more services than they are to hold."""
+    through = (mesh for mesh in view.meshes.values() if through_egress(mesh))
+    return sum(len(mesh.services) for mesh in through) > view.on_demand_above
 
 
 def egress_resources(
@@ -57,17 +60,17 @@ def egress_resources(
         yield routes("outside", mesh, extra, at_sidecar=False)
         yield from access_configs(mesh)
     if meshes:
-        yield _listener(resource, view.zone, meshes, access_log, proxy)
+        yield _listener(resource, view, meshes, access_log, proxy)
 
 
 def _listener(
-    resource: ZoneEgress, zone: str, meshes: Iterable[MeshView], access_log: str, proxy: ProxyView
+    resource: ZoneEgress, view: ZoneView, meshes: Iterable[MeshView], access_log: str, proxy: ProxyView
 ) -> Encoded:
     chains, sources = [], [*proxy.sources]
     for mesh in meshes:
         sources += mesh.sources
-        chains += [_chain(mesh.name, one, zone, access_log) for one, _ in _CLASSES]
-    where = resource.networking
+        chains += [_chain(mesh.name, one, use, view.zone, access_log) for one, uses in USES.items() for use in uses]
+    where, lazy = resource.networking, on_demand(view)
     inspector = pack(tls_inspector.TlsInspector())
     body = listening(
         LISTENER_NAME,
@@ -76,15 +79,25 @@ def _listener(
         chains,
         direction=core.TrafficDirection.INBOUND,
         inspector=listener_filter("envoy.filters.listener.tls_inspector", inspector),
+        matcher=matcher(_known(meshes, listed=lazy), on_demand=lazy),
     )
     return encode(LISTENER, LISTENER_NAME, body, tuple(dict.fromkeys(sources)))
 
 
+def _known(meshes: Iterable[MeshView], *, listed: bool) -> Known:
+    if not listed:
+        return tuple((mesh.name, (), ()) for mesh in meshes)
+    return tuple((mesh.name, _names(mesh, "http"), _names(mesh, "tcp")) for mesh in meshes)
+
+
+def _names(mesh: MeshView, protocol_class: ProtocolClass) -> Names:
+    found = (one for one in mesh.services.values() if one.protocol_class == protocol_class)
+    return tuple(sorted(name for one in found for name in sni.accepted_snis(one.vip, one.port, mesh.name)))
+
+
 @cache
-def _chain(mesh: str, protocol_class: ProtocolClass, zone: str, access_log: str) -> bytes:
-    name = f"{mesh}/{protocol_class}"
-    protocols = dict(_CLASSES)[protocol_class]
-    versions = [sni.CURRENT] if sni.PREVIOUS is None else [sni.CURRENT, sni.PREVIOUS]
+def _chain(mesh: str, protocol_class: ProtocolClass, use: Use, zone: str, access_log: str) -> bytes:
+    name, protocols = chain_name(mesh, protocol_class, use), CLASSES[protocol_class]
     where = Where("outside", sni.cluster_prefix(protocol_class, mesh) + "%REQUESTED_SERVER_NAME%")
     filters = class_filters(
         protocol_class,
@@ -93,6 +106,6 @@ def _chain(mesh: str, protocol_class: ProtocolClass, zone: str, access_log: str)
         Logged(f"egress/{name}", access_log, zone),
         guarded=True,
         after_handshake=True,
+        use=use,
     )
-    match = by_server_name([f"*.{mesh}.{version}" for version in versions], protocols)
-    return chain(filters, name=name, match=match, socket=accepting_socket(mesh, protocols))
+    return chain(filters, name=name, socket=accepting_socket(mesh, protocols))

@@ -20,6 +20,7 @@ from envoy_data_plane.envoy.extensions.access_loggers.file import v3 as file_log
 from envoy_data_plane.envoy.extensions.access_loggers.filters.cel import v3 as cel
 from envoy_data_plane.envoy.extensions.filters.common.set_filter_state import v3 as filter_state
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation import v3 as header_filter
+from envoy_data_plane.envoy.extensions.filters.http.on_demand import v3 as on_demand
 from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 from envoy_data_plane.envoy.extensions.filters.network.set_filter_state import v3 as set_filter_state
@@ -31,6 +32,7 @@ from envoy_data_plane.google import protobuf as google
 from zone_cp.xds import defaults
 from zone_cp.xds.access import http_access_filter, network_access_filter
 from zone_cp.xds.log_policies import Log, logger
+from zone_cp.xds.server_names import Use
 from zone_cp.xds.shape import ads, extension, pack, part, scalar
 
 SNI_STATE = "envoy.network.upstream_server_name"
@@ -149,7 +151,7 @@ def _denied() -> hcm.ResponseMapper:
     )
 
 
-def _replies(hop: Hop, zone: str) -> hcm.LocalReplyConfig:
+def _replies(hop: Hop, zone: str, use: Use) -> hcm.LocalReplyConfig:
     if hop == "mesh":
         closed = f"no zone egress of zone {zone} is online: external services fail closed"
         return hcm.LocalReplyConfig(
@@ -161,6 +163,10 @@ def _replies(hop: Hop, zone: str) -> hcm.LocalReplyConfig:
     unknown = (
         f"no MeshExternalService is served here (zone {zone}, %DOWNSTREAM_LOCAL_ADDRESS%, %REQUESTED_SERVER_NAME%)"
     )
+    if use == "on-demand":
+        unknown = (
+            f"the zone control plane has not sent %REQUESTED_SERVER_NAME% (zone {zone}): it is not served, or not yet"
+        )
     # UC and UR beside UF: a TLS 1.3 server refuses a client certificate only after Envoy's handshake is done.
     failed = f"{SERVICE}: %LOCAL_REPLY_BODY%: %UPSTREAM_TRANSPORT_FAILURE_REASON%"
     return hcm.LocalReplyConfig(
@@ -179,12 +185,15 @@ def router_filter(*, suppress_envoy_headers: bool = False) -> hcm.HttpFilter:
     return hcm.HttpFilter(name="envoy.filters.http.router", typed_config=pack(made))
 
 
-def _http_filters(hop: Hop, guarded: str) -> list[hcm.HttpFilter]:
+def _http_filters(hop: Hop, guarded: str, use: Use) -> list[hcm.HttpFilter]:
     last = router_filter(suppress_envoy_headers=hop == "outside")
     if hop == "mesh":
         return [last]
     clean = header_filter.HeaderMutation(mutations=header_filter.Mutations(request_mutations=[_no_envoy_headers()]))
     first = [http_access_filter(guarded)] if guarded else []
+    if use == "on-demand":  # only for who has access
+        asked = on_demand.OnDemand(odcds=on_demand.OnDemandCds(source=ads(), timeout=defaults.ON_DEMAND_TIMEOUT))
+        first.append(hcm.HttpFilter(name="envoy.filters.http.on_demand", typed_config=pack(asked)))
     return [*first, hcm.HttpFilter(name="envoy.filters.http.header_mutation", typed_config=pack(clean)), last]
 
 
@@ -212,23 +221,30 @@ def manager_filter(body: bytes) -> bytes:
 
 
 @cache
-def _manager_static(hop: Hop, route: str, logged: Logged, tuning: Tuning, guarded: str) -> bytes:
-    made = manager(route, logged, tuning, _http_filters(hop, guarded))
+def _manager_static(hop: Hop, route: str, logged: Logged, tuning: Tuning, *, guarded: str, use: Use) -> bytes:
+    made = manager(route, logged, tuning, _http_filters(hop, guarded, use))
     made.generate_request_id = hop == "mesh"
     made.normalize_path = hop == "mesh"
-    made.local_reply_config = _replies(hop, logged.zone)
+    made.local_reply_config = _replies(hop, logged.zone, use)
+    if use == "unknown":  # its service may appear, and is then reached through another chain
+        made.common_http_protocol_options = core.HttpProtocolOptions(
+            idle_timeout=defaults.NO_TIMEOUT, max_requests_per_connection=1
+        )
     if hop == "outside":
         made.scheme_header_transformation = core.SchemeHeaderTransformation(match_upstream=True)
     return bytes(made)
 
 
 @lru_cache(maxsize=65536)
-def http_manager(where: Where, route: str, logged: Logged, tuning: Tuning = UNTUNED, guarded: str = "") -> bytes:
+def http_manager(
+    where: Where, route: str, logged: Logged, tuning: Tuning = UNTUNED, *, guarded: str = "", use: Use = "held"
+) -> bytes:
     """A Filter: the HTTP connection manager of one chain. Routes come over RDS (decision 23).
 
     guarded: the mesh whose permissions hold here, "" for none.
     """
-    return manager_filter(_manager_static(where.hop, route, logged, tuning, guarded) + _early(where))
+    made = _manager_static(where.hop, route, logged, tuning, guarded=guarded, use=use)
+    return manager_filter(made + _early(where))
 
 
 @lru_cache(maxsize=65536)
@@ -242,7 +258,14 @@ def _set_state(where: Where) -> bytes:
 
 
 @cache
-def proxy_to(cluster_name: str, logged: Logged, tuning: Tuning = UNTUNED, *, after_handshake: bool = False) -> bytes:
+def proxy_to(
+    cluster_name: str,
+    logged: Logged,
+    tuning: Tuning = UNTUNED,
+    *,
+    after_handshake: bool = False,
+    use: Use = "held",
+) -> bytes:
     """A Filter: a TCP proxy to `cluster_name`. A name of no cluster closes the connection.
 
     after_handshake: dial only once the client's certificate is verified.
@@ -255,6 +278,8 @@ def proxy_to(cluster_name: str, logged: Logged, tuning: Tuning = UNTUNED, *, aft
         access_log=[access_log(logged.path), *(logger(one) for one in tuning.logs)],
         access_log_options=tcp_proxy.TcpProxyTcpAccessLogOptions(flush_access_log_on_connected=True),
     )
+    if use == "on-demand":
+        made.on_demand = tcp_proxy.TcpProxyOnDemand(odcds_config=ads(), timeout=defaults.ON_DEMAND_TIMEOUT)
     if after_handshake:
         made.upstream_connect_mode = tcp_proxy.UpstreamConnectMode.ON_DOWNSTREAM_TLS_HANDSHAKE
         made.max_early_data_bytes = defaults.EARLY_DATA_BYTES
@@ -262,9 +287,15 @@ def proxy_to(cluster_name: str, logged: Logged, tuning: Tuning = UNTUNED, *, aft
 
 
 def tcp_filters(
-    where: Where, logged: Logged, tuning: Tuning = UNTUNED, guarded: str = "", *, after_handshake: bool = False
+    where: Where,
+    logged: Logged,
+    tuning: Tuning = UNTUNED,
+    guarded: str = "",
+    *,
+    after_handshake: bool = False,
+    use: Use = "held",
 ) -> tuple[bytes, ...]:
     """The Filters of a TCP chain: see who it is (`guarded`: by the permissions of this mesh), say where, go there."""
     target = defaults.EGRESS_TCP if where.hop == "mesh" else defaults.NOBODY
     first = (network_access_filter(guarded),) if guarded else ()
-    return (*first, _set_state(where), proxy_to(target, logged, tuning, after_handshake=after_handshake))
+    return (*first, _set_state(where), proxy_to(target, logged, tuning, after_handshake=after_handshake, use=use))

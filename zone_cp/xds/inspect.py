@@ -24,12 +24,12 @@ from envoy_data_plane.envoy.extensions.filters.listener import original_dst, tls
 from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
 from envoy_data_plane.google import protobuf as google
 
-from zone_cp.xds import filters, routes  # imported so that what they pack can be unfolded
+from zone_cp.xds import domain_matcher, filters, routes  # imported so that what they pack can be unfolded
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, SECRET, Encoded, Snapshot
 
 __all__ = ["decode", "plain", "plain_resource", "short_type"]
 
-_UNFOLDABLE = (filters, routes, original_dst, tls_inspector)
+_UNFOLDABLE = (domain_matcher, filters, routes, original_dst, tls_inspector)
 _MESSAGES: dict[str, type[betterproto2.Message]] = {
     CLUSTER: cluster.Cluster,
     ENDPOINT: endpoint.ClusterLoadAssignment,

@@ -44,12 +44,14 @@ class Snapshot(msgspec.Struct, frozen=True):
     versions: by type URL, what is reported as the version of the whole type; the position where there is none.
     lineages: by type URL, which earlier maps of `resources` the one here was made from. A type that did not change is
     the same map as before; a type without a lineage is compared as a whole.
+    on_demand: clusters whose names begin like this are sent to who names or holds them only ("": none).
     """
 
     position: Position
     resources: Map[str, Map[str, Encoded]]
     versions: Map[str, str] = Map()
     lineages: Map[str, Lineage] = Map()
+    on_demand: str = ""
 
 
 def following(before: Snapshot, position: Position, changes: Mapping[str, Mapping[str, Encoded | None]]) -> Snapshot:
@@ -74,7 +76,7 @@ def following(before: Snapshot, position: Position, changes: Mapping[str, Mappin
         lineages = lineages.set(type_url, lineages.get(type_url, UNKNOWN).then(held, differing))
     if resources is before.resources:
         return before
-    return Snapshot(position, resources, before.versions, lineages)
+    return Snapshot(position, resources, before.versions, lineages, before.on_demand)
 
 
 _NOTHING: Map[str, Encoded] = Map()

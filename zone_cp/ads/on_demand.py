@@ -1,0 +1,46 @@
+"""What one stream's client loads on demand: clusters that only go to who names or holds them, and their tombstones.
+
+A client names whatever its own clients ask of it, so what a name leaves behind is bounded: at most MAX_TOMBSTONES
+stand at once, and the one that was asked for longest ago goes first. Its removal frees the cluster in Envoy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+MAX_TOMBSTONES = 256
+
+
+class OnDemand:
+    """Names by prefix ("": nothing is loaded on demand), and the tombstones that stand, oldest first."""
+
+    def __init__(self) -> None:
+        """Nothing is loaded on demand."""
+        self._prefix = ""
+        self._standing: dict[str, None] = {}
+
+    def switch(self, prefix: str) -> bool:
+        """Take this prefix from now on; whether it is another one than before."""
+        changed, self._prefix = prefix != self._prefix, prefix
+        return changed
+
+    def covers(self, name: str) -> bool:
+        """Whether the resource goes only to who names or holds it."""
+        return bool(self._prefix) and name.startswith(self._prefix)
+
+    def stands(self, name: str) -> bool:
+        """Whether the client was given a tombstone for this name."""
+        return name in self._standing
+
+    def lay(self, name: str) -> Iterator[str]:
+        """A tombstone was given; yields the names whose tombstones have to go for it."""
+        self._standing.pop(name, None)
+        self._standing[name] = None
+        for oldest in tuple(islice(self._standing, max(0, len(self._standing) - MAX_TOMBSTONES))):
+            del self._standing[oldest]
+            yield oldest
+
+    def lift(self, name: str) -> None:
+        """Something else was given, or the client holds it no more."""
+        self._standing.pop(name, None)
