@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 import msgspec
 from immutables import Map
 
-from shared.events.event import ZoneSettingsChanged
+from shared.events.event import EventRef, ZoneSettingsChanged
 from shared.events.fold import expiry_of
-from shared.events.state import Authority, Claim, Lease, LogState, ProxyStatus, Stored
+from shared.events.state import Authority, Claim, Lease, LogState, Narrowed, ProxyStatus, Stored
 from shared.model import codec
 from shared.model.resource import ResourceKey
 
-MAGIC = b"zonal checkpoint 1"
+MAGIC = b"zonal checkpoint 2"
 BYTES_LIMIT = 1 << 30
 """Of the JSON. A million resources take about 600 MB."""
 _LEVEL = 1  # a third of the time of the default, for a seventh more bytes
@@ -59,6 +59,7 @@ class _Image(msgspec.Struct, frozen=True, omit_defaults=True):
     intermediates: list[Authority]
     data_keys: dict[str, dict[str, str]]
     skipped: list[tuple[int, str]]
+    narrowed: list[tuple[str, list[tuple[Narrowed, EventRef]]]]
     derived: _Derived | None = None
 
 
@@ -83,6 +84,7 @@ def encode_checkpoint(state: LogState) -> bytes:
         intermediates=_sorted(state.intermediates),
         data_keys={kid: dict(wraps) for kid, wraps in state.data_keys.items()},
         skipped=sorted(state.skipped.items()),
+        narrowed=[(mesh, sorted(known.items(), key=_loss)) for mesh, known in sorted(state.narrowed.items())],
         derived=None if _derived(state) == state else _written_out(state),
     )
     body = zlib.compress(codec.encode(image), _LEVEL)
@@ -126,6 +128,7 @@ def _plain(image: _Image) -> LogState:
         intermediates=_by(image.intermediates, lambda issued: (issued.mesh, issued.zone)),
         data_keys=Map({kid: Map(wraps) for kid, wraps in image.data_keys.items()}),
         skipped=Map(image.skipped),
+        narrowed=_nested(image.narrowed),
     )
 
 
@@ -180,6 +183,10 @@ def _as_written(state: LogState, derived: _Derived) -> LogState:
 
 def _sorted(values: Map[Any, V]) -> list[V]:
     return [value for _, value in sorted(values.items(), key=lambda item: item[0])]
+
+
+def _loss(item: tuple[Narrowed, EventRef]) -> tuple[int, str]:
+    return item[1].n, repr(item[0])
 
 
 def _by(values: Iterable[V], key: Callable[[V], K]) -> Map[K, V]:

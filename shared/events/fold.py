@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias, TypeVar, assert_never
 import msgspec
 from immutables import Map, MapMutation
 
+from shared.events import narrowing
 from shared.events.event import (
     GLOBAL,
     NO_HASH,
@@ -109,7 +110,7 @@ def _folded(state: LogState, events: Iterable[Event]) -> LogState:
     run: _Run | None = None
     last: Event | None = None
     for last in events:
-        if isinstance(last.change, _WRITES):
+        if isinstance(last.change, _WRITES) and not narrowing.concerns(last.change):
             run = run or _Run(state)
             run.add(last)
         else:
@@ -263,6 +264,11 @@ def _apply(state: LogState, event: Event) -> LogState:
 
 
 def _apply_resource(state: LogState, change: ResourceApplied | ResourceDeleted, event: EventRef) -> LogState:
+    after = _write(state, change, event)
+    return narrowing.narrowed(state, after, change, event) if narrowing.concerns(change) else after
+
+
+def _write(state: LogState, change: ResourceApplied | ResourceDeleted, event: EventRef) -> LogState:
     match change:
         case ResourceApplied(resource=resource):
             key = key_of(resource, "" if state.origin == GLOBAL else state.origin)

@@ -4,9 +4,9 @@ Pure. One column per question, one entry per event; texts stand once and are mea
 events take some twenty megabytes and a question is a walk over numbers.
 
 `survivors` is what makes an as-of query cheap. Most events of a long log were overtaken by a later one about the same
-thing. An apply of a resource leaves no trace once the resource is applied again, unless it created it; what a proxy
-did before it connected last leaves none either. All other events are kept: what they mean depends on their neighbours.
-The fold itself is the production one (`fold.fold_part`).
+thing. An apply of a resource leaves no trace once the resource is applied again, unless it created it or it may have
+taken access from somebody (`narrowing`); what a proxy did before it connected last leaves none either. All other
+events are kept: what they mean depends on their neighbours. The fold itself is the production one (`fold.fold_part`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from itertools import compress
 
 import msgspec
 
+from shared.events import narrowing
 from shared.events.state import LogState
 
 FORMAT = 1
@@ -113,6 +114,7 @@ class LogIndex:
         self.starts = array("Q", (0,))
         self._time, self._seen = "", 0
         self._alive: dict[int, int] | None = {}
+        self._accesses, self._told = set[int](), 0
 
     def __len__(self) -> int:
         return len(self.change_of)
@@ -209,6 +211,8 @@ class LogIndex:
         kept.update(written.values())
         kept.update(created for n in written.values() if (created := self.created_by[n - 1]) > after)
         kept.update(last(_DELETED).values())
+        if access := self._access():
+            kept.update(compress(numbers, map(access.__contains__, subjects)))
         connected = last(_CONNECTED)
         kept.update(connected.values())
         ends = compress(zip(subjects, numbers, strict=True), chosen(_DISCONNECTED))
@@ -227,6 +231,15 @@ class LogIndex:
             if others + len(written) > work:
                 return place
         return None
+
+    def _access(self) -> set[int]:
+        """Subjects whose every event is folded: what gives and takes access."""
+        texts = self.subjects.texts
+        for number in range(self._told, len(texts)):
+            if texts[number].rsplit(".", 2)[-2:-1] in ([kind] for kind in narrowing.KINDS):
+                self._accesses.add(number)
+        self._told = len(texts)
+        return self._accesses
 
     def _choice(self, classes: Iterable[int]) -> bytes:
         """A table for `translate`: 1 where a change's number belongs to one of `classes`."""

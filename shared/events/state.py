@@ -10,6 +10,7 @@ import msgspec
 from immutables import Map
 
 from shared.events.event import EventRef, ZoneSettingsChanged
+from shared.model.policy import SpiffeMatch, is_meant
 from shared.model.resource import ProtocolClass, Resource, ResourceKey, Sealed
 
 
@@ -66,6 +67,17 @@ class Authority(msgspec.Struct, frozen=True):
     event: EventRef
 
 
+class Narrowed(msgspec.Struct, frozen=True):
+    """Workloads that lost access to an external service together: those that `who` means, without the `spared`."""
+
+    who: SpiffeMatch
+    spared: tuple[SpiffeMatch, ...] = ()
+
+    def covers(self, spiffe_id: str) -> bool:
+        """Whether a workload is one of them."""
+        return is_meant(spiffe_id, self.who) and not any(is_meant(spiffe_id, one) for one in self.spared)
+
+
 class LogState(msgspec.Struct, frozen=True):
     """The fold of one origin's log up to its event `n`.
 
@@ -77,6 +89,7 @@ class LogState(msgspec.Struct, frozen=True):
     copy of global's log up to it and goes on event by event. kinds is `resources` by kind. retired is the
     quarantined leases by holder then address. expiring is what is quarantined, by whose event time ends it
     ("" = global's, else the zone) and the second of the end; its items are ("", ip) and (mesh, hostname).
+    narrowed is, per mesh, who lost access to external services and the newest event that took it.
     """
 
     origin: str
@@ -99,6 +112,7 @@ class LogState(msgspec.Struct, frozen=True):
     kinds: Map[str, Map[ResourceKey, Stored]] = Map()
     retired: Map[ResourceKey, Map[str, Lease]] = Map()
     expiring: Map[tuple[str, str], Map[tuple[str, str], str]] = Map()
+    narrowed: Map[str, Map[Narrowed, EventRef]] = Map()
 
 
 class Position(msgspec.Struct, frozen=True, order=True):

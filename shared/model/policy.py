@@ -264,6 +264,11 @@ class SpiffeMatch(Part, frozen=True, kw_only=True):
     value: str
 
 
+def is_meant(spiffe_id: str, one: SpiffeMatch) -> bool:
+    """Whether the holder of a SPIFFE id is meant."""
+    return spiffe_id.startswith(one.value) if one.type == "Prefix" else spiffe_id == one.value
+
+
 class PermissionMatch(Part, frozen=True, kw_only=True):
     """Who is meant."""
 

@@ -12,13 +12,25 @@ from shared.events.event import (
     HostnameReleased,
     ProxyConnected,
     ProxyDisconnected,
+    ResourceDeleted,
     VipLeased,
     VipQuarantined,
     VipReleased,
 )
 from shared.model.resource import ResourceKey
-from tests.builders import LogBuilder, applied, at, deleted, generator, mes, mesh, service_key
+from tests.builders import LogBuilder, applied, at, deleted, generator, mes, mesh, resource, service_key
 from tests.builders import settings as zone_settings
+
+
+def permission(name: str, allow: list[str], deny: list[str]) -> Change:
+    """A MeshTrafficPermission of the zone on one of its services."""
+    matches = {
+        verb: [{"spiffeID": {"type": "Exact", "value": f"spiffe://default/{one}"}} for one in ids]
+        for verb, ids in (("allow", allow), ("deny", deny))
+    }
+    spec = {"targetRef": {"kind": "MeshExternalService", "name": "a"}, "rules": [{"default": matches}]}
+    return applied(resource(type="MeshTrafficPermission", name=name, mesh="default", spec=spec), "east")
+
 
 names = st.sampled_from(["a", "b", "c"])
 keys = st.builds(service_key, names, zone=st.sampled_from(["", "east"]))
@@ -29,7 +41,9 @@ generators = st.just(ResourceKey("HostnameGenerator", "", "all"))
 changes: st.SearchStrategy[Change] = st.one_of(
     st.builds(lambda name: applied(mes(name), "east"), names),
     st.builds(lambda name: deleted(mes(name), "east"), names),
-    st.just(applied(mesh(), "east")),
+    st.builds(lambda forbid: applied(mesh(forbid=forbid), "east"), st.booleans()),
+    st.builds(permission, names, st.lists(names, max_size=2), st.lists(names, max_size=2)),
+    st.builds(lambda name: ResourceDeleted(ResourceKey("MeshTrafficPermission", "default", name, "east")), names),
     st.just(applied(generator(), "east")),
     st.just(zone_settings()),
     st.builds(VipLeased, key=keys, protocol_class=st.sampled_from(["http", "tcp"]), ip=ips),

@@ -19,7 +19,7 @@ from shared.events.search import Wanted
 from shared.events.state import LogState
 from shared.events.subject import place_of
 from tests.builders import LogBuilder, applied, deleted, mes, mesh
-from tests.events.changes import east_log, logs
+from tests.events.changes import east_log, logs, permission
 from tests.sim.world import World
 
 
@@ -103,6 +103,17 @@ def test_of_a_long_log_little_is_folded() -> None:
     assert past.index.survivors(LogState(GLOBAL), 100) == [1, 2, 3, 4, 5, 96, 97, 98, 99, 100]
     assert past.index.survivors(past.state(50), 100) == [96, 97, 98, 99, 100]
     assert past.state(100) == log.state
+
+
+def test_what_took_access_is_folded_although_it_was_overtaken() -> None:
+    """A permission that denied for a while, and a mesh that forbade, have closed connections."""
+    log = LogBuilder("east")
+    for denied in ([], ["b"], []):
+        log.append(permission("a", [], denied), applied(mesh(forbid=bool(denied)), "east"))
+    log.append(*(permission("a", [], []) for _ in range(5)))
+    assert len(log.state.narrowed["default"]) == 2
+    past = PastLog.of("east", log.events)
+    assert past.state(len(log.events)) == log.state
 
 
 def test_a_checkpoint_that_is_damaged_or_of_another_log_is_made_again() -> None:

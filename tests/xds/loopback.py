@@ -162,7 +162,7 @@ class LoopbackZone:
         """A service of the default mesh."""
         return self.view.meshes["default"].services[ResourceKey("MeshExternalService", "default", name, origin)]
 
-    def proxies(self) -> tuple[ProxyView, ProxyView]:
+    def proxies(self) -> tuple[ProxyView, ...]:
         """The egress and the sidecar."""
         egress, sidecar = (proxy_view(self.zone.state, one) for one in (".egress-1", "default.sidecar"))
         assert egress is not None
@@ -177,9 +177,9 @@ class LoopbackZone:
 
     def closed(self) -> Map[ResourceKey, Failure]:
         """The services that are closed where they would be dialled, and why."""
-        egress, sidecar = self.proxies()
         view = self.view
-        return Map({**failures(view, egress, self.secrets), **failures(view, sidecar, self.secrets)})
+        found = (failures(view, proxy, self.secrets) for proxy in self.proxies())
+        return Map(item for one in found for item in one.items())
 
     def settled(self, clusters: Sequence[str], *, direct: bool = False) -> None:
         """Wait until the proxy that dials knows all of these clusters and the sidecar listens."""

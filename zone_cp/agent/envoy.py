@@ -21,7 +21,8 @@ from zone_cp.agent.admin import Admin, AdminUnreachable
 READY_SECONDS = 30.0
 """How long `/ready` may lag behind Envoy's line that workers start."""
 DEFAULT_DRAIN_SECONDS = 5.0
-"""The same as Envoy's `--drain-time-s`: clients that are told to go get this long."""
+"""The same as Envoy's `--drain-time-s`: clients that are told to go get this long. It is also how long an open TCP
+connection outlives the permission to use its service, once the sidecar has ACKed."""
 STOP_SECONDS = 5.0
 """From SIGTERM to SIGKILL."""
 MAX_RESTARTS, RESTART_WINDOW_SECONDS = 5, 60.0

@@ -30,6 +30,7 @@ from shared.model.policy import (
     SpiffeMatch,
     TimeoutConf,
     ToConf,
+    is_meant,
     items_of,
 )
 from shared.model.resource import Dataplane, ResourceKey
@@ -105,7 +106,8 @@ class Permission(msgspec.Struct, frozen=True):
 
     def allows(self, spiffe_id: str) -> bool:
         """Whether the holder of a SPIFFE id may use the service."""
-        return not any(_is(spiffe_id, one) for one in self.deny) and any(_is(spiffe_id, one) for one in self.allow)
+        denied = any(is_meant(spiffe_id, one) for one in self.deny)
+        return not denied and any(is_meant(spiffe_id, one) for one in self.allow)
 
 
 NO_POLICIES = MeshPolicies()
@@ -232,10 +234,6 @@ def _guard(policy: MeshTrafficPermission, stored: Stored) -> Guard:
 
 def _spelled(one: SpiffeMatch) -> tuple[str, str]:
     return one.type, one.value
-
-
-def _is(spiffe_id: str, one: SpiffeMatch) -> bool:
-    return spiffe_id.startswith(one.value) if one.type == "Prefix" else spiffe_id == one.value
 
 
 @lru_cache(maxsize=4096)

@@ -18,6 +18,7 @@ from shared.events.conditions import through_egress
 from shared.events.event import (
     GLOBAL,
     Event,
+    EventRef,
     HostnameClaimed,
     HostnameQuarantined,
     ProxyConnected,
@@ -28,7 +29,7 @@ from shared.events.event import (
     VipQuarantined,
     ZoneSettingsChanged,
 )
-from shared.events.state import LogState, Stored, ZoneState
+from shared.events.state import LogState, Narrowed, Stored, ZoneState
 from shared.model.policy import POLICY_KINDS, Policy
 from shared.model.resource import (
     Dataplane,
@@ -188,7 +189,7 @@ def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> ZoneView:
         elif name in meshes:
             meshes = meshes.delete(name)
     for name in touched.policies & set(meshes):
-        meshes = meshes.set(name, _with_policies(meshes[name], _policies(state, name)))
+        meshes = meshes.set(name, _with_policies(meshes[name], _policies(state, name), _narrowed(state, name)))
     by_mesh: dict[str, set[ResourceKey]] = {}
     for key in touched.services:
         by_mesh.setdefault(key.mesh, set()).add(key)
@@ -251,13 +252,18 @@ def _governed(service: S, policies: MeshPolicies) -> S:
     return msgspec.structs.replace(service, outside=outside, permission=guarded)
 
 
-def _with_policies(mesh: MeshView, policies: MeshPolicies) -> MeshView:
+def _narrowed(state: ZoneState, mesh: str) -> tuple[tuple[Narrowed, EventRef], ...]:
+    found = (item for log in (state.hub, state.own) for item in log.narrowed.get(mesh, Map()).items())
+    return tuple(sorted(found, key=lambda one: (one[1].origin, one[1].n, repr(one[0]))))
+
+
+def _with_policies(mesh: MeshView, policies: MeshPolicies, narrowed: tuple[tuple[Narrowed, EventRef], ...]) -> MeshView:
     services = mesh.services
     for key, service in mesh.services.items():
         after = _governed(service, policies)
         if after is not service:
             services = services.set(key, after)
-    return msgspec.structs.replace(mesh, policies=policies, services=services)
+    return msgspec.structs.replace(mesh, policies=policies, narrowed=narrowed, services=services)
 
 
 def _policies(state: ZoneState, mesh: str) -> MeshPolicies:
@@ -315,6 +321,7 @@ def _mesh_view(state: ZoneState, name: str, before: MeshView | None) -> MeshView
         permissive=backend is not None and backend.mode == "PERMISSIVE",
         policies=policies,
         workloads=workloads,
+        narrowed=_narrowed(state, name),
     )
 
 

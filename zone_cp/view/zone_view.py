@@ -13,7 +13,7 @@ import msgspec
 from immutables import Map
 
 from shared.events.event import EventRef
-from shared.events.state import Position
+from shared.events.state import Narrowed, Position
 from shared.model.resource import (
     Dataplane,
     Endpoint,
@@ -91,7 +91,8 @@ class MeshView(msgspec.Struct, frozen=True):
     """A mesh in this zone. `services` holds those MES that have a VIP, by key.
 
     permissive: inbound listeners accept plaintext beside mutual TLS (the backend's mode). workloads is what the zone's
-    own Dataplanes serve to each other.
+    own Dataplanes serve to each other. narrowed: who lost access to external services, and the newest event of each log
+    that took it.
     """
 
     name: str
@@ -106,6 +107,12 @@ class MeshView(msgspec.Struct, frozen=True):
     permissive: bool = False
     policies: MeshPolicies = NO_POLICIES
     workloads: Workloads = NO_WORKLOADS
+    narrowed: tuple[tuple[Narrowed, EventRef], ...] = ()
+
+    def lost_by(self, spiffe_id: str) -> Sources:
+        """The newest events, one per log, that took access to external services from a workload."""
+        found = {ref.origin: ref for who, ref in self.narrowed if who.covers(spiffe_id)}
+        return tuple(found[origin] for origin in sorted(found))
 
 
 class EgressView(msgspec.Struct, frozen=True):

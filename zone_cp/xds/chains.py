@@ -17,15 +17,21 @@ from zone_cp.xds import defaults
 from zone_cp.xds.filters import UNTUNED, Logged, Tuning, Where, http_manager, proxy_to, tcp_filters
 from zone_cp.xds.routes import route_name
 from zone_cp.xds.server_names import Use
-from zone_cp.xds.shape import address, extension, part, scalar
+from zone_cp.xds.shape import address, extension, metadata, part, scalar
 from zone_cp.xds.upstream_tls import SOCKET, References, parameters, san, sds, validation
 
 
-def chain(filters: Iterable[bytes], *, name: str = "", match: bytes = b"", socket: bytes = b"") -> bytes:
-    """A FilterChain. `match` is a FilterChainMatch, `socket` a TransportSocket."""
+def chain(
+    filters: Iterable[bytes], *, name: str = "", match: bytes = b"", socket: bytes = b"", lost: str = ""
+) -> bytes:
+    """A FilterChain. `match` is a FilterChainMatch, `socket` a TransportSocket; another `lost` closes its connections.
+
+    Envoy drains a chain that changes, and closes what is left on it after `--drain-time-s`.
+    """
     whole = part(listener.FilterChain, "name", name) if name else b""
     whole += part(listener.FilterChain, "filter_chain_match", match) if match else b""
     whole += b"".join(part(listener.FilterChain, "filters", one) for one in filters)
+    whole += part(listener.FilterChain, "metadata", metadata(defaults.METADATA_NAMESPACE, lost=lost)) if lost else b""
     return whole + (part(listener.FilterChain, "transport_socket", socket) if socket else b"")
 
 

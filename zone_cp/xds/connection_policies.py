@@ -17,22 +17,24 @@ from zone_cp.xds.governed import Governed
 from zone_cp.xds.log_policies import Parties, logs
 
 Verdicts: TypeAlias = Mapping[str, bool]
-"""By SNI: whether a service that a MeshTrafficPermission guards is open to this sidecar."""
+"""By SNI: whether a MeshTrafficPermission opens or closes a service to this sidecar, where the mesh says otherwise."""
 NO_VERDICTS: Verdicts = Map()
 
 
 def verdicts(mesh: MeshView, spiffe_id: str) -> Verdicts:
-    """In direct mode: the guarded services, and whether the sidecar's own identity may use them.
+    """In direct mode: the guarded services that are open to the sidecar's own identity, or closed to it, against what
+    the mesh says of those without a permission.
 
     A mesh without mTLS gives its workloads no identity, so that a permission cannot be enforced and denies
     (decision 26).
     """
     guarded = [(service, service.permission) for service in mesh.services.values()]
-    return {
+    said = {
         service.sni: mesh.mtls and permission.allows(spiffe_id)
         for service, permission in guarded
         if permission is not None
     }
+    return {name: opened for name, opened in said.items() if opened == mesh.forbid_external}
 
 
 def chain_tuning(said: Effective, protocol_class: ProtocolClass, parties: Parties) -> Tuning:

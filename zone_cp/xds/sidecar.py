@@ -54,12 +54,20 @@ _ORIGINAL = "v%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%.p%DOWNSTREAM_LOCAL_PORT%"
 
 
 class _Outlet(msgspec.Struct, frozen=True):
-    # What every listener of one sidecar shares.
+    # What every listener of one sidecar shares. `lost` are the events that took TCP services from its workload.
     mesh: str
     zone: str
     access_log: str
     direct: bool
     forbidden: bool
+    lost: Sources
+
+    def chain(
+        self, protocol_class: ProtocolClass, name: str, tuning: Tuning, *, called: str = "", match: bytes = b""
+    ) -> bytes:
+        """The chain that leads to the service of SNI `name`; TCP's closes its connections when `lost` changes."""
+        lost = " ".join(f"{ref.origin}:{ref.n}" for ref in self.lost) if protocol_class == "tcp" else ""
+        return chain(self.filters(protocol_class, name, tuning), name=called, match=match, lost=lost)
 
     def filters(self, protocol_class: ProtocolClass, name: str, tuning: Tuning) -> tuple[bytes, ...]:
         """The filters that lead to the service of SNI `name` (Envoy format text)."""
@@ -108,7 +116,7 @@ def sidecar_resources(
     else:
         yield from egress_clusters(mesh, view.egresses)
     yield routes("outside" if direct else "mesh", mesh, extra, at_sidecar=True, governed=said, judged=judged)
-    outlet = _Outlet(mesh.name, view.zone, access_log, direct, direct and mesh.forbid_external)
+    outlet = _Outlet(mesh.name, view.zone, access_log, direct, direct and mesh.forbid_external, mesh.lost_by(identity))
     redirect = resource.networking.transparent_proxying
     if REDIRECT in proxy.features:
         yield from _redirected(
@@ -171,7 +179,7 @@ def _redirected(
     ]
     # The longest prefix wins: a service that needs a chain of its own has one for its VIP alone.
     ways += [_Way(one, (vip,), tuning) for vip, one, tuning in tuned_apart(said, mesh, judged, parties)]
-    sources = _union(proxy.sources, mesh.sources)
+    sources = _union(proxy.sources, mesh.sources, outlet.lost)
     external = Tuning(logs=logs(said.at_large.log, replace(parties, destination="external")))
     body = _redirect_listener(outlet, tuple(ways), redirect.redirect_port_outbound, rest, external)
     yield encode(LISTENER, REDIRECT_LISTENER, body, _union(sources, said.sources))
@@ -190,9 +198,12 @@ def _redirect_listener(outlet: _Outlet, ways: tuple[_Way, ...], port: int, rest:
     name = f"{_ORIGINAL}.{outlet.mesh}.{sni.CURRENT}"
     first = {way.protocol_class: way for way in reversed(ways)}
     chains = [
-        chain(
-            outlet.filters(way.protocol_class, name, way.tuning),
-            name=f"outbound/{way.protocol_class}" + ("" if way is first[way.protocol_class] else f"/{way.networks[0]}"),
+        outlet.chain(
+            way.protocol_class,
+            name,
+            way.tuning,
+            called=f"outbound/{way.protocol_class}"
+            + ("" if way is first[way.protocol_class] else f"/{way.networks[0]}"),
             match=by_ranges(way.networks),
         )
         for way in ways
@@ -231,13 +242,14 @@ def _listener(
 ) -> Encoded:
     permission = service.permission.sources if service.permission is not None and tuning.open is not None else ()
     door = _Door(service.protocol_class, service.sni, *bind, tuning)
-    return _explicit(outlet, door, _union(service.sources, sources, permission))
+    lost = outlet.lost if service.protocol_class == "tcp" else ()
+    return _explicit(outlet, door, _union(service.sources, sources, permission, lost))
 
 
 @lru_cache(maxsize=65536)
 def _explicit(outlet: _Outlet, door: _Door, sources: Sources) -> Encoded:
     name = f"outbound/{door.host}:{door.port}"
-    only = chain(outlet.filters(door.protocol_class, door.sni, door.tuning))
+    only = outlet.chain(door.protocol_class, door.sni, door.tuning)
     body = listening(name, door.host, door.port, (only,), direction=core.TrafficDirection.OUTBOUND)
     return encode(LISTENER, name, body, sources)
 

@@ -1,0 +1,172 @@
+"""Access that is taken away: who loses a service loses the connections it has open, and nobody else loses any."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from immutables import Map
+
+from shared.events.event import ProxyConnected, ResourceDeleted
+from shared.model.resource import key_of
+from tests.conftest import take_port
+from tests.e2e.test_policies import DATAPLANE, EVERYBODY, WEB, Held, permission, service
+from tests.xds.delta_server import DeltaServer
+from tests.xds.envoys import Envoy, eventually
+from tests.xds.loopback import DIRECT, MESH, ZONE, LoopbackZone, read
+from tests.xds.servers import Servers
+from zone_cp.view.project import proxy_view
+from zone_cp.view.zone_view import ProxyView
+
+pytestmark = pytest.mark.e2e
+
+SERVICES = ("lines", "quiet", "slow")
+BOUND_SECONDS = 10
+"""More than the Envoys' drain time of one second; in production it is five."""
+JOB = ("Exact", "spiffe://default/job")
+DIALS = {MESH: "egress-egress", DIRECT: "sidecar-sidecar"}
+"""By mesh, the Envoy that dials the outside."""
+FORBIDDING = "\nrouting: {defaultForbidMeshExternalServiceAccess: true}\n"
+
+
+class Two(LoopbackZone):
+    """A zone with a second sidecar, of the workload `job`, which reaches services at explicit outbounds."""
+
+    def __init__(self, directory: Path, name: str, mesh: str) -> None:
+        self.port, self.outbounds = take_port(), {one: take_port() for one in SERVICES}
+        super().__init__(directory, DATAPLANE.format(inbound=take_port(), port=self.port), name=name, mesh=mesh)
+        refs = [
+            {"address": "127.0.0.1", "port": port, "backendRef": {"kind": "MeshExternalService", "name": one}}
+            for one, port in self.outbounds.items()
+        ]
+        text = DATAPLANE.format(inbound=take_port(), port=take_port()) + f"  outbound: {json.dumps(refs)}\n"
+        text = text.replace("name: sidecar", "name: second").replace("service: web", "service: job")
+        self.apply(text, origin=ZONE)
+        key = key_of(read(text)[0], ZONE)
+        self.zone.write(ProxyConnected("default.second", key, "second", self.features, ""))
+        port = take_port()
+        self.ads[f"{name}-second"] = DeltaServer(port)
+        self.envoys[f"{name}-second"] = Envoy(directory, f"{name}-second", take_port(), port)
+
+    def proxies(self) -> tuple[ProxyView, ...]:
+        second = proxy_view(self.zone.state, "default.second")
+        return (*super().proxies(), *((second,) if second is not None else ()))
+
+
+class World:
+    """The services `lines` and `quiet` (tcp) and `slow` (http), used by the workloads `web` and `job`."""
+
+    def __init__(self, directory: Path, servers: Servers, name: str, mesh: str) -> None:
+        self.mesh, self.zone, self.opened = mesh, Two(directory, name, mesh), ExitStack()
+        self.change(*(service(one, self.zone.port, servers.add(one).port) for one in SERVICES))
+        for who in ("web", "job"):
+            eventually(lambda who=who: all(self.works(who, one) for one in SERVICES), f"answers for {who}")  # type: ignore[misc]
+
+    def change(self, *texts: str) -> None:
+        self.zone.apply(*texts)
+        self.zone.show()
+
+    def undo(self) -> None:
+        """The mesh as it was, without permissions."""
+        for key in self.zone.hub.state.kinds.get("MeshTrafficPermission", Map()):
+            self.zone.hub.append(ResourceDeleted(key=key))
+        self.change(self.mesh)
+
+    def open(self, who: str, name: str) -> Held:
+        """A connection of a workload that stays open until the test ends."""
+        web = who == "web"
+        host, port = (self.zone.service(name).vip, self.zone.port) if web else ("127.0.0.1", self.zone.outbounds[name])
+        held = Held(host, port)
+        self.opened.callback(held.close)
+        return held
+
+    def works(self, who: str, name: str) -> bool:
+        """Whether a new connection does."""
+        try:
+            return answers(self.open(who, name), name)
+        except OSError:
+            return False
+
+    def replaced(self) -> dict[str, str]:
+        """How often each Envoy has replaced chains of a listener."""
+        return {name: envoy.admin("/stats?filter=in_place_updated") for name, envoy in self.zone.envoys.items()}
+
+
+def answers(held: Held, name: str) -> bool:
+    return held.get() == 200 if name == "slow" else held.talk()
+
+
+@pytest.fixture(scope="module", params=["egress", "sidecar"])
+def placed(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[World]:
+    """TLS at the zone egress, and in direct mode."""
+    with Servers() as servers:
+        mesh = MESH if request.param == "egress" else DIRECT
+        world = World(tmp_path_factory.mktemp(request.param), servers, request.param, mesh)
+        try:
+            yield world
+        finally:
+            world.zone.stop()
+    assert world.zone.nacks() == []
+
+
+@pytest.fixture
+def world(placed: World) -> Iterator[World]:
+    with placed.opened:
+        yield placed
+        placed.undo()
+        for who in ("web", "job"):
+            eventually(lambda who=who: all(placed.works(who, one) for one in SERVICES), f"answers for {who}")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("who", "other"), [("web", "job"), ("job", "web")])
+def test_who_is_denied_loses_the_connections_that_are_open(world: World, who: str, other: str) -> None:
+    """They are closed within the proxy's drain time; another workload's stay, and so does everybody's HTTP."""
+    lost, http = world.open(who, "lines"), world.open(who, "slow")
+    kept = {one: world.open(other, one) for one in SERVICES}
+    assert answers(lost, "lines")
+    assert answers(http, "slow")
+    assert all(answers(held, one) for one, held in kept.items())
+    denied = ("Exact", f"spiffe://default/{who}")
+    world.change(permission("a", "lines", allow=[EVERYBODY], deny=[denied]))
+    assert lost.closed_within(BOUND_SECONDS)
+    eventually(lambda: not world.works(who, "lines"), "new connections to be refused")
+    assert all(answers(held, one) for one, held in kept.items())
+    assert answers(http, "slow")
+    assert world.works(who, "quiet")
+
+
+def test_who_gains_loses_nothing(world: World) -> None:
+    """A permission that is lifted, widened or given closes no connection; through the egress it replaces no chain."""
+    world.change(permission("a", "lines", allow=[WEB], deny=[JOB]))
+    eventually(lambda: not world.works("job", "lines"), "a refusal")
+    kept = {(who, one): world.open(who, one) for who in ("web", "job") for one in ("quiet", "slow")}
+    kept["web", "lines"] = world.open("web", "lines")
+    assert all(answers(held, one) for (_, one), held in kept.items())
+    before = world.replaced()
+    world.change(permission("a", "lines", allow=[WEB, JOB]))
+    eventually(lambda: world.works("job", "lines"), "a permission")
+    world.change(permission("b", "lines", allow=[EVERYBODY]))
+    world.undo()
+    world.change(service("more", world.zone.port, 1))
+    eventually(
+        lambda: world.zone.service("more").cluster in world.zone.envoys[DIALS[world.mesh]].admin("/clusters"), "it"
+    )
+    if world.mesh == MESH:
+        assert world.replaced() == before
+    assert not kept["web", "lines"].closed_within(2)  # longer than the drain time
+    assert all(answers(held, one) for (_, one), held in kept.items())
+
+
+def test_what_the_mesh_forbids_is_closed_too(world: World) -> None:
+    """defaultForbidMeshExternalServiceAccess: open TCP connections are closed; a request on an open one gets 403."""
+    lost = [world.open(who, "quiet") for who in ("web", "job")]
+    http = [world.open(who, "slow") for who in ("web", "job")]
+    assert all(answers(held, "quiet") for held in lost)
+    assert all(answers(held, "slow") for held in http)
+    world.change(world.mesh.rstrip() + FORBIDDING)
+    assert all(held.closed_within(BOUND_SECONDS) for held in lost)
+    for held in http:
+        eventually(lambda held=held: held.get() == 403, "a refusal on the connection that is open")  # type: ignore[misc]
