@@ -33,6 +33,8 @@ from shared.model.resource import (
     key_of,
     mesh_of,
 )
+from shared.model.route_policy import MeshHTTPRoute, MeshTCPRoute
+from shared.model.route_warnings import route_warnings
 from shared.model.validate import validate
 
 NOT_FOUND = "Not found"
@@ -282,6 +284,8 @@ class _Batch:
     def _warnings(self, resource: Resource) -> Iterator[str]:
         if isinstance(resource, Policy):
             yield from policy_warnings(resource, self._mesh(resource.mesh))
+        if isinstance(resource, MeshHTTPRoute | MeshTCPRoute):
+            yield from route_warnings(resource, lambda name: self._service(resource.mesh, name))
         match resource:
             case Mesh() if resource.labels.get(MES_ORIGINATION_LABEL) == "sidecar" or is_direct(resource):
                 why = "has no mTLS" if not (resource.mtls and resource.mtls.enabled_backend) else "asks for it by label"
@@ -342,6 +346,14 @@ class _Batch:
     def _mesh(self, name: str) -> Mesh | None:
         mesh = self._globally(ResourceKey("Mesh", "", name))
         return mesh if isinstance(mesh, Mesh) else None
+
+    def _service(self, mesh: str, name: str) -> MeshExternalService | None:
+        """The service that a policy written here means by a name: the zone's own before global's."""
+        key = ResourceKey("MeshExternalService", mesh, name, self.zone)
+        stored = self.own.resources.get(key)
+        own = self._staged.get(key, stored.resource if stored is not None else None)
+        found = own or self._globally(msgspec.structs.replace(key, zone=""))
+        return found if isinstance(found, MeshExternalService) else None
 
     def _at_hub(self, key: ResourceKey) -> bool:
         at_hub = msgspec.structs.replace(key, zone="")

@@ -20,6 +20,7 @@ from shared.model.resource import (
     Zone,
     ZoneEgress,
 )
+from shared.model.route_policy import MeshHTTPRoute, MeshTCPRoute
 
 KUBERNETES_API = "kuma.io/v1alpha1"
 SECRET_TYPE = "system.kuma.io/secret"  # noqa: S105 - the type of a Kubernetes Secret, no credential
@@ -66,8 +67,10 @@ KINDS: tuple[Kind, ...] = (
     _policy("meshaccesslogs", MeshAccessLog),
     _policy("meshcircuitbreakers", MeshCircuitBreaker),
     _policy("meshhealthchecks", MeshHealthCheck),
+    _policy("meshhttproutes", MeshHTTPRoute),
     _policy("meshloadbalancingstrategies", MeshLoadBalancingStrategy),
     _policy("meshretries", MeshRetry),
+    _policy("meshtcproutes", MeshTCPRoute),
     _policy("meshtimeouts", MeshTimeout),
     _policy("meshtrafficpermissions", MeshTrafficPermission),
     Kind("Secret", "secrets", Secret, mesh_scoped=True, plugin=False, on_global=True, on_zone=False),

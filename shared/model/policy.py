@@ -20,8 +20,17 @@ from shared.model.endpoint_policy import (
     MeshHealthCheck,
     MeshLoadBalancingStrategy,
 )
+from shared.model.header import HeaderMatch
 from shared.model.log_policy import LogConf, LogItem, MeshAccessLog
 from shared.model.part import NO_LABELS, Labels, Part
+from shared.model.route_policy import (
+    HttpRouteConf,
+    HttpRouteItem,
+    MeshHTTPRoute,
+    MeshTCPRoute,
+    TcpRouteConf,
+    TcpRouteItem,
+)
 from shared.model.target import IntOrString, TargetRef
 
 EFFECT_LABEL = "kuma.io/effect"
@@ -98,14 +107,6 @@ class RateLimitedBackOff(Part, frozen=True, kw_only=True):
 
     reset_headers: tuple[ResetHeader, ...] | None = None
     max_interval: str | None = None
-
-
-class HeaderMatch(Part, frozen=True, kw_only=True):
-    """A header of a request or response; `value` belongs to the first three types."""
-
-    name: str
-    type: Literal["Exact", "RegularExpression", "Prefix", "Present", "Absent"] = "Exact"
-    value: str | None = None
 
 
 class TcpRetry(Part, frozen=True, kw_only=True):
@@ -307,13 +308,24 @@ class MeshTrafficPermission(Part, frozen=True, kw_only=True, tag_field="type", t
 # --- all of them ------------------------------------------------------------------------------------------
 
 ToPolicy: TypeAlias = (
-    MeshTimeout | MeshRetry | MeshCircuitBreaker | MeshHealthCheck | MeshLoadBalancingStrategy | MeshAccessLog
+    MeshTimeout
+    | MeshRetry
+    | MeshCircuitBreaker
+    | MeshHealthCheck
+    | MeshLoadBalancingStrategy
+    | MeshAccessLog
+    | MeshHTTPRoute
+    | MeshTCPRoute
 )
 """Policies whose destinations stand in `to`."""
 Policy: TypeAlias = ToPolicy | MeshTrafficPermission
 POLICY_KINDS = frozenset(one.__name__ for one in get_args(Policy))
-ToItem: TypeAlias = TimeoutItem | RetryItem | BreakerItem | HealthItem | BalancingItem | LogItem
-ToConf: TypeAlias = TimeoutConf | RetryConf | BreakerConf | HealthConf | BalancingConf | LogConf
+ToItem: TypeAlias = (
+    TimeoutItem | RetryItem | BreakerItem | HealthItem | BalancingItem | LogItem | HttpRouteItem | TcpRouteItem
+)
+ToConf: TypeAlias = (
+    TimeoutConf | RetryConf | BreakerConf | HealthConf | BalancingConf | LogConf | HttpRouteConf | TcpRouteConf
+)
 
 
 def items_of(policy: ToPolicy) -> tuple[ToItem, ...]:

@@ -13,7 +13,6 @@ from shared.model.policy import (
     ConnectionLimits,
     Detectors,
     GrpcRetry,
-    HeaderMatch,
     HttpRetry,
     MeshCircuitBreaker,
     MeshRetry,
@@ -25,31 +24,44 @@ from shared.model.policy import (
     RetryConf,
     TimeoutConf,
     ToConf,
+    ToItem,
     ToPolicy,
     items_of,
 )
-from shared.model.target import TargetRef
+from shared.model.route_policy import (
+    HttpRouteConf,
+    HttpRouteItem,
+    MeshHTTPRoute,
+    MeshTCPRoute,
+    TcpRouteConf,
+    TcpRouteItem,
+)
+from shared.model.route_rules import http_rules, no_hostnames, route_part, tcp_rules
+from shared.model.target_rules import (
+    SERVICE_KINDS,
+    TO_KINDS,
+    TO_OR_ROUTE_KINDS,
+    to_violations,
+    top_violations,
+    unsupported,
+)
 from shared.model.value_rules import (
+    NOT_EMPTY,
     NOT_NEGATIVE,
+    REQUIRED,
     Found,
     duration,
-    header_name,
+    header_matches,
     log_format,
     percent,
     positive,
-    regular_expression,
 )
 
-REQUIRED = "must be defined"
-NOT_EMPTY = "must not be empty"
 SHARED_AT_EGRESS = (
     "kind MeshExternalService is only allowed with targetRef.kind: Mesh as it is configured on the Zone Egress and "
     "shared by all clients in the mesh"
 )
 """Kuma 2.9's sentence; 2.14 lets such a policy leak to all clients (B2), which is worse than refusing it."""
-
-TOP_KINDS = frozenset({"Mesh", "MeshSubset", "MeshService", "MeshServiceSubset", "Dataplane"})
-TO_KINDS = frozenset({"Mesh", "MeshExternalService"})
 
 HTTP_RETRY_ON = {
     "5xx": "5xx",
@@ -85,18 +97,39 @@ def policy_violations(policy: Policy) -> Found:
             | MeshHealthCheck()
             | MeshLoadBalancingStrategy()
             | MeshAccessLog()
+            | MeshHTTPRoute()
+            | MeshTCPRoute()
         ):
-            yield from _top(policy.spec.target_ref)
+            yield from top_violations(policy.spec.target_ref)
             if not policy.spec.to:
                 yield "spec.to", "at least one of 'from', 'to' or 'rules' has to be defined"
             for index, item in enumerate(items_of(policy)):
-                path = f"spec.to[{index}]"
-                yield from _to(item.target_ref, f"{path}.targetRef")
-                if _is_shared(policy) and item.target_ref.kind == "MeshExternalService" and not _whole_mesh(policy):
-                    yield f"{path}.targetRef.kind", SHARED_AT_EGRESS
-                yield from _conf(item.default, f"{path}.default")
+                yield from _item(policy, item, f"spec.to[{index}]")
         case _:
             assert_never(policy)
+
+
+def _item(policy: ToPolicy, item: ToItem, path: str) -> Found:
+    yield from to_violations(item.target_ref, f"{path}.targetRef", _kinds(policy))
+    if _is_shared(policy) and item.target_ref.kind == "MeshExternalService" and not _whole_mesh(policy):
+        yield f"{path}.targetRef.kind", SHARED_AT_EGRESS
+    if isinstance(item, HttpRouteItem):
+        yield from no_hostnames(item.hostnames, f"{path}.hostnames")
+    if isinstance(item, TcpRouteItem) and len(item.rules) != 1:
+        yield f"{path}.rules", "must hold exactly one rule"
+    if item.target_ref.kind == "MeshHTTPRoute":
+        yield from route_part(item.default, f"{path}.default")
+    yield from _conf(item.default, path)
+
+
+def _kinds(policy: ToPolicy) -> frozenset[str]:
+    match policy:
+        case MeshHTTPRoute() | MeshTCPRoute():
+            return SERVICE_KINDS
+        case MeshTimeout() | MeshRetry():
+            return TO_OR_ROUTE_KINDS
+        case _:
+            return TO_KINDS
 
 
 def _is_shared(policy: Policy) -> bool:
@@ -107,7 +140,8 @@ def _whole_mesh(policy: ToPolicy) -> bool:
     return policy.spec.target_ref is None or policy.spec.target_ref.kind == "Mesh"
 
 
-def _conf(conf: ToConf, path: str) -> Found:
+def _conf(conf: ToConf, item: str) -> Found:
+    path = f"{item}.default"
     match conf:
         case TimeoutConf():
             yield from _timeout(conf, path)
@@ -121,66 +155,12 @@ def _conf(conf: ToConf, path: str) -> Found:
             yield from balancing(conf, path)
         case LogConf():
             yield from _logs(conf, path)
+        case HttpRouteConf():
+            yield from http_rules(conf.rules, f"{item}.rules")
+        case TcpRouteConf():
+            yield from tcp_rules(conf, f"{item}.rules[0]")
         case _:
             assert_never(conf)
-
-
-# --- targetRef --------------------------------------------------------------------------------------------------
-
-
-def _top(ref: TargetRef | None) -> Found:
-    if ref is None:
-        return
-    path = "spec.targetRef"
-    if ref.kind not in TOP_KINDS:
-        yield f"{path}.kind", _unsupported(ref.kind)
-        return
-    yield from _absent(ref, path, ("namespace", ref.namespace), ("mesh", ref.mesh), ("sectionName", ref.section_name))
-    if ref.kind == "Mesh" and ref.name:
-        yield f"{path}.name", "using name with kind Mesh is not yet supported"
-    if ref.kind in ("MeshService", "MeshServiceSubset") and not ref.name:
-        yield f"{path}.name", f"must be set when kind is {ref.kind}"
-    if ref.kind == "MeshSubset":
-        yield from _absent(ref, path, ("name", ref.name))
-    if ref.kind not in ("MeshSubset", "MeshServiceSubset"):
-        yield from _absent(ref, path, ("tags", ref.tags))
-    if ref.kind != "Dataplane":
-        yield from _absent(ref, path, ("labels", ref.labels))
-    elif ref.name and ref.labels:
-        yield f"{path}.labels", "either labels or name and namespace must be specified"
-    if ref.kind != "Mesh":
-        yield from _absent(ref, path, ("proxyTypes", ref.proxy_types))
-
-
-def _to(ref: TargetRef, path: str) -> Found:
-    if ref.kind not in TO_KINDS:
-        yield f"{path}.kind", _unsupported(ref.kind)
-        return
-    yield from _absent(
-        ref,
-        path,
-        ("namespace", ref.namespace),
-        ("mesh", ref.mesh),
-        ("sectionName", ref.section_name),
-        ("tags", ref.tags),
-        ("proxyTypes", ref.proxy_types),
-    )
-    if ref.kind == "Mesh":
-        if ref.name:
-            yield f"{path}.name", "using name with kind Mesh is not yet supported"
-        yield from _absent(ref, path, ("labels", ref.labels))
-    elif bool(ref.name) == bool(ref.labels):
-        yield path, "either labels or name must be specified"
-
-
-def _unsupported(kind: str) -> str:
-    return f"value '{kind}' is not supported" if kind else REQUIRED
-
-
-def _absent(ref: TargetRef, path: str, *given: tuple[str, object]) -> Found:
-    for name, value in given:
-        if value:
-            yield f"{path}.{name}", f"must not be set with kind {ref.kind}"
 
 
 # --- the kinds -----------------------------------------------------------------------------------------------------
@@ -221,8 +201,8 @@ def _retry(conf: RetryConf, path: str) -> Found:
         for item in conf.http.retry_on or ():
             if not _http_condition(item):
                 yield f"{path}.http.retryOn", f"unknown item '{item}'"
-        yield from _headers(conf.http.retriable_response_headers, f"{path}.http.retriableResponseHeaders")
-        yield from _headers(conf.http.retriable_request_headers, f"{path}.http.retriableRequestHeaders")
+        yield from header_matches(conf.http.retriable_response_headers, f"{path}.http.retriableResponseHeaders")
+        yield from header_matches(conf.http.retriable_request_headers, f"{path}.http.retriableRequestHeaders")
     if conf.grpc is not None:
         for item in conf.grpc.retry_on or ():
             if item not in GRPC_RETRY_ON:
@@ -251,21 +231,6 @@ def _retry_section(section: HttpRetry | GrpcRetry, path: str) -> Found:
         if not limited.reset_headers:
             yield f"{path}.rateLimitedBackOff.resetHeaders", NOT_EMPTY
         yield from duration(limited.max_interval, f"{path}.rateLimitedBackOff.maxInterval", above_zero=True)
-
-
-def _headers(headers: tuple[HeaderMatch, ...] | None, path: str) -> Found:
-    for index, header in enumerate(headers or ()):
-        if not header.name:
-            yield f"{path}[{index}].name", NOT_EMPTY
-        elif not header.name.startswith(":"):
-            yield from header_name(header.name, f"{path}[{index}].name")
-        if header.type == "RegularExpression":
-            yield from regular_expression(header.value or "", f"{path}[{index}].value")
-        wanted = header.type not in ("Present", "Absent")
-        if wanted and not header.value:
-            yield f"{path}[{index}].value", REQUIRED
-        elif not wanted and header.value is not None:
-            yield f"{path}[{index}].value", "must not be defined"
 
 
 def _breaker(conf: BreakerConf, path: str) -> Found:
@@ -350,9 +315,9 @@ def _permission(policy: MeshTrafficPermission) -> Found:
     ref = policy.spec.target_ref
     if ref.kind != "MeshExternalService":
         # Kuma's permissions on inbound traffic are another matter: decision 20 is about external services alone.
-        yield "spec.targetRef.kind", _unsupported(ref.kind)
+        yield "spec.targetRef.kind", unsupported(ref.kind)
     else:
-        yield from _to(ref, "spec.targetRef")
+        yield from to_violations(ref, "spec.targetRef")
     if not policy.spec.rules:
         yield "spec", "at least one of 'from' or 'rules' has to be defined"
     for index, rule in enumerate(policy.spec.rules):

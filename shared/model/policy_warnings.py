@@ -19,6 +19,7 @@ from shared.model.policy import (
     TimeoutConf,
 )
 from shared.model.resource import Mesh
+from shared.model.route_policy import MeshHTTPRoute, MeshTCPRoute
 from shared.model.target import TargetRef
 
 
@@ -42,7 +43,7 @@ def policy_warnings(policy: Policy, mesh: Mesh | None) -> Iterator[str]:
                 fields = sorted({field for item in policy.spec.to for field in _dialling(item.default)})
                 if fields:
                     yield f"{about}: {', '.join(fields)} has no effect: {_SHARED}"
-        case MeshRetry() | MeshAccessLog():
+        case MeshRetry() | MeshAccessLog() | MeshHTTPRoute() | MeshTCPRoute():
             pass
         case _:
             assert_never(policy)

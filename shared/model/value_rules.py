@@ -8,11 +8,15 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from shared.model.duration import parse_duration
+from shared.model.header import HeaderMatch
 from shared.model.target import IntOrString
 
 Found: TypeAlias = Iterator[tuple[str, str]]
 """(path, reason) of every broken rule."""
 
+NOT_EMPTY = "must not be empty"
+REQUIRED = "must be defined"
+NOT_DEFINED = "must not be defined"
 POSITIVE = "must be greater than 0"
 NOT_NEGATIVE = "must not be negative when defined"
 POSITIVE_WHEN_DEFINED = "must be greater than zero when defined"
@@ -116,3 +120,19 @@ def header_name(text: str, path: str) -> Found:
     """A name of a header that can be sent."""
     if not _header.fullmatch(text):
         yield path, "must be a valid header name"
+
+
+def header_matches(headers: tuple[HeaderMatch, ...] | None, path: str) -> Found:
+    """Headers that are matched; Envoy refuses a pattern or name that it cannot use."""
+    for index, header in enumerate(headers or ()):
+        if not header.name:
+            yield f"{path}[{index}].name", NOT_EMPTY
+        elif not header.name.startswith(":"):
+            yield from header_name(header.name, f"{path}[{index}].name")
+        if header.type == "RegularExpression":
+            yield from regular_expression(header.value or "", f"{path}[{index}].value")
+        wanted = header.type not in ("Present", "Absent")
+        if wanted and not header.value:
+            yield f"{path}[{index}].value", REQUIRED
+        elif not wanted and header.value is not None:
+            yield f"{path}[{index}].value", NOT_DEFINED

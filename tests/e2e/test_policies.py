@@ -8,105 +8,24 @@ import socket
 import time
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shared.events.event import ResourceDeleted
-from shared.model.resource import ResourceKey, key_of
-from tests.conftest import take_port
-from tests.xds.clients import Answer, http1, tcp
+from shared.model.resource import ResourceKey
+from tests.e2e.governed import World, both_worlds, service
+from tests.xds.clients import http1
 from tests.xds.envoys import eventually
-from tests.xds.loopback import DIRECT, MESH, LoopbackZone, read
-from tests.xds.servers import Servers
 
 pytestmark = pytest.mark.e2e
-
-DATAPLANE = """\
-type: Dataplane
-name: sidecar
-mesh: default
-networking:
-  address: 127.0.0.1
-  inbound: [{{port: {inbound}, servicePort: 1, tags: {{kuma.io/service: web}}}}]
-  transparentProxying: {{redirectPortOutbound: {port}}}
-"""
-
-
-class World:
-    """The services `slow` and `other` (http) and `lines` and `quiet` (tcp), each with a server of its own."""
-
-    def __init__(self, directory: Path, servers: Servers, mesh: str | None = None) -> None:
-        self.port = take_port()
-        dataplane = DATAPLANE.format(inbound=take_port(), port=self.port)
-        self.mesh = mesh or MESH
-        self.zone = LoopbackZone(directory, dataplane, name="direct" if mesh else "zone", mesh=self.mesh)
-        self.servers = {name: servers.add(name) for name in ("slow", "other", "lines", "quiet")}
-        for name, server in self.servers.items():
-            self.zone.apply(service(name, self.port, server.port))
-        self.zone.show()
-        clusters = [self.zone.service(name).cluster for name in self.servers]
-        self.zone.settled(clusters, direct=mesh is not None)
-        eventually(lambda: self.get("slow").status == 200, "an answer")
-        eventually(lambda: self.talk("lines").status == 200, "an echo")
-
-    def vip(self, name: str) -> str:
-        return self.zone.service(name).vip
-
-    def get(self, name: str, path: str = "/") -> Answer:
-        return asyncio.run(http1(self.vip(name), self.port, path))
-
-    def talk(self, name: str) -> Answer:
-        return asyncio.run(tcp(self.vip(name), self.port, b"hello\n"))
-
-    @contextmanager
-    def policy(self, kind: str, name: str, default: dict[str, Any], **spec: Any) -> Iterator[tuple[str, ...]]:
-        """A policy on the service `name` ("": on all), for as long as the block lasts; its warnings."""
-        to = {"kind": "MeshExternalService", "name": name} if name else {"kind": "Mesh"}
-        spec = {"targetRef": {"kind": "Mesh"}, "to": [{"targetRef": to, "default": default}]} | spec
-        with self.applied(
-            f"{{type: {kind}, name: p-{name or 'all'}, mesh: default, spec: {json.dumps(spec)}}}"
-        ) as said:
-            yield said
-
-    @contextmanager
-    def applied(self, text: str) -> Iterator[tuple[str, ...]]:
-        """A resource that is deleted at the end of the block."""
-        key = key_of(read(text)[0])
-        try:
-            said = self.zone.apply(text)
-            self.zone.show()
-            yield said
-        finally:
-            self.delete(key)
-
-    def delete(self, key: ResourceKey) -> None:
-        self.zone.hub.append(ResourceDeleted(key=key))
-        self.zone.zone.follow(self.zone.hub)
-        self.zone.show()
-
-
-def service(name: str, port: int, to: int) -> str:
-    protocol = "http" if name in ("slow", "other", "lost") else "tcp"
-    return (
-        f"{{type: MeshExternalService, name: {name}, mesh: default, labels: {{team: {name}}}, spec: "
-        f"{{match: {{port: {port}, protocol: {protocol}}}, endpoints: [{{address: 127.0.0.1, port: {to}}}]}}}}"
-    )
 
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, World]]:
-    with Servers() as servers:
-        made: dict[str, World] = {}
-        try:
-            made["egress"] = World(tmp_path_factory.mktemp("egress"), servers)
-            made["sidecar"] = World(tmp_path_factory.mktemp("direct"), servers, DIRECT)
-            yield made
-        finally:
-            for world in made.values():
-                world.zone.stop()
+    with both_worlds(tmp_path_factory) as made:
+        yield made
 
 
 @pytest.fixture(params=["egress", "sidecar"])

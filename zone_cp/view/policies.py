@@ -34,7 +34,9 @@ from shared.model.policy import (
     items_of,
 )
 from shared.model.resource import Dataplane, ResourceKey
+from shared.model.route_policy import HttpRouteConf, TcpRouteConf
 from shared.model.target import TargetRef
+from zone_cp.view.routing import HttpRouting, Origin, TcpRouting, http_routing, tcp_routing
 
 _KIND_RANK = {
     "Mesh": 1,
@@ -43,6 +45,7 @@ _KIND_RANK = {
     "MeshService": 5,
     "MeshExternalService": 6,
     "MeshServiceSubset": 8,
+    "MeshHTTPRoute": 9,
 }
 _SERVICE_TAG = "kuma.io/service"
 _WHOLE_MESH = TargetRef(kind="Mesh")
@@ -51,13 +54,18 @@ C = TypeVar("C", TimeoutConf, RetryConf, BreakerConf, HealthConf, BalancingConf,
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """One `to` item: for the proxies of `top`, towards the services of `to`, `conf` holds. zone is the origin."""
+    """One `to` item: for the proxies of `top`, towards the services of `to`, `conf` holds. zone is the origin.
+
+    key and labels are the policy's own, which another policy may target when it is a route.
+    """
 
     top: TargetRef
     to: TargetRef
     zone: str
     conf: ToConf
     source: EventRef
+    key: ResourceKey
+    labels: Labels = NO_LABELS
 
 
 class Guard(msgspec.Struct, frozen=True):
@@ -89,6 +97,8 @@ class Effective(msgspec.Struct, frozen=True):
     health: HealthConf = HealthConf()
     balancing: BalancingConf = BalancingConf()
     log: LogConf = LogConf()
+    http: tuple[HttpRouting, ...] = ()
+    tcp: TcpRouting | None = None
     origins: tuple[tuple[str, EventRef], ...] = ()
 
     @property
@@ -127,7 +137,7 @@ def mesh_policies(policies: Iterable[tuple[Policy, Stored]]) -> MeshPolicies:
             continue
         top = policy.spec.target_ref or _WHOLE_MESH
         for item in items_of(policy):
-            rule = Rule(top, item.target_ref, stored.key.zone, item.default, stored.last)
+            rule = Rule(top, item.target_ref, stored.key.zone, item.default, stored.last, stored.key, policy.labels)
             rules.append((_rank(rule), rule))
     rules.sort(key=lambda one: one[0])
     return MeshPolicies(tuple(rule for _, rule in rules), tuple(guards))
@@ -140,7 +150,7 @@ def for_proxy(policies: MeshPolicies, proxy: Dataplane) -> tuple[Rule, ...]:
 
 def for_egress(policies: MeshPolicies) -> tuple[Rule, ...]:
     """The rules that hold for all clients alike, and so at the zone egress (spec 4 §6.8)."""
-    return tuple(rule for rule in policies.rules if is_for_all(rule.top))
+    return tuple(rule for rule in policies.rules if is_for_all(rule.top) and not _routes(rule))
 
 
 def is_for_all(top: TargetRef) -> bool:
@@ -151,7 +161,10 @@ def is_for_all(top: TargetRef) -> bool:
 def effective(rules: tuple[Rule, ...], key: ResourceKey, labels: Labels) -> Effective:
     """What the selected rules say about a service, merged."""
     matched = tuple(rule for rule in rules if targets(rule.to, rule.zone, key, labels))
-    return _merged(matched) if matched else NOTHING_SAID
+    if not matched:
+        return NOTHING_SAID
+    said = _merged(matched)
+    return said if not said.http else _with_routes(said, matched, rules)
 
 
 def at_large(rules: tuple[Rule, ...]) -> Effective:
@@ -178,6 +191,8 @@ def targets(ref: TargetRef, zone: str, key: ResourceKey, labels: Labels) -> bool
     """Whether `ref`, in a policy that originates in `zone`, means a service."""
     if ref.kind == "Mesh":
         return True
+    if ref.kind != key.kind:
+        return False
     if ref.name:
         return ref.name == key.name and key.zone in ("", zone)
     return all(labels.get(label) == value for label, value in ref.labels.items())
@@ -216,9 +231,17 @@ def _tagged(tags: Labels, labels: Labels, wanted: Labels) -> bool:
 
 
 def _rank(rule: Rule) -> tuple[int, ...]:
-    top = rule.top
+    return (*_top_rank(rule.top, rule.zone), _KIND_RANK[rule.to.kind])
+
+
+def _top_rank(top: TargetRef, zone: str) -> tuple[int, ...]:
     selector = (2 if top.name else 1 if top.labels else 0) if top.kind == "Dataplane" else 0
-    return (_KIND_RANK[top.kind], selector, int(bool(rule.zone)), _KIND_RANK[rule.to.kind])
+    return (_KIND_RANK[top.kind], selector, int(bool(zone)))
+
+
+def _routes(rule: Rule) -> bool:
+    # Where a client's requests go, and what is said about such a route, is no matter of the zone egress.
+    return isinstance(rule.conf, HttpRouteConf | TcpRouteConf) or rule.to.kind == "MeshHTTPRoute"
 
 
 def _guard(policy: MeshTrafficPermission, stored: Stored) -> Guard:
@@ -244,8 +267,46 @@ def _merged(rules: tuple[Rule, ...]) -> Effective:
     health, checks = _family(rules, HealthConf, "health")
     balancing, choices = _family(rules, BalancingConf, "balancing")
     log, lines = _family(rules, LogConf, "log")
-    origins = sorted((said | more | most | checks | choices | lines).items())
-    return Effective(timeout, retry, breaker, health, balancing, log, tuple(origins))
+    routes = [(one.conf, _origin(one)) for one in rules]
+    http = http_routing((conf, origin) for conf, origin in routes if isinstance(conf, HttpRouteConf))
+    tcp = tcp_routing((conf, origin) for conf, origin in routes if isinstance(conf, TcpRouteConf))
+    origins = sorted((said | more | most | checks | choices | lines | _route_origins(http, tcp)).items())
+    return Effective(timeout, retry, breaker, health, balancing, log, http, tcp, tuple(origins))
+
+
+def _origin(rule: Rule) -> Origin:
+    return Origin(rule.key, rule.source, rule.labels)
+
+
+def _route_origins(http: tuple[HttpRouting, ...], tcp: TcpRouting | None) -> dict[str, EventRef]:
+    found = {"tcpRoute.backendRefs": tcp.origin.source} if tcp is not None else {}
+    for index, one in enumerate(http):
+        found[f"httpRoute[{index}]"] = one.origin.source
+        found[f"httpRoute[{index}].backendRefs"] = one.backend_origin.source
+    return found
+
+
+def _with_routes(said: Effective, matched: tuple[Rule, ...], rules: tuple[Rule, ...]) -> Effective:
+    """What is said about a service, and about the routes that hold for it in particular."""
+    if not any(rule.to.kind == "MeshHTTPRoute" for rule in rules):
+        return said
+    http: list[HttpRouting] = []
+    origins = dict(said.origins)
+    holding = set(matched)
+    for index, one in enumerate(said.http):
+        route = one.origin
+        about = {rule for rule in rules if targets(rule.to, rule.zone, route.key, route.labels)} - holding
+        if not any(rule.to.kind == "MeshHTTPRoute" for rule in about):
+            http.append(one)
+            continue
+        merged = _merged(tuple(rule for rule in rules if rule in holding or rule in about))
+        http.append(msgspec.structs.replace(one, timeout=merged.timeout, retry=merged.retry))
+        origins |= {
+            f"httpRoute[{index}].{field}": source
+            for field, source in merged.origins
+            if field.startswith(("timeout.", "retry."))
+        }
+    return msgspec.structs.replace(said, http=tuple(http), origins=tuple(sorted(origins.items())))
 
 
 def _family(rules: tuple[Rule, ...], wanted: type[C], prefix: str) -> tuple[C, dict[str, EventRef]]:

@@ -117,9 +117,12 @@ def accepting_socket(mesh: str, protocols: tuple[str, ...], service: str = "") -
     return extension(core.TransportSocket, SOCKET, tls.DownstreamTlsContext, context)
 
 
-def egress_socket(mesh: str, protocols: tuple[str, ...]) -> bytes:
-    """The TransportSocket by which a workload of `mesh` dials a zone egress, and nobody else."""
-    return dialling_socket(mesh, spiffe.egress_id(mesh), protocols)
+def egress_socket(mesh: str, protocols: tuple[str, ...], server_name: str = "") -> bytes:
+    """The TransportSocket by which a workload of `mesh` dials a zone egress, and nobody else.
+
+    server_name: of the one service that is meant; "" where each connection says it.
+    """
+    return dialling_socket(mesh, spiffe.egress_id(mesh), protocols, server_name)
 
 
 @lru_cache(maxsize=65536)

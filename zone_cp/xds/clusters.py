@@ -141,6 +141,11 @@ def _hostname(service: ExternalServiceView, one: Endpoint) -> str:
     return server_name(service.tls, one.address) if service.tls is not None and service.tls.enabled else ""
 
 
+def external_host(service: ExternalServiceView) -> str:
+    """The name by which the first endpoint is asked; "" where the client's own stays."""
+    return _hostname(service, service.endpoints[0]) if service.endpoints else ""
+
+
 def _lb_endpoint(service: ExternalServiceView, one: Endpoint, socket: str) -> bytes:
     body = part(endpoint.Endpoint, "address", address(one.address, one.port or service.port))
     if hostname := _hostname(service, one):

@@ -12,7 +12,8 @@ from shared.model.duration import parse_duration
 from shared.model.resource import ProtocolClass
 from zone_cp.view.policies import Effective
 from zone_cp.view.zone_view import ExternalServiceView, MeshView
-from zone_cp.xds.filters import Tuning
+from zone_cp.xds.backends import Shares
+from zone_cp.xds.filters import Share, Tuning
 from zone_cp.xds.governed import Governed
 from zone_cp.xds.log_policies import Parties, logs
 
@@ -54,7 +55,15 @@ def chain_tuning(said: Effective, protocol_class: ProtocolClass, parties: Partie
 def service_tuning(said: Governed, service: ExternalServiceView, judged: Verdicts, parties: Parties) -> Tuning:
     """How the chain of one service is tuned; an HTTP service is opened and closed by its routes."""
     tuning = chain_tuning(said.about(service), service.protocol_class, parties)
-    return tuning if service.protocol_class == "http" else replace(tuning, open=judged.get(service.sni))
+    if service.protocol_class == "http":
+        return tuning
+    shares = said.shares(service)
+    return replace(tuning, open=judged.get(service.sni), shares=_shares(shares, judged) if shares is not None else ())
+
+
+def _shares(shares: Shares, judged: Verdicts) -> tuple[Share, ...]:
+    found = tuple(Share(one.sni, one.weight, judged.get(one.sni)) for one in shares.backends)
+    return found + tuple(Share("", one.weight) for one in shares.closed)
 
 
 def tuned_apart(

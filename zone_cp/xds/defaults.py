@@ -67,7 +67,9 @@ ALPN_IN_MESH = ("kuma",)
 
 SNI_HEADER = "x-zonal-sni"
 CLUSTER_HEADER = "x-zonal-cluster"
-INTERNAL_HEADERS = (SNI_HEADER, CLUSTER_HEADER, "x-vip")
+KEEP_HOST_HEADER = "x-zonal-keep-host"
+"""Tells the zone egress that a route has chosen the host: it is not to be the endpoint's."""
+INTERNAL_HEADERS = (SNI_HEADER, CLUSTER_HEADER, KEEP_HOST_HEADER, "x-vip")
 """Never leave the mesh (decision 25)."""
 
 EGRESS_HTTP = "egress-http"
@@ -98,6 +100,11 @@ CIPHERS_BEFORE_TLS12 = (
     "ECDHE-RSA-AES256-SHA",
 )
 """What TLS 1.0 and 1.1 need besides (decision 6)."""
+
+
+def egress_share(sni: str) -> str:
+    """Name of a sidecar's cluster towards one TCP service behind the zone egress."""
+    return f"{EGRESS_TCP}/{sni}"
 
 
 def identity_secret(mesh: str, service: str = "") -> str:

@@ -37,6 +37,7 @@ from zone_cp.xds.shape import ads, extension, pack, part, scalar
 
 SNI_STATE = "envoy.network.upstream_server_name"
 CLUSTER_STATE = "envoy.tcp_proxy.cluster"
+MUTATION_FILTER = "envoy.filters.http.header_mutation"
 
 Hop: TypeAlias = Literal["mesh", "outside"]
 """What is behind a filter: the zone egress (an SNI is chosen) or the external service (a cluster is chosen)."""
@@ -60,11 +61,20 @@ class Logged(msgspec.Struct, frozen=True):
     zone: str
 
 
+class Share(msgspec.Struct, frozen=True):
+    """A share of a chain's connections. sni "" is nobody's: closed. open is as in `Tuning`, of this service."""
+
+    sni: str
+    weight: int
+    open: bool | None = None
+
+
 class Tuning(msgspec.Struct, frozen=True):
     """What policies say about a chain's connections; None where they say nothing.
 
     idle_timeout and connect_attempts concern TCP, headers_timeout HTTP: its connections are pooled elsewhere.
     open is whether a permission opens or closes a TCP service in direct mode; None: as the mesh says.
+    shares are where TCP goes by a route instead of where it was meant to go.
     """
 
     idle_timeout: timedelta | None = None
@@ -72,6 +82,7 @@ class Tuning(msgspec.Struct, frozen=True):
     headers_timeout: timedelta | None = None
     open: bool | None = None
     logs: tuple[Log, ...] = ()
+    shares: tuple[Share, ...] = ()
 
 
 UNTUNED = Tuning()
@@ -93,7 +104,8 @@ def access_log(path: str) -> accesslog.AccessLog:
     return accesslog.AccessLog(name="envoy.access_loggers.file", typed_config=pack(written))
 
 
-def _mutation(name: str, value: str) -> mutation.HeaderMutation:
+def header_override(name: str, value: str) -> mutation.HeaderMutation:
+    """Write a header, whatever stands there: `value` is Envoy format text."""
     return mutation.HeaderMutation(
         append=core.HeaderValueOption(
             header=core.HeaderValue(key=name, value=value),
@@ -108,9 +120,10 @@ def _no_envoy_headers() -> mutation.HeaderMutation:
 
 
 @cache
-def _early_static() -> bytes:
-    # Clients of an egress do not get to steer its router (x-envoy-retry-on and the like).
-    return bytes(early.HeaderMutation(mutations=[_no_envoy_headers()]))
+def _early_static(hop: Hop) -> bytes:
+    # Clients of an egress do not get to steer its router (x-envoy-retry-on and the like), applications no egress.
+    unwanted = _no_envoy_headers() if hop == "outside" else mutation.HeaderMutation(remove=defaults.KEEP_HOST_HEADER)
+    return bytes(early.HeaderMutation(mutations=[unwanted]))
 
 
 @lru_cache(maxsize=65536)
@@ -122,8 +135,7 @@ def _early(where: Where) -> bytes:
     option = part(core.HeaderValueOption, "header", header)
     option += scalar(core.HeaderValueOption, "append_action", overwrite)
     body = part(early.HeaderMutation, "mutations", part(mutation.HeaderMutation, "append", option))
-    if where.hop == "outside":
-        body += _early_static()
+    body += _early_static(where.hop)
     name = "envoy.http.early_header_mutation.header_mutation"
     made = extension(core.TypedExtensionConfig, name, early.HeaderMutation, body)
     return part(hcm.HttpConnectionManager, "early_header_mutation_extensions", made)
@@ -188,13 +200,15 @@ def router_filter(*, suppress_envoy_headers: bool = False) -> hcm.HttpFilter:
 def _http_filters(hop: Hop, guarded: str, use: Use) -> list[hcm.HttpFilter]:
     last = router_filter(suppress_envoy_headers=hop == "outside")
     if hop == "mesh":
-        return [last]
+        # It does what the chosen route says: nothing, or another service's SNI (http_routes.py).
+        idle = pack(header_filter.HeaderMutation())
+        return [hcm.HttpFilter(name=MUTATION_FILTER, typed_config=idle), last]
     clean = header_filter.HeaderMutation(mutations=header_filter.Mutations(request_mutations=[_no_envoy_headers()]))
     first = [http_access_filter(guarded)] if guarded else []
     if use == "on-demand":  # only for who has access
         asked = on_demand.OnDemand(odcds=on_demand.OnDemandCds(source=ads(), timeout=defaults.ON_DEMAND_TIMEOUT))
         first.append(hcm.HttpFilter(name="envoy.filters.http.on_demand", typed_config=pack(asked)))
-    return [*first, hcm.HttpFilter(name="envoy.filters.http.header_mutation", typed_config=pack(clean)), last]
+    return [*first, hcm.HttpFilter(name=MUTATION_FILTER, typed_config=pack(clean)), last]
 
 
 def manager(route: str, logged: Logged, tuning: Tuning, filters: list[hcm.HttpFilter]) -> hcm.HttpConnectionManager:
@@ -270,9 +284,21 @@ def proxy_to(
 
     after_handshake: dial only once the client's certificate is verified.
     """
+    return proxy_among(((cluster_name, 1),), logged, tuning, after_handshake=after_handshake, use=use)
+
+
+@lru_cache(maxsize=4096)
+def proxy_among(
+    clusters: tuple[tuple[str, int], ...],
+    logged: Logged,
+    tuning: Tuning,
+    *,
+    after_handshake: bool = False,
+    use: Use = "held",
+) -> bytes:
+    """A Filter: a TCP proxy that shares connections out among clusters by weight; see `proxy_to`."""
     made = tcp_proxy.TcpProxy(
         stat_prefix=logged.stat_prefix,
-        cluster=cluster_name,
         idle_timeout=defaults.CONNECTION_IDLE_TIMEOUT if tuning.idle_timeout is None else tuning.idle_timeout,
         max_connect_attempts=tuning.connect_attempts or defaults.TCP_CONNECT_ATTEMPTS,
         access_log=[access_log(logged.path), *(logger(one) for one in tuning.logs)],
@@ -280,6 +306,11 @@ def proxy_to(
     )
     if use == "on-demand":
         made.on_demand = tcp_proxy.TcpProxyOnDemand(odcds_config=ads(), timeout=defaults.ON_DEMAND_TIMEOUT)
+    if len(clusters) == 1:
+        made.cluster = clusters[0][0]
+    else:
+        weighed = [tcp_proxy.TcpProxyWeightedClusterClusterWeight(name=one, weight=weight) for one, weight in clusters]
+        made.weighted_clusters = tcp_proxy.TcpProxyWeightedCluster(clusters=weighed)
     if after_handshake:
         made.upstream_connect_mode = tcp_proxy.UpstreamConnectMode.ON_DOWNSTREAM_TLS_HANDSHAKE
         made.max_early_data_bytes = defaults.EARLY_DATA_BYTES

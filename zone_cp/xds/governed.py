@@ -9,6 +9,7 @@ import msgspec
 from shared.model.resource import Dataplane
 from zone_cp.view.policies import Effective, Rule, at_large, effective, for_proxy, particular
 from zone_cp.view.zone_view import ExternalServiceView, MeshView, Sources
+from zone_cp.xds.backends import ANYONE, Shares, shared_out
 from zone_cp.xds.cluster_policies import cluster_part
 
 REMEMBERED = 1024
@@ -16,20 +17,38 @@ REMEMBERED = 1024
 
 
 class Governed(msgspec.Struct, frozen=True, dict=True):
-    """`at_large` holds for services that do not stand in `particular`."""
+    """`at_large` holds for services that do not stand in `particular`.
+
+    shared: by SNI, where connections to a TCP service go by a MeshTCPRoute.
+    """
 
     at_large: Effective
     particular: tuple[tuple[ExternalServiceView, Effective], ...] = ()
+    shared: tuple[tuple[str, Shares], ...] = ()
 
     @cached_property
     def sources(self) -> Sources:
         """The events of everything that is said."""
-        found = (self.at_large, *(said for _, said in self.particular))
+        found: tuple[Effective | Shares, ...] = (self.at_large, *(said for _, said in self.particular))
+        found += tuple(shares for _, shares in self.shared)
         return tuple(dict.fromkeys(event for said in found for event in said.sources))
 
     def about(self, service: ExternalServiceView) -> Effective:
         """What is said about one service."""
         return self._by_sni.get(service.sni, self.at_large)
+
+    def shares(self, service: ExternalServiceView) -> Shares | None:
+        """How connections to a TCP service are shared out; None: they go there."""
+        return self._shared_by_sni.get(service.sni)
+
+    def sources_about(self, service: ExternalServiceView) -> Sources:
+        """The events of what is said about one service, and of where its connections go."""
+        shares = self.shares(service)
+        return (*self.about(service).sources, *(shares.sources if shares is not None else ()))
+
+    @cached_property
+    def _shared_by_sni(self) -> dict[str, Shares]:
+        return dict(self.shared)
 
     @cached_property
     def _by_sni(self) -> dict[str, Effective]:
@@ -60,7 +79,12 @@ def _governed(mesh: MeshView, rules: tuple[Rule, ...]) -> Governed:
         return Governed(base)
     found = ((service, effective(rules, service.key, service.labels)) for service in mesh.services.values())
     apart = sorted(((service, said) for service, said in found if said != base), key=lambda one: one[0].sni)
-    return Governed(base, tuple(apart))
+    shared = (
+        (service.sni, shared_out(mesh, said.tcp.backends, said.tcp.origin, "tcp", ANYONE))
+        for service, said in apart
+        if said.tcp is not None and service.protocol_class == "tcp"
+    )
+    return Governed(base, tuple(apart), tuple(shared))
 
 
 def dialled_by(service: ExternalServiceView, said: Effective) -> ExternalServiceView:

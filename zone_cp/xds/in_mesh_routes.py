@@ -15,8 +15,8 @@ from zone_cp.view.zone_view import MeshView, Sources
 from zone_cp.xds import defaults
 from zone_cp.xds.filters import UNTUNED, Logged, Tuning, manager, manager_filter, response_mapper, router_filter
 from zone_cp.xds.in_mesh import Destination, spoken
+from zone_cp.xds.route_actions import another_host
 from zone_cp.xds.route_policies import RouteTuning, apply_timeouts, retry_policy, route_tuning
-from zone_cp.xds.routes import another_host
 from zone_cp.xds.snapshot import ROUTE, Encoded
 from zone_cp.xds.wire import encode
 

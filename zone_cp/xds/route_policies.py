@@ -12,7 +12,8 @@ from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from shared.model.duration import parse_duration
-from shared.model.policy import BackOff, GrpcRetry, HeaderMatch, HttpRetry, HttpTimeouts, RateLimitedBackOff
+from shared.model.header import HeaderMatch
+from shared.model.policy import BackOff, GrpcRetry, HttpRetry, HttpTimeouts, RateLimitedBackOff
 from shared.model.policy_rules import GRPC_RETRY_ON, HTTP_RETRY_ON, METHOD_PREFIX
 from shared.model.resource import Protocol
 from zone_cp.view.policies import Effective
@@ -78,14 +79,14 @@ def _http_conditions(made: route.RetryPolicy, retry: HttpRetry) -> None:
     conditions = [HTTP_RETRY_ON[word] for word in words if word in HTTP_RETRY_ON]
     codes = [int(word) for word in words if word.isdigit()]
     conditions += [STATUS_CODES] if codes else []
-    headers = [_header(one) for one in retry.retriable_response_headers or ()]
+    headers = [header_matcher(one) for one in retry.retriable_response_headers or ()]
     conditions += [RESPONSE_HEADERS] if headers else []
     methods = [word.removeprefix(METHOD_PREFIX).upper() for word in words if word.startswith(METHOD_PREFIX)]
     made.retry_on = ",".join(conditions) or HTTP_DEFAULT_RETRY_ON
     made.retriable_status_codes = codes
     made.retriable_headers = headers
-    made.retriable_request_headers = [_header(one) for one in retry.retriable_request_headers or ()] + [
-        _header(HeaderMatch(name=":method", value=method)) for method in methods
+    made.retriable_request_headers = [header_matcher(one) for one in retry.retriable_request_headers or ()] + [
+        header_matcher(HeaderMatch(name=":method", value=method)) for method in methods
     ]
 
 
@@ -110,7 +111,8 @@ def _rate_limited(said: RateLimitedBackOff) -> route.RetryPolicyRateLimitedRetry
     return made
 
 
-def _header(said: HeaderMatch) -> route.HeaderMatcher:
+def header_matcher(said: HeaderMatch) -> route.HeaderMatcher:
+    """What a HeaderMatch means."""
     value = said.value or ""
     match said.type:
         case "Present":

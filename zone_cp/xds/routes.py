@@ -12,7 +12,6 @@ from typing import TypeAlias
 
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.route import v3 as route
-from envoy_data_plane.envoy.extensions.retry.host.previous_hosts import v3 as previous_hosts
 from envoy_data_plane.envoy.type.matcher import v3 as input_of
 from envoy_data_plane.xds.core import v3 as xds_core
 from envoy_data_plane.xds.type.matcher import v3 as tree
@@ -21,11 +20,14 @@ from shared.events.event import EventRef
 from zone_cp.view.policies import NOTHING_SAID
 from zone_cp.view.zone_view import MeshView
 from zone_cp.xds import defaults
+from zone_cp.xds.backends import Judge
 from zone_cp.xds.connection_policies import NO_VERDICTS, Verdicts
 from zone_cp.xds.extended import ExtraRoutes
 from zone_cp.xds.filters import Hop
 from zone_cp.xds.governed import Governed
-from zone_cp.xds.route_policies import RouteTuning, apply_timeouts, retry_policy, route_tuning
+from zone_cp.xds.http_routes import Plan, plan_routes, planned
+from zone_cp.xds.route_actions import onward
+from zone_cp.xds.route_policies import RouteTuning, route_tuning
 from zone_cp.xds.shape import pack
 from zone_cp.xds.snapshot import ROUTE, Encoded
 from zone_cp.xds.wire import encode
@@ -34,47 +36,13 @@ FORBIDDEN_STATUS = 403
 BODY_MAX_BYTES = 65_536
 """Of an answer that a route itself gives; Envoy's own limit is 4096."""
 
-_Particular: TypeAlias = tuple[tuple[str, RouteTuning | None], ...]
-"""Header value → how its route is tuned; None: it is denied."""
+_Particular: TypeAlias = tuple[tuple[str, RouteTuning | Plan | None], ...]
+"""Header value → how its route is tuned, or the routes that it has; None: it is denied."""
 
 
 def route_name(hop: Hop, mesh: str) -> str:
     """RDS name of a mesh's routes at one hop."""
     return f"{hop}/{mesh}"
-
-
-@cache
-def another_host() -> route.RetryPolicyRetryHostPredicate:
-    """Try elsewhere first: of several endpoints some may be dead."""
-    name = "envoy.retry_host_predicates.previous_hosts"
-    return route.RetryPolicyRetryHostPredicate(name=name, typed_config=pack(previous_hosts.PreviousHostsPredicate()))
-
-
-def _action(hop: Hop, tuning: RouteTuning, *, at_sidecar: bool) -> route.RouteAction:
-    # The request timeout is the sidecar's; a zone egress adds none of its own (2-xds.md §2.2).
-    action = route.RouteAction(
-        timeout=defaults.REQUEST_TIMEOUT if at_sidecar else defaults.NO_TIMEOUT,
-        idle_timeout=defaults.STREAM_IDLE_TIMEOUT,
-        retry_policy=route.RetryPolicy(
-            retry_on=defaults.RETRY_ON,
-            num_retries=defaults.RETRIES if hop == "mesh" else defaults.OUTSIDE_RETRIES,
-            retry_back_off=route.RetryPolicyRetryBackOff(
-                base_interval=defaults.RETRY_BACK_OFF, max_interval=defaults.RETRY_BACK_OFF_LIMIT
-            ),
-            retry_host_predicate=[another_host()],
-            host_selection_retry_max_attempts=defaults.OTHER_HOST_ATTEMPTS,
-        ),
-    )
-    if hop == "mesh":
-        action.cluster = defaults.EGRESS_HTTP
-    else:
-        action.cluster_header = defaults.CLUSTER_HEADER
-        action.auto_host_rewrite = True
-        action.cluster_not_found_response_code = route.RouteActionClusterNotFoundResponseCode.SERVICE_UNAVAILABLE
-    apply_timeouts(action, tuning.timeouts)
-    if tuning.retry is not None:
-        action.retry_policy = retry_policy(tuning.retry)
-    return action
 
 
 def _forbidding(mesh: str) -> route.Route:
@@ -91,7 +59,26 @@ def _denying() -> route.Route:
 
 def _tuned(hop: Hop, tuning: RouteTuning, *, at_sidecar: bool, grpc: bool = False) -> route.Route:
     match = route.RouteMatch(prefix="/", grpc=route.RouteMatchGrpcRouteMatchOptions() if grpc else None)
-    return route.Route(match=match, route=_action(hop, tuning, at_sidecar=at_sidecar))
+    return route.Route(match=match, route=onward(hop, tuning, at_sidecar=at_sidecar))
+
+
+def _keeping_host(tuning: RouteTuning) -> route.Route:
+    # At a zone egress: of a request whose route at the sidecar has chosen the host (URLRewrite).
+    chosen = route.HeaderMatcher(name=defaults.KEEP_HOST_HEADER, present_match=True)
+    action = onward("outside", tuning, at_sidecar=False, rewrite_host=False)
+    return route.Route(match=route.RouteMatch(prefix="/", headers=[chosen]), route=action)
+
+
+def _routes_of(
+    told: RouteTuning | Plan | None, hop: Hop, own: list[route.Route], *, at_sidecar: bool
+) -> list[route.Route]:
+    match told:
+        case None:
+            return [_denying()]
+        case RouteTuning():
+            return [_tuned(hop, told, at_sidecar=at_sidecar)]
+        case Plan():
+            return plan_routes(told, hop, own, at_sidecar=at_sidecar)
 
 
 def _rest(hop: Hop, http: RouteTuning, grpc: RouteTuning, *, at_sidecar: bool) -> list[route.Route]:
@@ -105,14 +92,14 @@ def _on_match(routes: list[route.Route]) -> tree.MatcherOnMatch:
     return tree.MatcherOnMatch(action=xds_core.TypedExtensionConfig(name="route", typed_config=action))
 
 
-def _by_header(hop: Hop, found: dict[str, route.Route], rest: list[route.Route]) -> tree.Matcher:
+def _by_header(hop: Hop, found: dict[str, list[route.Route]], rest: list[route.Route]) -> tree.Matcher:
     header = defaults.SNI_HEADER if hop == "mesh" else defaults.CLUSTER_HEADER
     source = pack(input_of.HttpRequestHeaderMatchInput(header_name=header))
     return tree.Matcher(
         matcher_tree=tree.MatcherMatcherTree(
             input=xds_core.TypedExtensionConfig(name="to", typed_config=source),
             exact_match_map=tree.MatcherMatcherTreeMatchMap(
-                map={value: _on_match([one]) for value, one in found.items()}
+                map={value: _on_match(one) for value, one in found.items()}
             ),
         ),
         on_no_match=_on_match(rest),
@@ -133,11 +120,10 @@ def _body(
     host = route.VirtualHost(name=mesh, domains=["*"])
     own = [route.Route.parse(one) for one in extra]
     rest = [_forbidding(mesh)] if forbidden else [*own, *_rest(hop, *tunings, at_sidecar=at_sidecar)]
+    if hop == "outside" and not at_sidecar:
+        rest.insert(len(own), _keeping_host(tunings[0]))
     if particular:
-        found = {
-            value: _denying() if tuning is None else _tuned(hop, tuning, at_sidecar=at_sidecar)
-            for value, tuning in particular
-        }
+        found = {value: _routes_of(told, hop, own, at_sidecar=at_sidecar) for value, told in particular}
         host.matcher = _by_header(hop, found, rest)
     else:
         host.routes = rest
@@ -164,13 +150,17 @@ def _particular(
     forbidden = mesh.forbid_external and hop == "outside"
     candidates = {service.sni: service for service, _ in said.particular}
     candidates |= {service.sni: service for service in mesh.services.values() if service.sni in judged}
-    found: list[tuple[str, RouteTuning | None]] = []
+    found: list[tuple[str, RouteTuning | Plan | None]] = []
     for _, service in sorted(candidates.items()):
         if service.protocol_class != "http":
             continue
         header = service.sni if hop == "mesh" else service.cluster
         tuning = route_tuning(said.about(service), service.protocol)
         verdict = judged.get(service.sni)
+        plan = planned(mesh, service, said.about(service), Judge(tuple(sorted(judged.items())), not forbidden))
+        if plan is not None:
+            found.append((header, plan))
+            continue
         # Of gRPC, the rest sees only what a request calls itself. Who answers by itself has routes already.
         differs = verdict if forbidden else (tuning != tunings[0] or tuning != tunings[1])
         if verdict is False:
@@ -206,16 +196,23 @@ def routes(
     own = [one for one in extra if one.routes]
     said = governed or _nothing()
     tunings = (route_tuning(said.at_large, "http"), route_tuning(said.at_large, "grpc"))
+    particular = _particular(hop, mesh, said, judged, tunings)
     body = _body(
         hop,
         mesh.name,
         tuple(each for one in own for each in one.routes),
         tunings,
-        _particular(hop, mesh, said, judged, tunings),
+        particular,
         at_sidecar=at_sidecar,
         forbidden=forbidden,
     )
     sources = dict.fromkeys(
-        (*mesh.sources, *(ref for one in own for ref in one.sources), *said.sources, *_permissions(mesh, judged))
+        (
+            *mesh.sources,
+            *(ref for one in own for ref in one.sources),
+            *said.sources,
+            *(ref for _, told in particular if isinstance(told, Plan) for ref in told.sources),
+            *_permissions(mesh, judged),
+        )
     )
     return encode(ROUTE, route_name(hop, mesh.name), body, tuple(sources))

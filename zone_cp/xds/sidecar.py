@@ -17,10 +17,11 @@ from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.extensions.filters.listener.original_dst import v3 as original_dst
 from msgspec.structs import replace
 
-from shared.model.resource import Dataplane, Labels, Outbound, ProtocolClass, TransparentProxying
+from shared.model.resource import Dataplane, Outbound, ProtocolClass, TransparentProxying
 from shared.naming import sni, spiffe
 from zone_cp.view.zone_view import ExternalServiceView, MeshView, ProxyView, Sources, ZoneView
 from zone_cp.xds import defaults
+from zone_cp.xds.backends import labelled
 from zone_cp.xds.chains import by_ranges, chain, class_filters, listener_filter, listening
 from zone_cp.xds.connection_policies import (
     NO_VERDICTS,
@@ -32,7 +33,7 @@ from zone_cp.xds.connection_policies import (
 )
 from zone_cp.xds.credentials import credentials
 from zone_cp.xds.egress import through_egress
-from zone_cp.xds.filters import Logged, Tuning, Where, proxy_to
+from zone_cp.xds.filters import Logged, Share, Tuning, Where, proxy_among, proxy_to
 from zone_cp.xds.governed import Governed, dialled_by, governed
 from zone_cp.xds.inbound import further_services, inbound_resources, service_of
 from zone_cp.xds.log_policies import Parties, logs
@@ -42,7 +43,7 @@ from zone_cp.xds.routes import routes
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.shape import pack
 from zone_cp.xds.snapshot import CLUSTER, LISTENER, Encoded
-from zone_cp.xds.toward_egress import egress_clusters
+from zone_cp.xds.toward_egress import egress_clusters, share_clusters
 from zone_cp.xds.wire import encode
 
 REDIRECT = "redirect"
@@ -71,6 +72,9 @@ class _Outlet(msgspec.Struct, frozen=True):
 
     def filters(self, protocol_class: ProtocolClass, name: str, tuning: Tuning) -> tuple[bytes, ...]:
         """The filters that lead to the service of SNI `name` (Envoy format text)."""
+        if tuning.shares:
+            logged = Logged(f"outbound/{protocol_class}", self.access_log, self.zone)
+            return (proxy_among(tuple((self._taker(one), one.weight) for one in tuning.shares), logged, tuning),)
         value = sni.cluster_name(protocol_class, self.mesh, name) if self.direct else name
         return class_filters(
             protocol_class,
@@ -81,6 +85,15 @@ class _Outlet(msgspec.Struct, frozen=True):
             forbidden=self.forbidden if tuning.open is None else not tuning.open,
             after_handshake=False,
         )
+
+    def _taker(self, share: Share) -> str:
+        # The cluster that takes a share of TCP connections; names of no cluster close them.
+        if not share.sni:
+            return defaults.NOBODY
+        if not self.direct:
+            return defaults.egress_share(share.sni)
+        allowed = share.open if share.open is not None else not self.forbidden
+        return sni.cluster_name("tcp", self.mesh, share.sni) if allowed else defaults.FORBIDDEN
 
 
 class _Door(msgspec.Struct, frozen=True):
@@ -115,6 +128,7 @@ def sidecar_resources(
             extra.append(served.extra)
     else:
         yield from egress_clusters(mesh, view.egresses)
+        yield from share_clusters(mesh, said)
     yield routes("outside" if direct else "mesh", mesh, extra, at_sidecar=True, governed=said, judged=judged)
     outlet = _Outlet(mesh.name, view.zone, access_log, direct, direct and mesh.forbid_external, mesh.lost_by(identity))
     redirect = resource.networking.transparent_proxying
@@ -125,12 +139,12 @@ def sidecar_resources(
     else:
         for service in mesh.services.values():
             tuning = service_tuning(said, service, judged, replace(parties, destination=service.name))
-            yield _listener(outlet, service, (service.vip, service.port), tuning, (*said.about(service).sources,))
+            yield _listener(outlet, service, (service.vip, service.port), tuning, said.sources_about(service))
     for outbound in resource.networking.outbound:
         chosen = referenced(mesh, outbound, view.zone)
         if chosen is not None:
             tuning = service_tuning(said, chosen, judged, replace(parties, destination=chosen.name))
-            sources = _union(proxy.sources, said.about(chosen).sources)
+            sources = _union(proxy.sources, said.sources_about(chosen))
             yield _listener(outlet, chosen, (outbound.address, outbound.port), tuning, sources)
     yield from outbound_resources(
         mesh, proxy, resource, said.at_large, parties=parties, logged=Logged("outbound", access_log, view.zone)
@@ -149,15 +163,11 @@ def referenced(mesh: MeshView, outbound: Outbound, zone: str) -> ExternalService
     found = [
         service
         for service in mesh.services.values()
-        if (service.key.name == wanted.name if wanted.name else _labelled(service, wanted.labels))
+        if (service.key.name == wanted.name if wanted.name else labelled(service, wanted.labels))
         and (wanted.port is None or wanted.port == service.port)
     ]
     found.sort(key=lambda service: (service.key.zone != zone, service.key))
     return found[0] if found else None
-
-
-def _labelled(service: ExternalServiceView, wanted: Labels) -> bool:
-    return bool(wanted) and all(service.labels.get(key) == value for key, value in wanted.items())
 
 
 def _redirected(

@@ -15,18 +15,20 @@ from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
 from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream
 from envoy_data_plane.google import protobuf as google
 
+from shared.events.event import EventRef
 from shared.model.resource import ProtocolClass
 from zone_cp.view.zone_view import EgressView, MeshView
 from zone_cp.xds import defaults
 from zone_cp.xds.chains import egress_socket
 from zone_cp.xds.clusters import breakers, http_options
+from zone_cp.xds.governed import Governed
 from zone_cp.xds.shape import address, ads, part
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, Encoded
 from zone_cp.xds.wire import encode
 
 
 @lru_cache(maxsize=1024)
-def _cluster(name: str, protocol_class: ProtocolClass, mesh: str) -> bytes:
+def _cluster(name: str, protocol_class: ProtocolClass, mesh: str, sni: str = "") -> bytes:
     options: dict[str, google.Any] = {}
     if protocol_class == "http":
         options = http_options(
@@ -50,7 +52,7 @@ def _cluster(name: str, protocol_class: ProtocolClass, mesh: str) -> bytes:
     )
     # HTTP pools offer h2 or http/1.1 themselves; the egress tells the classes apart by that.
     protocols = () if protocol_class == "http" else defaults.ALPN_TCP
-    return bytes(made) + part(cluster.Cluster, "transport_socket", egress_socket(mesh, protocols))
+    return bytes(made) + part(cluster.Cluster, "transport_socket", egress_socket(mesh, protocols, sni))
 
 
 def egress_clusters(mesh: MeshView, egresses: tuple[EgressView, ...]) -> Iterator[Encoded]:
@@ -58,6 +60,18 @@ def egress_clusters(mesh: MeshView, egresses: tuple[EgressView, ...]) -> Iterato
     yield encode(CLUSTER, defaults.EGRESS_HTTP, _cluster(defaults.EGRESS_HTTP, "http", mesh.name), mesh.sources)
     yield encode(CLUSTER, defaults.EGRESS_TCP, _cluster(defaults.EGRESS_TCP, "tcp", mesh.name), mesh.sources)
     yield _endpoints(egresses)
+
+
+def share_clusters(mesh: MeshView, said: Governed) -> Iterator[Encoded]:
+    """A cluster per service that takes a share of TCP connections: a filter state holds one SNI, and no draw."""
+    found: dict[str, list[EventRef]] = {}
+    for _, shares in said.shared:
+        for one in shares.backends:
+            found.setdefault(one.sni, []).extend(shares.sources)
+    for sni, sources in sorted(found.items()):
+        name = defaults.egress_share(sni)
+        body = _cluster(name, "tcp", mesh.name, sni)
+        yield encode(CLUSTER, name, body, tuple(dict.fromkeys((*mesh.sources, *sources))))
 
 
 @lru_cache(maxsize=64)

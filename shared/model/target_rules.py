@@ -1,0 +1,70 @@
+"""What a targetRef must satisfy: Kuma's grammar and sentences (`spec/4-gateway-and-policies.md` B0)."""
+
+from __future__ import annotations
+
+from shared.model.target import TargetRef
+from shared.model.value_rules import REQUIRED, Found
+
+TOP_KINDS = frozenset({"Mesh", "MeshSubset", "MeshService", "MeshServiceSubset", "Dataplane"})
+TO_KINDS = frozenset({"Mesh", "MeshExternalService"})
+TO_OR_ROUTE_KINDS = TO_KINDS | {"MeshHTTPRoute"}
+"""Destinations of policies that a route of HTTP can hold: Kuma's MeshTimeout and MeshRetry."""
+SERVICE_KINDS = frozenset({"MeshExternalService"})
+
+
+def top_violations(ref: TargetRef | None, kinds: frozenset[str] = TOP_KINDS) -> Found:
+    """Which proxies."""
+    if ref is None:
+        return
+    path = "spec.targetRef"
+    if ref.kind not in kinds:
+        yield f"{path}.kind", unsupported(ref.kind)
+        return
+    yield from _absent(ref, path, ("namespace", ref.namespace), ("mesh", ref.mesh), ("sectionName", ref.section_name))
+    if ref.kind == "Mesh" and ref.name:
+        yield f"{path}.name", "using name with kind Mesh is not yet supported"
+    if ref.kind in ("MeshService", "MeshServiceSubset") and not ref.name:
+        yield f"{path}.name", f"must be set when kind is {ref.kind}"
+    if ref.kind == "MeshSubset":
+        yield from _absent(ref, path, ("name", ref.name))
+    if ref.kind not in ("MeshSubset", "MeshServiceSubset"):
+        yield from _absent(ref, path, ("tags", ref.tags))
+    if ref.kind != "Dataplane":
+        yield from _absent(ref, path, ("labels", ref.labels))
+    elif ref.name and ref.labels:
+        yield f"{path}.labels", "either labels or name and namespace must be specified"
+    if ref.kind != "Mesh":
+        yield from _absent(ref, path, ("proxyTypes", ref.proxy_types))
+
+
+def to_violations(ref: TargetRef, path: str, kinds: frozenset[str] = TO_KINDS) -> Found:
+    """Which destinations."""
+    if ref.kind not in kinds:
+        yield f"{path}.kind", unsupported(ref.kind)
+        return
+    yield from _absent(
+        ref,
+        path,
+        ("namespace", ref.namespace),
+        ("mesh", ref.mesh),
+        ("sectionName", ref.section_name),
+        ("tags", ref.tags),
+        ("proxyTypes", ref.proxy_types),
+    )
+    if ref.kind == "Mesh":
+        if ref.name:
+            yield f"{path}.name", "using name with kind Mesh is not yet supported"
+        yield from _absent(ref, path, ("labels", ref.labels))
+    elif bool(ref.name) == bool(ref.labels):
+        yield path, "either labels or name must be specified"
+
+
+def unsupported(kind: str) -> str:
+    """Why a kind is refused."""
+    return f"value '{kind}' is not supported" if kind else REQUIRED
+
+
+def _absent(ref: TargetRef, path: str, *given: tuple[str, object]) -> Found:
+    for name, value in given:
+        if value:
+            yield f"{path}.{name}", f"must not be set with kind {ref.kind}"
