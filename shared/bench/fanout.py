@@ -19,12 +19,12 @@ from resource import getpagesize
 from typing import Any
 
 import msgspec
-from immutables import Map
 
 from shared.bench.apart import finish, measure_apart, report
 from shared.bench.bare_ads import CLUSTER
 from shared.bench.result import percentile
 from shared.bench.streams import Bare, Product
+from shared.process.collector import settled
 
 STREAMS = 1_000
 HELD = 20
@@ -63,6 +63,7 @@ _wire: Any = importlib.import_module("zone_cp.xds.wire")
 
 
 async def _measured() -> Figures:
+    settled()  # as every process of the product does once it has started
     product, bare = Product(), Bare()
     ports = await product.start(), await bare.start()
     try:
@@ -77,17 +78,17 @@ async def _measured() -> Figures:
 async def _fanout(product: Product, bare: Bare, port: int, bare_port: int) -> Figures:
     clusters = _clusters(HELD)
     with _clients(port, FIRST_STREAMS, "first-"):
-        await product.reach(_names("first-", FIRST_STREAMS), clusters, HELD)
+        await product.reach(_names("first-", FIRST_STREAMS), clusters)
         before = _resident_bytes()
         with _clients(port, STREAMS, "one-"):
             proxies = _names("one-", STREAMS)
-            await product.reach(proxies, clusters, HELD)
+            await product.reach(proxies, clusters)
             grown = _resident_bytes() - before
             before = _resident_bytes()
             with _clients(bare_port, STREAMS, "bare-"):
                 await bare.joined(STREAMS)
                 bare_grown = _resident_bytes() - before
-                ours, barely = await _rounds(product, bare, proxies, clusters)
+                ours, barely = await _rounds(product, bare, proxies, next(iter(clusters)))
     seconds, processor = zip(*ours, strict=True)
     bare_seconds, bare_processor = zip(*barely, strict=True)
     return Figures(
@@ -103,15 +104,14 @@ async def _fanout(product: Product, bare: Bare, port: int, bare_port: int) -> Fi
 
 
 async def _rounds(
-    product: Product, bare: Bare, proxies: Sequence[str], clusters: Map[str, Any]
+    product: Product, bare: Bare, proxies: Sequence[str], changed: str
 ) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
     """Wall and processor seconds of each round, of the product and of the bare server."""
     ours, barely = [], []
-    changed = next(iter(clusters))
     for turn in range(1, WARM_UP + ROUNDS + 1):
         one = _encoded(changed, turn)
         started = time.process_time()
-        seconds = await product.reach(proxies, clusters.set(changed, one), 1)
+        seconds = await product.reach(proxies, {changed: one})
         between = time.process_time()
         bare_seconds = await bare.push([_response([one], turn)])
         if turn > WARM_UP:
@@ -126,14 +126,15 @@ async def _syncs(product: Product, bare: Bare, port: int, bare_port: int) -> tup
     ours, barely = [], []
     clusters = _clusters(SYNC_CLUSTERS)
     first = next(iter(clusters))
-    chunks = importlib.import_module("zone_cp.ads.staging").chunks(tuple(clusters.delete(first).values()))
+    others = {name: one for name, one in clusters.items() if name != first}
+    chunks = importlib.import_module("zone_cp.ads.staging").chunks(tuple(others.values()))
     responses = [_response(chunk, number) for number, chunk in enumerate(chunks, start=1)]
     for turn in range(SYNC_ROUNDS):
         prefix = f"sync-{turn}-"
         proxies = _names(prefix, SYNC_STREAMS)
         with _clients(port, SYNC_STREAMS, prefix):
-            await product.reach(proxies, Map({first: clusters[first]}), 1)
-            ours.append(await product.reach(proxies, clusters, SYNC_CLUSTERS - 1))
+            await product.reach(proxies, {first: clusters[first]})
+            ours.append(await product.reach(proxies, others))
         with _clients(bare_port, SYNC_STREAMS, prefix):
             await bare.joined(SYNC_STREAMS)
             barely.append(await bare.push(responses))
@@ -155,8 +156,8 @@ def _names(prefix: str, count: int) -> list[str]:
     return [f"{prefix}{number}" for number in range(count)]
 
 
-def _clusters(count: int) -> Map[str, Any]:
-    return Map({name: _encoded(name, 0) for name in (f"mes/{number:05}" for number in range(count))})
+def _clusters(count: int) -> dict[str, Any]:
+    return {name: _encoded(name, 0) for name in (f"mes/{number:05}" for number in range(count))}
 
 
 def _encoded(name: str, turn: int) -> Any:

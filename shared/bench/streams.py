@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -53,7 +53,8 @@ class Product:
 
     def __init__(self) -> None:
         server: Any = importlib.import_module("zone_cp.ads.server")
-        self._snapshot: Any = importlib.import_module("zone_cp.xds.snapshot").Snapshot
+        self._snapshot: Any = importlib.import_module("zone_cp.xds.snapshot")
+        self._offered: dict[str, Any] = {}
         self._admitted: Any = server.Admitted
         self._answers = Answers()
         self._g = 0
@@ -83,20 +84,23 @@ class Product:
         if fact.type_url == CLUSTER:
             self._answers.take(len(fact.versions))
 
-    async def reach(self, proxies: Sequence[str], clusters: Map[str, Any], changed: int) -> float:
-        """Let these proxies hold these clusters, `changed` of which they do not hold yet; seconds until all are ACKed.
+    async def reach(self, proxies: Sequence[str], changed: Mapping[str, Any]) -> float:
+        """Let these proxies hold these clusters beside what they hold; seconds until all are ACKed.
 
         Raises TimeoutError.
         """
-        self._answers.expect(changed * len(proxies))
-        self._g += 1
-        # Proxies are compiled one by one: they share every encoded resource, and none of the maps around them.
-        snapshots = [
-            self._snapshot(Position(self._g, 0), Map({CLUSTER: Map(clusters), LISTENER: Map()})) for _ in proxies
-        ]
+        self._answers.expect(len(changed) * len(proxies))
+        position = Position(self._g + 1, 0)
+        self._g = position.g
+        # Proxies share every encoded resource, and none of the maps around them.
+        for proxy in proxies:
+            before = self._offered.get(proxy) or self._snapshot.Snapshot(
+                position, Map({CLUSTER: Map(), LISTENER: Map()})
+            )
+            self._offered[proxy] = self._snapshot.following(before, position, {CLUSTER: changed})
         started = time.perf_counter()
-        for proxy, snapshot in zip(proxies, snapshots, strict=True):
-            self._server.offer(proxy, snapshot)
+        for proxy in proxies:
+            self._server.offer(proxy, self._offered[proxy])
         await self._answers.all()
         return time.perf_counter() - started
 

@@ -9,6 +9,8 @@ import msgspec
 from shared.events.state import Position
 from zone_cp.xds.snapshot import Encoded
 
+MAX_SUSPECTS_ALONE = 32
+
 
 class RemoteProtocolError(Exception):
     """The client broke the protocol; the stream cannot go on. `limit` tells an exceeded limit from nonsense."""
@@ -57,3 +59,13 @@ class Due(msgspec.Struct, frozen=True):
 
     upserts: tuple[Encoded, ...] = ()
     absent: tuple[str, ...] = ()
+
+
+def split_suspects(names: tuple[str, ...], message: str) -> list[tuple[str, ...]]:
+    """Smaller groups for a refused response: those Envoy's message names alone, the rest together, or halves."""
+    blamed = [name for name in names if name in message]
+    rest = tuple(name for name in names if name not in message)
+    if blamed and rest and len(blamed) <= MAX_SUSPECTS_ALONE:
+        return [rest, *((name,) for name in blamed)]
+    middle = len(names) // 2
+    return [names[:middle], names[middle:]]

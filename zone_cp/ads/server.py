@@ -14,7 +14,6 @@ from typing import Any, TypeAlias, assert_never
 
 import grpc
 import msgspec
-from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from grpc import aio
 
@@ -28,6 +27,7 @@ from zone_cp.ads.csds import CSDS_SERVICE, NotUnderstood, client_status
 from zone_cp.ads.delta import DeltaStream
 from zone_cp.ads.facts import Acked, Nacked, RemoteProtocolError
 from zone_cp.ads.hub import DnsTable, Hub, NodeInfo, ProxyDelivery, Stream
+from zone_cp.ads.introduction import introduced
 from zone_cp.ads.sotw import SotwStream
 from zone_cp.ads.staging import StagedStream
 from zone_cp.ads.starting import FirstSyncs
@@ -239,12 +239,10 @@ class AdsServer:
         order = self._count
         if self._draining:
             await context.abort(grpc.StatusCode.UNAVAILABLE, DRAINING)
-        raw = await first_message(context)
         try:
-            request = variant.request.FromString(raw)
+            node, request = introduced(variant.request, await first_message(context))
         except DecodeError:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request could not be decoded")
-        node = NodeInfo(request.node.id, request.node.cluster, json_format.MessageToDict(request.node.metadata))
         admitted = await self._admitted(node, context)
         stream = Stream(node, admitted.proxy, f"{self._prefix}{order}", order, xds=variant.stream(), scope=scope)
         read = partial(self._read, stream, variant, request, context)

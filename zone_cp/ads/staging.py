@@ -60,6 +60,7 @@ class StagedStream(ABC):
         """A stream that nothing has been said on."""
         self.delivered: Position | None = None
         self._subscriptions: dict[str, Subscription] = {}
+        self._order: list[Subscription] = []
         self._serial = 0
         self._cluster_serial = 0
         self._resending: set[str] = set()
@@ -172,16 +173,15 @@ class StagedStream(ABC):
 
     def _push_lower(self, target: Snapshot, out: list[bytes]) -> bool:
         """Secrets and clusters, then endpoints. False when a type has too much in flight to go on."""
-        older = [s for s in self._retained() if s is not target]
         secrets, clusters, endpoints = (self._subscription(t) for t in LOWER)
-        complete = self._push(secrets, target, older, (), out)
+        complete = self._push(secrets, target, out)
         before = self._serial
-        complete &= self._push(clusters, target, older, (), out)
+        complete &= self._push(clusters, target, out)
         if self._serial != before:
             self._cluster_serial = self._serial
             self._owe_references(before)
-            complete &= self._push(secrets, target, older, (), out)
-        return self._push(endpoints, target, older, (), out) and complete
+            complete &= self._push(secrets, target, out)
+        return self._push(endpoints, target, out) and complete
 
     def _owe_references(self, before: int) -> None:
         """Clusters sent again make Envoy wait for names it is already subscribed to (rule 17, xds.md §3.3)."""
@@ -199,34 +199,34 @@ class StagedStream(ABC):
 
     def _push_upper(self, upper: Snapshot, out: list[bytes]) -> bool:
         """Listeners with their removals (an address may change hands), then routes and all else."""
-        newer = [s for s in (self._target, *(s for _, s in self._awaiting)) if s is not None and s is not upper]
-        older = [s for s in self._retained() if s is not upper and s not in newer]
         complete = True
         for subscription in self._ordered():
             if subscription.type_url not in LOWER:
-                complete &= self._push(subscription, upper, older, newer, out)
+                complete &= self._push(subscription, upper, out)
         return complete
 
-    def _push(
-        self,
-        subscription: Subscription,
-        current: Snapshot,
-        older: Sequence[Snapshot],
-        newer: Sequence[Snapshot],
-        out: list[bytes],
-    ) -> bool:
+    def _push(self, subscription: Subscription, current: Snapshot, out: list[bytes]) -> bool:
         if not subscription.asked:
             return True
         if len(subscription.in_flight) >= self.window:
             return False
         type_url = subscription.type_url
-        later = _of(type_url, newer)
         if type_url == CLUSTER and self.loads_on_demand:
             subscription.load_on_demand(current.on_demand)
         wanted, lineage = current.resources.get(type_url, NOTHING), current.lineages.get(type_url, UNKNOWN)
-        due = subscription.due(wanted, _of(type_url, older), later, lineage)
+        if subscription.quiet(wanted):
+            return True
+        newer = self._newer(current)
+        older = [s for s in self._retained() if s is not current and s not in newer]
+        due = subscription.due(wanted, _of(type_url, older), _of(type_url, newer), lineage)
         removed = subscription.removable(_of(type_url, (current, *newer))) if type_url == LISTENER else ()
         return self._send(subscription, current, due, removed, out)
+
+    def _newer(self, current: Snapshot) -> list[Snapshot]:
+        """Snapshots that are on their way to where `current` is; nothing is newer than the target."""
+        if current is self._target:
+            return []
+        return [s for s in (self._target, *(s for _, s in self._awaiting)) if s is not None and s is not current]
 
     def _remove(self, floor: Snapshot, out: list[bytes]) -> None:
         """Tell what no retained snapshot has any more: users first, then clusters, then what clusters use (rule 6)."""
@@ -318,8 +318,10 @@ class StagedStream(ABC):
 
     def _ordered(self) -> list[Subscription]:
         """In push order; types this stream alone has asked for come last."""
-        known = [self._subscription(type_url) for type_url in PUSH_ORDER]
-        return known + [s for s in self._subscriptions.values() if s.type_url not in PUSH_ORDER]
+        if len(self._order) != len(self._subscriptions) or not self._order:
+            known = [self._subscription(type_url) for type_url in PUSH_ORDER]
+            self._order = known + [s for s in self._subscriptions.values() if s.type_url not in PUSH_ORDER]
+        return self._order
 
     def _asked_for(self, snapshot: Snapshot) -> bool:
         """Whether a client that is still starting has asked for what it will surely ask for."""

@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from shared.events.state import Position
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
-from zone_cp.ads.facts import Acked, Due, Fact, Nacked, RemoteProtocolError, Sent
+from zone_cp.ads.facts import Acked, Due, Fact, Nacked, RemoteProtocolError, Sent, split_suspects
 from zone_cp.ads.on_demand import OnDemand
 from zone_cp.view.lineage import UNKNOWN, Lineage
 from zone_cp.xds.snapshot import CLUSTER, LISTENER, Encoded
@@ -31,7 +31,6 @@ UNCERTAIN = ""
 LEGACY_WILDCARD_TYPES = frozenset({CLUSTER, LISTENER})
 MAX_NAMES_PER_TYPE = 100_000
 MAX_REJECTED_PER_TYPE = 1_024
-MAX_SUSPECTS_ALONE = 32
 
 Resources: TypeAlias = Mapping[str, Encoded]
 
@@ -184,7 +183,7 @@ class Subscription:
             if len(self.rejected) > MAX_REJECTED_PER_TYPE:
                 del self.rejected[next(iter(self.rejected))]
         elif sent.upserts:
-            self._suspects.extend(_split(names, message))
+            self._suspects.extend(split_suspects(names, message))
         if len(sent.upserts) + len(sent.removed) > 1:
             self._uncertain.update(names, sent.removed)
         pending = self._pending()
@@ -220,6 +219,10 @@ class Subscription:
         """From now on what is named like this goes only to who names or holds it ("": everything to the wildcard)."""
         if self._demand.switch(prefix):
             self._scanned = None
+
+    def quiet(self, current: Resources) -> bool:
+        """Whether comparing with `current` once more would find nothing to tell, not even a removal."""
+        return current is self._scanned and not (self._touched or self.gone or self.reply_due or self._suspects)
 
     def due(
         self,
@@ -320,6 +323,8 @@ class Subscription:
 
     def removable(self, retained: Sequence[Resources]) -> tuple[str, ...]:
         """Names the client holds that no retained snapshot has (rule 15: only what the client could hold)."""
+        if not self.gone:
+            return ()
         return tuple(
             name
             for name in sorted(self.gone)
@@ -387,13 +392,3 @@ class Subscription:
 def version_of(held: Encoded | str) -> str:
     """The version of something the client holds."""
     return held if isinstance(held, str) else held.version
-
-
-def _split(names: tuple[str, ...], message: str) -> list[tuple[str, ...]]:
-    """Smaller groups for a refused response: those Envoy's message names alone, the rest together, or halves."""
-    blamed = [name for name in names if name in message]
-    rest = tuple(name for name in names if name not in message)
-    if blamed and rest and len(blamed) <= MAX_SUSPECTS_ALONE:
-        return [rest, *((name,) for name in blamed)]
-    middle = len(names) // 2
-    return [names[:middle], names[middle:]]
