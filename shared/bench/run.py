@@ -16,7 +16,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from shared.bench import capacity, delivery, fanout, fold
+from shared.bench import capacity, delivery, dns, fanout, fold
 from shared.bench.result import Document, Goal, Result, encoded, merged, percentile, result
 from shared.commands import output as printing
 from shared.commands.output import Output
@@ -74,6 +74,12 @@ def _fanout(step: Step) -> Mapping[str, Result]:
     }
 
 
+def _dns(step: Step) -> Mapping[str, Result]:
+    seen, bare = _run(dns.measure(step))
+    goal = Goal(on="value", op="<=", bound=2_000)
+    return {"dns_p99_us": result(seen.p99_us, "us", limit=bare.p99_us, goal=goal)}
+
+
 def _capacity(step: Step) -> Mapping[str, Result]:
     return {"zone_rss_10k_mes_mb": result(_run(capacity.measure(step)) / 1e6, "MB", goal=NO_GOAL)}
 
@@ -88,6 +94,7 @@ MEASUREMENTS = (
         fanout.STEPS,
         _fanout,
     ),
+    Measurement(("dns_p99_us",), "DNS with 10k names", dns.STEPS, _dns),
     Measurement(("zone_rss_10k_mes_mb",), "zone with 10k services", capacity.STEPS, _capacity),
 )
 

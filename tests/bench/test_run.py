@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.bench import capacity, delivery, fanout, fold
+from shared.bench import capacity, delivery, dns, dns_load, fanout, fold
 from shared.bench import run as bench
 from shared.bench.result import Goal, Result, result
 
@@ -78,10 +78,12 @@ def test_the_names_are_those_of_the_issue() -> None:
         "rss_per_proxy_kb",
         "initial_sync_10k_x_100_ms",
         "fold_events_per_s",
+        "dns_p99_us",
         "zone_rss_10k_mes_mb",
     }
     assert delivery.CHANGES == 200
     assert fanout.STREAMS == 1_000
     assert (fanout.SYNC_STREAMS, fanout.SYNC_CLUSTERS) == (100, 10_000)
     assert fold.EVENTS == 100_000
+    assert (dns.NAMES, dns_load.QUERIES_PER_SECOND) == (10_000, 5_000)
     assert capacity.SERVICES == 10_000

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import structlog
 
+from zone_cp.agent.datagrams import Datagrams
 from zone_cp.agent.dns import Forward, Reply, failure, matches, verdict
 from zone_cp.agent.dns_table import NameTable
 
@@ -45,6 +46,26 @@ def system_resolvers(resolv_conf: Path = RESOLV_CONF) -> list[Address]:
     return out
 
 
+class SystemResolvers:
+    """The name servers of a resolv.conf, read again when the file is another than it was."""
+
+    def __init__(self, path: Path = RESOLV_CONF) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._found: list[Address] = []
+
+    def now(self) -> list[Address]:
+        """As the file says now; none where it cannot be read."""
+        try:
+            status = self._path.stat()
+            seen = (status.st_ino, status.st_size, status.st_mtime_ns)
+        except OSError:
+            seen = None
+        if seen is None or seen != self._seen:
+            self._seen, self._found = seen, system_resolvers(self._path)
+        return self._found
+
+
 def parse_address(text: str, default_port: int = 53) -> Address:
     """`ip`, `ip:port` or `[ip]:port`. Raises ValueError."""
     host, port = text, default_port
@@ -61,10 +82,18 @@ def parse_address(text: str, default_port: int = 53) -> Address:
 class DnsServer:
     """Answers from `table`, which its owner changes in place; `start` binds, `stop` closes."""
 
-    def __init__(self, table: NameTable, upstreams: Sequence[Address] | None = None) -> None:
+    def __init__(
+        self,
+        table: NameTable,
+        upstreams: Sequence[Address] | None = None,
+        *,
+        upstream_seconds: float = UPSTREAM_SECONDS,
+    ) -> None:
         self._table = table
         self._configured = upstreams
-        self._udp: asyncio.DatagramTransport | None = None
+        self._resolvers = SystemResolvers()
+        self._upstream_seconds = upstream_seconds
+        self._udp: Datagrams | None = None
         self._tcp: asyncio.Server | None = None
         self._forwarded: set[asyncio.Task[None]] = set()
         self._tcp_clients = 0
@@ -75,16 +104,16 @@ class DnsServer:
         """Bind UDP and TCP to the same port (0: any that is free for both). Raises OSError."""
         loop = asyncio.get_running_loop()
         for attempt in range(BIND_ATTEMPTS):
-            udp, _ = await loop.create_datagram_endpoint(lambda: _Udp(self), local_addr=(host, port))
-            bound = udp.get_extra_info("sockname")[1]
+            udp = Datagrams(host, port, self._receive)
             try:
-                self._tcp = await asyncio.start_server(self._serve_tcp, host, bound)
+                self._tcp = await asyncio.start_server(self._serve_tcp, host, udp.port)
             except OSError:
                 udp.close()
                 if port or attempt == BIND_ATTEMPTS - 1:
                     raise
             else:
-                self._udp, self.address = udp, (host, bound)
+                self._udp, self.address = udp, (host, udp.port)
+                udp.open(loop)
                 return
 
     async def stop(self) -> None:
@@ -99,37 +128,36 @@ class DnsServer:
 
     def upstreams(self) -> list[Address]:
         """Where unknown names are sent: as configured, or as resolv.conf says now; never to this server itself."""
-        found = system_resolvers() if self._configured is None else self._configured
+        found = self._resolvers.now() if self._configured is None else self._configured
         return [address for address in found if address != self.address]
 
-    def receive(self, query: bytes, client: Any, transport: asyncio.DatagramTransport) -> None:
-        """One datagram."""
-        match verdict(query, self._table):
-            case Reply(data):
-                transport.sendto(data, client)
-            case Forward() as forward:
-                if len(self._forwarded) >= MAX_FORWARDED or self._is_own(query, client):
-                    transport.sendto(failure(query, forward.question_end), client)
-                    return
-                task = asyncio.create_task(self._forward_udp(forward, client, transport))
-                self._forwarded.add(task)
-                task.add_done_callback(self._forwarded.discard)
-            case _:
-                pass
+    def _receive(self, query: bytes, client: Any) -> bytes | None:
+        """One datagram; None where there is no answer, or none yet."""
+        said = verdict(query, self._table)
+        if type(said) is Reply:
+            return said.data
+        if type(said) is not Forward:
+            return None
+        if len(self._forwarded) >= MAX_FORWARDED or self._is_own(query, client):
+            return failure(query, said.question_end)
+        task = asyncio.create_task(self._forward_udp(said, client))
+        self._forwarded.add(task)
+        task.add_done_callback(self._forwarded.discard)
+        return None
 
-    async def _forward_udp(self, forward: Forward, client: Any, transport: asyncio.DatagramTransport) -> None:
+    async def _forward_udp(self, forward: Forward, client: Any) -> None:
         answer = await self.ask(forward, tcp=False)
-        if not transport.is_closing():
-            transport.sendto(answer, client)
+        if self._udp is not None:
+            self._udp.send(answer, client)
 
     async def ask(self, forward: Forward, *, tcp: bool) -> bytes:
         """An upstream's answer under the client's own id, or SERVFAIL when none of them answers."""
-        for address in await asyncio.to_thread(self.upstreams) if self._configured is None else self.upstreams():
+        for address in self.upstreams():
             # An id and a port of our own per question: nobody off the path can guess both.
             identifier = secrets.token_bytes(2)
             query = identifier + forward.query[2:]
             try:
-                async with asyncio.timeout(UPSTREAM_SECONDS):
+                async with asyncio.timeout(self._upstream_seconds):
                     answer = await (
                         self._ask_tcp(address, query) if tcp else self._ask_udp(address, query, forward.question_end)
                     )
@@ -195,20 +223,6 @@ class DnsServer:
         finally:
             self._asking.discard(own)
             writer.close()
-
-
-class _Udp(asyncio.DatagramProtocol):
-    def __init__(self, server: DnsServer) -> None:
-        self._server = server
-
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-
-    def datagram_received(self, data: bytes, addr: Any) -> None:
-        self._server.receive(data, addr, self._transport)
-
-    def error_received(self, exc: Exception) -> None:
-        log.debug("dns client unreachable", error=str(exc))
 
 
 class _Question(asyncio.DatagramProtocol):

@@ -64,8 +64,10 @@ class NameTable:
 
     def replace(self, version: str, names: Mapping[str, str], ttl_seconds: int = DEFAULT_TTL_SECONDS) -> list[str]:
         """Make `names` the whole table; see `update` for what is returned."""
-        self._names, self.answers = {}, {}
-        return self.update(version, names, (), ttl_seconds)
+        # Most of a whole table that comes anew is known, and queries wait while it is taken over.
+        wanted = {name.rstrip(".").lower(): ip for name, ip in names.items()}
+        changed = {name: ip for name, ip in wanted.items() if self._names.get(name) != ip}
+        return self.update(version, changed, [name for name in self._names if name not in wanted], ttl_seconds)
 
     def update(
         self, version: str, upsert: Mapping[str, str], remove: Iterable[str], ttl_seconds: int = DEFAULT_TTL_SECONDS
