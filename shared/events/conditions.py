@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import msgspec
 from immutables import Map
 
-from shared.events.fault import service_fault
+from shared.events.fault import CA_FIELD, ca_expiry, service_fault
 from shared.events.state import LogState, Stored, ZoneState
 from shared.model.resource import (
     HostnameGenerator,
@@ -124,7 +124,7 @@ def _conditions(
     if degraded is not None:
         conditions.append(degraded)
     if observed is not None:
-        conditions.append(_reachable(observed))
+        conditions.append(_reachable(observed, ca_expiry(state, key)))
     return tuple(conditions)
 
 
@@ -269,7 +269,12 @@ def _degraded(stored: Stored, service: MeshExternalService) -> Condition | None:
     return Condition("Degraded", "True", "SubjectAltNameNotChecked", message, stored.last.time)
 
 
-def _reachable(observed: Observed) -> Condition:
+def _reachable(observed: Observed, ca_expires: str) -> Condition:
     if not observed.failing:
         return Condition("Reachable", "True", "Reachable", "", observed.at)
+    # Until the next event of the log, the handshake alone can tell.
+    expired = "certificate_has_expired" in observed.reason.lower().replace(" ", "_")
+    if expired and ca_expires and ca_expires <= observed.at:
+        message = f"{CA_FIELD}: the last of the CA certificates expired at {ca_expires[:19]}Z ({observed.reason})"
+        return Condition("Reachable", "False", "CaExpired", message, observed.at)
     return Condition("Reachable", "False", "UpstreamFailure", observed.reason, observed.at)

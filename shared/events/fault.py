@@ -11,6 +11,7 @@ import binascii
 import msgspec
 
 from shared.events.state import Stored, ZoneState
+from shared.model.material import last_expiry
 from shared.model.resource import (
     ZONE_LABEL,
     DataSource,
@@ -23,6 +24,9 @@ from shared.model.resource import (
 
 CHAIN_MODES = ("Secured", "SkipSAN")
 """Verification modes in which the external server's chain is verified, so that `caCert` is read."""
+
+
+CA_FIELD = "spec.tls.verification.caCert"
 
 
 class ServiceFault(msgspec.Struct, frozen=True):
@@ -91,11 +95,38 @@ def data_sources(verification: Verification) -> tuple[tuple[str, DataSource], ..
     return tuple((field, source) for field, source in given if source is not None)
 
 
+def moment(state: ZoneState) -> str:
+    """The time of the newest event: the only time there is in a state."""
+    return max(state.hub.time, state.own.time)
+
+
+def ca_expiry(state: ZoneState, key: ResourceKey) -> str:
+    """When the last CA certificate that a service is to trust expires, as event time; "" where that is not known."""
+    stored = state.resource(key)
+    if stored is None or not isinstance(stored.resource, MeshExternalService):
+        return ""
+    spec = stored.resource.spec
+    if spec.extension is not None or spec.tls is None or not spec.tls.enabled:
+        return ""
+    source = dict(data_sources(spec.tls.verification)).get("caCert")
+    if source is None:
+        return ""
+    if source.secret is None:
+        return last_expiry((inline_text(source) or "").encode())
+    found = find_secret(state, key, source.secret)
+    sealed = found.resource.sealed if found is not None and isinstance(found.resource, Secret) else None
+    return sealed.expires if sealed is not None else ""
+
+
 def _tls_fault(state: ZoneState, key: ResourceKey, verification: Verification) -> ServiceFault | None:
     for field, source in data_sources(verification):
         fault = _source_fault(state, key, field, source)
         if fault is not None:
             return fault
+    expires = ca_expiry(state, key)
+    if expires and expires <= moment(state):
+        message = f"the last of the CA certificates expired at {expires[:19]}Z"
+        return ServiceFault("CaExpired", message, CA_FIELD)
     if (verification.client_cert is None) != (verification.client_key is None):
         missing = "clientKey" if verification.client_key is None else "clientCert"
         return ServiceFault(

@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from shared.events.event import DataKeyWrapped
-from shared.model.material import base64_fault, inline_bytes, pem_warning
+from shared.model.material import base64_fault, inline_bytes, last_expiry, pem_warning
 from shared.model.resource import DataSource, MeshExternalService, Resource, Sealed, Secret
 
 Seal: TypeAlias = Callable[[bytes], tuple[Sealed, tuple[DataKeyWrapped, ...]]]
@@ -36,8 +36,9 @@ def seal_all(resources: Sequence[Resource], seal: Seal) -> Admitted:
     for resource in resources:
         match resource:
             case Secret(data=str() as data) if base64_fault(data) is None:
-                sealed, made = seal(b64decode("".join(data.split())))
-                out.append(replace(resource, data=None, sealed=sealed))
+                plain = b64decode("".join(data.split()))
+                sealed, made = seal(plain)
+                out.append(replace(resource, data=None, sealed=replace(sealed, expires=last_expiry(plain))))
                 wraps.extend(made)
             case MeshExternalService():
                 warnings.extend(_material_warnings(resource))

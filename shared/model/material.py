@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from binascii import Error as Base64Error
+from functools import lru_cache
 
 from shared.model.resource import DataSource
 
@@ -38,6 +39,20 @@ def holds_private_key(data: bytes) -> bool:
         return b"PRIVATE KEY" in b64decode(b"".join(data.split()), validate=True)
     except (Base64Error, ValueError):
         return False
+
+
+@lru_cache(maxsize=4096)
+def last_expiry(data: bytes) -> str:
+    """When the last of the certificates in `data` (PEM) expires, as event time; "" where none can be read."""
+    if b"-----BEGIN CERTIFICATE" not in data:
+        return ""
+    from cryptography import x509  # noqa: PLC0415 - as in `_unreadable`
+
+    try:
+        found = [one.not_valid_after_utc for one in x509.load_pem_x509_certificates(data)]
+    except ValueError:
+        return ""
+    return max(found).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if found else ""
 
 
 def pem_warning(name: str, source: DataSource | None) -> str | None:

@@ -67,13 +67,14 @@ class Sealed(_Model, frozen=True, kw_only=True):
     """Encrypted bytes as they stand in the log: AES-256-GCM under the data key `kid` (decision 34).
 
     All values are base64. `digest` is a keyed fingerprint of the plaintext, so that equality can be seen
-    without the key being guessable from it.
+    without the key being guessable from it. `expires` is when the last of the certificates in it does, "" without any.
     """
 
     kid: str
     nonce: str
     ciphertext: str
     digest: str
+    expires: str = ""
 
 
 class DataSource(_Model, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from shared.events.conditions import Condition, Delivery, Observed, service_conditions
 from shared.keys.seal import Sealer
 from shared.model.resource import ResourceKey, Secret
-from tests.builders import applied
+from tests.builders import EPOCH, applied
 from tests.conftest import take_port
 from tests.xds.clients import Answer, ask
 from tests.xds.envoys import eventually
-from tests.xds.loopback import DIRECT, MESH, ZONE, LoopbackZone
+from tests.xds.loopback import DIRECT, MESH, ZONE, LoopbackZone, read
 from tests.xds.servers import Server, Servers, server_context
 from tests.xds.views import Authority
 from zone_cp.agent.observe import outcome
@@ -271,8 +272,8 @@ def test_a_broken_service_has_a_condition(world: World, neighbour: Neighbour, ca
 
 
 @pytest.mark.parametrize("placement", ["egress", "sidecar"])
-def test_an_expired_ca_closes_its_service(world: World, placement: str) -> None:
-    """The handshake fails with the date as its reason; what the proxy saw makes a condition."""
+def test_an_expired_ca_is_told_by_the_handshake(world: World, placement: str) -> None:
+    """While no event came after the expiry: the date is the 503's reason, and the condition names the field."""
     world.place(placement)
     seen = world.outdated.seen
     answer = world.ask("outdated")
@@ -287,8 +288,37 @@ def test_an_expired_ca_closes_its_service(world: World, placement: str) -> None:
         return next((one.reason for one in lines if one and one.cluster == cluster and one.failing), "")
 
     reason = eventually(noticed, "a line in the access log")
-    found = world.conditions("outdated", Observed(failing=True, reason=reason))["Reachable"]
-    assert (found.status, "expired" in found.message) == ("False", True)
+    at = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    found = world.conditions("outdated", Observed(failing=True, reason=reason, at=at))["Reachable"]
+    assert (found.status, found.reason) == ("False", "CaExpired")
+    assert found.message.startswith("spec.tls.verification.caCert: the last of the CA certificates expired at ")
+
+
+def test_an_expired_ca_closes_its_service(world: World) -> None:
+    """With the first event after the expiry: 503 with reason, date and field, and a condition that says the same."""
+    world.place("egress")
+    dated = {"caCert": {"secret": "old-ca"}, "serverName": NAME}
+    world.zone.apply(world.service("outdated-tcp", dated, world.outdated, "tcp"))
+    seen, connections = world.outdated.seen, world.outdated.connections
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    world.zone.hub.append(applied(read("{type: Mesh, name: another}")[0]), seconds=(yesterday - EPOCH).total_seconds())
+    world.zone.zone.follow(world.zone.hub)
+    world.zone.show()
+    answer = eventually(lambda: "CaExpired" in (found := world.ask("outdated")).body and found, "a 503 that says why")
+    told = "MeshExternalService/default/outdated: CaExpired: the last of the CA certificates expired at "
+    assert (answer.status, answer.body.startswith(told)) == (503, True), answer.body
+    assert answer.body.endswith("(spec.tls.verification.caCert)\n")
+    assert world.ask("outdated-tcp", "tcp").status == 0
+    assert (world.outdated.seen, world.outdated.connections) == (seen, connections)
+    ready = world.conditions("outdated")["Ready"]
+    assert (ready.status, ready.reason) == ("False", "CaExpired")
+    assert ready.message.startswith("spec.tls.verification.caCert: ")
+    assert world.ask("good").status == 200
+    # Whoever renews the CA opens the service again. Its server shows a certificate of the old one.
+    world.secret("old-ca", world.ca.pem)
+    world.zone.show()
+    eventually(lambda: "CaExpired" not in world.ask("outdated").body, "the handshake to be tried again")
+    assert world.zone.nacks() == []
 
 
 def test_a_service_that_breaks_closes_and_comes_back(world: World) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import TypeVar
 
 import msgspec
@@ -41,6 +42,7 @@ from shared.model.resource import (
     key_of,
 )
 from shared.naming.vip import CidrFault, parse_cidr, ranges
+from zone_cp.view.expiries import NO_EXPIRIES
 from zone_cp.view.policies import MeshPolicies, effective, for_egress, mesh_policies, permission
 from zone_cp.view.services import secrets_of, service_view
 from zone_cp.view.workloads import NO_WORKLOADS, workloads_next
@@ -74,7 +76,8 @@ def project(state: ZoneState) -> ZoneView:
     """The view of a zone at one moment, built whole."""
     touched = Touched(meshes={key.name for log in (state.hub, state.own) for key in log.kinds.get("Mesh", Map())})
     touched.egresses = touched.settings = True
-    empty = ZoneView(state.zone, state.position, Map(), (), Map())
+    expiries = NO_EXPIRIES.following(state, (key for key, _ in _all_services(state)))
+    empty = ZoneView(state.zone, state.position, Map(), (), Map(), expiries=expiries)
     return _rebuild(empty, state, touched)
 
 
@@ -191,7 +194,7 @@ def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> ZoneView:
     for name in touched.policies & set(meshes):
         meshes = meshes.set(name, _with_policies(meshes[name], _policies(state, name), _narrowed(state, name)))
     by_mesh: dict[str, set[ResourceKey]] = {}
-    for key in touched.services:
+    for key in (*touched.services, *view.expiries.due(state)):
         by_mesh.setdefault(key.mesh, set()).add(key)
     for name, secret in touched.secrets:
         by_mesh.setdefault(name, set()).update(_using(state, name, secret))
@@ -212,6 +215,7 @@ def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> ZoneView:
         egresses=_egresses(state) if touched.egresses else view.egresses,
         vip_ranges=_vip_ranges(state) if touched.settings else view.vip_ranges,
         on_demand_above=_on_demand_above(state) if touched.settings else view.on_demand_above,
+        expiries=view.expiries.following(state, chain.from_iterable(by_mesh.values())),
     )
 
 

@@ -26,6 +26,7 @@ from shared.model.resource import (
     Sealed,
     ZoneEgress,
 )
+from zone_cp.view.expiries import NO_EXPIRIES, Expiries
 from zone_cp.view.policies import NO_POLICIES, NOTHING_SAID, Effective, MeshPolicies, Permission
 from zone_cp.view.workloads import NO_WORKLOADS, Workloads
 
@@ -128,6 +129,7 @@ class ZoneView(msgspec.Struct, frozen=True):
     """All of a zone at one moment. `vip_ranges` is, per class, the CIDRs its VIPs lie in.
 
     With more than `on_demand_above` services at the zone egresses, those load each service when it is first used.
+    expiries is when services will close by themselves.
     """
 
     zone: str
@@ -136,6 +138,7 @@ class ZoneView(msgspec.Struct, frozen=True):
     egresses: tuple[EgressView, ...]
     vip_ranges: Map[ProtocolClass, tuple[str, ...]]
     on_demand_above: int = sys.maxsize
+    expiries: Expiries = NO_EXPIRIES
 
 
 class ProxyView(msgspec.Struct, frozen=True):
