@@ -138,12 +138,28 @@ def test_a_reconnect_repeats_nothing() -> None:
     assert held(pair)["mes/b"] == tombstone("mes/b").version
 
 
+def test_names_of_an_earlier_stream_are_given_no_new_tombstones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client names all it ever asked for; what it holds of that stays, and of the rest it is told that it is not."""
+    monkeypatch.setattr(on_demand, "MAX_TOMBSTONES", 2)
+    pair = connected({})
+    for name in ("mes/1", "mes/2", "mes/3"):
+        pair.ask("CDS", name)
+        pair.run()
+    kept = dict(held(pair))
+    pair.reconnect()
+    assert told(pair.run()) == ["CDS -mes/1", "LDS"]
+    assert held(pair) == kept
+    pair.ask("CDS", "mes/1")
+    assert told(pair.run())[0] == "CDS +mes/1"
+    assert len(held(pair)) == 2
+
+
 def test_what_is_refused_on_demand_answers_as_a_tombstone_until_it_is_mended() -> None:
     """The refusal is a fact, and the client's own clients do not wait for a cluster that does not come."""
     pair = connected({"mes/a": "bad"})
     pair.ask("CDS", "mes/a")
     assert told(pair.run()) == ["CDS +mes/a", "CDS +mes/a"]
-    assert held(pair)["mes/a"] == tombstone("mes/a").version
+    assert held(pair)["mes/a"] == tombstone("mes/a", refused=True).version
     (cds,) = (one for one in pair.server.status() if one.type_url == CLUSTER)
     assert [name for name, *_ in cds.rejected] == ["mes/a"]
     pair.offer(lazy(2, {"mes/a": "2"}))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
 import ssl
 from collections.abc import Iterable
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import Self
 
 import h2.config
 import h2.connection
@@ -35,6 +39,11 @@ class Workload:
             context.set_alpn_protocols(list(protocols))
         return context
 
+    def dial(self, mesh: str, sni: str, protocols: tuple[str, ...]) -> ssl.SSLSocket:
+        """A connection to the egress that stays."""
+        raw = socket.create_connection(("127.0.0.1", self.zone.egress_port), timeout=SECONDS)
+        return self.context(mesh, protocols).wrap_socket(raw, server_hostname=sni)
+
     def knock(self, mesh: str, sni: str, protocols: tuple[str, ...], said: bytes) -> bytes:
         """What the egress answers a workload of `mesh`, b"" when it closes."""
         return asyncio.run(self._knock(self.context(mesh, protocols), sni, said))
@@ -62,12 +71,40 @@ class Workload:
                 )
                 writer.write(said)
                 answer = b""
-                while b'"server"' not in answer and (data := await reader.read(65536)):
+                while not _whole(answer) and (data := await reader.read(65536)):
                     answer += data
                 writer.close()
         except (OSError, ValueError):
             return b""
         return answer
+
+
+class KeptOpen:
+    """HTTP requests one after the other on one connection."""
+
+    def __init__(self, connection: ssl.SSLSocket) -> None:
+        self._http = HTTPConnection("x")
+        self._http.auto_open = 0
+        self._http.sock = connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def get(self) -> tuple[int, str]:
+        """Status and body."""
+        self._http.request("GET", "/")
+        answer = self._http.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def _whole(answer: bytes) -> bool:
+    # Waiting for the end of the connection would take the second that Envoy leaves a client to close it.
+    head, found, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head)
+    return b'"server"' in answer or bool(found and length and len(body) >= int(length[1]))
 
 
 def http1(*headers: str) -> bytes:

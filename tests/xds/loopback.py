@@ -14,8 +14,8 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from immutables import Map
 
-from shared.events.decide import Apply, Rejected, decide_write
-from shared.events.event import ProxyConnected
+from shared.events.decide import Apply, Command, Delete, Rejected, decide_write
+from shared.events.event import DataKeyWrapped, ProxyConnected
 from shared.events.sealing import seal_all
 from shared.keys.seal import Keyring, Sealer, Unreadable
 from shared.model import manifest
@@ -30,6 +30,7 @@ from zone_cp.view.project import project, proxy_view
 from zone_cp.view.zone_view import ExternalServiceView, Failure, ProxyView, TlsMaterial, ZoneView
 from zone_cp.xds.compile import compile_proxy, failures
 from zone_cp.xds.secrets import MaterialMissing
+from zone_cp.xds.snapshot import Snapshot
 
 ZONE = "east"
 CIDR = "127.16.0.0/16"
@@ -140,17 +141,24 @@ class LoopbackZone:
         for text in texts:
             resources.extend(read(text) if isinstance(text, str) else (text,))
         admitted = seal_all(resources, self._sealer.seal)
-        commands = [Apply(one) for one in admitted.resources]
+        warnings = self._write([Apply(one) for one in admitted.resources], admitted.wraps, origin)
+        return (*admitted.warnings, *warnings)
+
+    def delete(self, *keys: ResourceKey) -> None:
+        """Delete resources of global origin, as one batch."""
+        self._write([Delete(key) for key in keys], (), "")
+
+    def _write(self, commands: Sequence[Command], wraps: Sequence[DataKeyWrapped], origin: str) -> tuple[str, ...]:
         log = self.zone.own.state if origin else self.hub.state
         seen = self.zone.hub if origin else None
-        decision = decide_write(commands, log, seen, origin, allowed=("::1/128",), wraps=admitted.wraps)
+        decision = decide_write(commands, log, seen, origin, allowed=("::1/128",), wraps=wraps)
         assert not isinstance(decision, Rejected), decision
         if origin:
             self.zone.write(*decision.changes)
         else:
             self.hub.append(*decision.changes)
             self.zone.follow(self.hub)
-        return (*admitted.warnings, *decision.warnings)
+        return decision.warnings
 
     @property
     def view(self) -> ZoneView:
@@ -174,6 +182,10 @@ class LoopbackZone:
         view = self.view
         for double, proxy in zip(self.ads.values(), self.proxies(), strict=True):
             double.offer(compile_proxy(view, proxy, self.secrets))
+
+    def compiled(self) -> Snapshot:
+        """What the egress should hold now."""
+        return compile_proxy(self.view, self.proxies()[0], self.secrets)
 
     def closed(self) -> Map[ResourceKey, Failure]:
         """The services that are closed where they would be dialled, and why."""

@@ -6,8 +6,10 @@ stand at once, and the one that was asked for longest ago goes first. Its remova
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
+
+from zone_cp.xds.tombstone import Tombstone, tombstone
 
 MAX_TOMBSTONES = 256
 
@@ -19,6 +21,7 @@ class OnDemand:
         """Nothing is loaded on demand."""
         self._prefix = ""
         self._standing: dict[str, None] = {}
+        self._returning: set[str] = set()
 
     def switch(self, prefix: str) -> bool:
         """Take this prefix from now on; whether it is another one than before."""
@@ -28,6 +31,20 @@ class OnDemand:
     def covers(self, name: str) -> bool:
         """Whether the resource goes only to who names or holds it."""
         return bool(self._prefix) and name.startswith(self._prefix)
+
+    def returns_with(self, names: Iterable[str]) -> None:
+        """A new stream begins with these names of things that its client does not hold."""
+        self._returning.update(names)
+
+    def answer(self, name: str, *, refused: bool) -> Tombstone | None:
+        """What to give for a name that nothing can be sent for, None to say that nothing is there.
+
+        Names of earlier streams, whose tombstones are gone, are not given new ones: nobody may ever use them again.
+        """
+        if not self.covers(name) or name in self._returning:
+            self._returning.discard(name)
+            return None
+        return tombstone(name, refused=refused)
 
     def stands(self, name: str) -> bool:
         """Whether the client was given a tombstone for this name."""

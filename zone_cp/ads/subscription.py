@@ -78,6 +78,8 @@ class Subscription:
         first, self._asked = not self._asked, True
         initial: Mapping[str, str] = request.initial_resource_versions if first else {}
         subscribe = request.resource_names_subscribe
+        if first:
+            self._demand.returns_with(name for name in subscribe if name not in initial)
         if first and not subscribe and self.type_url in LEGACY_WILDCARD_TYPES:
             self._start_wildcard()  # rule 4
         for name in subscribe:
@@ -291,10 +293,9 @@ class Subscription:
         elif (name not in self.known or self._demand.stands(name)) and (
             owed or (explicit and name not in self._absent and name not in self.known)
         ):
-            if self._demand.covers(name):
-                upserts.append(tombstone(name))
-            else:
-                absent.append(name)  # rule 13
+            stone = self._demand.answer(name, refused=encoded is not None)
+            upserts.extend([stone] if stone is not None else ())
+            absent.extend([name] if stone is None else ())  # rule 13
 
     def _miss(self, name: str) -> None:
         if name not in self.known:

@@ -16,7 +16,7 @@ NO_TIMEOUT = timedelta(0)
 INITIAL_FETCH_TIMEOUT = timedelta(seconds=5)
 """How long Envoy waits for a subscribed resource before it goes on without it."""
 
-ON_DEMAND_TIMEOUT = timedelta(seconds=5)
+ON_DEMAND_TIMEOUT = timedelta(seconds=3)
 """How long a first request waits for its cluster while the control plane does not answer."""
 
 RETRY_ON = "connect-failure,refused-stream"

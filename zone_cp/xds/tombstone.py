@@ -15,8 +15,11 @@ class Tombstone(Encoded, frozen=True):
     """An Encoded that stands for nothing."""
 
 
-def tombstone(name: str) -> Tombstone:
-    """The tombstone of a cluster's name."""
+def tombstone(name: str, *, refused: bool = False) -> Tombstone:
+    """The tombstone of a cluster's name. refused: there is a service, but the proxy has refused its cluster."""
     said = name.rpartition("/")[2]
-    made = encode(CLUSTER, name, closed_body(name, said, f"no MeshExternalService is served as {said}"))
+    why = f"no MeshExternalService is served as {said}"
+    if refused:
+        why = f"this proxy has refused the configuration of {said}: see the condition of its MeshExternalService"
+    made = encode(CLUSTER, name, closed_body(name, said, why))
     return Tombstone(made.name, made.type_url, made.version, made.body, made.field)
