@@ -29,6 +29,7 @@ COMMANDS = (
     ("version", "processes:version", "Show the version."),
 )
 CHECK_COMMANDS = (("tls", "check:tls", "Try an external service's TLS from the zone egress's place."),)
+GENERATE_COMMANDS = (("history", "generate:history", "Write the long past of a made-up deployment."),)
 PROXY_COMMANDS = (
     ("sidecar", "processes:sidecar", "Run Envoy and DNS beside an application."),
     ("egress", "processes:egress", "Run Envoy as the zone's egress."),
@@ -45,11 +46,14 @@ def _tree() -> App:
     )
     proxy = App(name="proxy", help="Run a proxy and what belongs to it.", result_action="return_value")
     check = App(name="check", help="Try things out for real, step by step.", result_action="return_value")
-    for tree, commands in ((app, COMMANDS), (proxy, PROXY_COMMANDS), (check, CHECK_COMMANDS)):
+    generate = App(name="generate", help="Make things up, to measure.", result_action="return_value", show=False)
+    trees = ((app, COMMANDS), (proxy, PROXY_COMMANDS), (check, CHECK_COMMANDS), (generate, GENERATE_COMMANDS))
+    for tree, commands in trees:
         for name, place, summary in commands:
             tree.command(f"shared.commands.{place}", name=name, help=summary)
     app.command(proxy)
     app.command(check)
+    app.command(generate)
     return app
 
 

@@ -7,7 +7,7 @@ secrets is byte for byte what was served.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,16 +56,6 @@ class RedactedSecrets:
         return f"{REDACTED} bundle of {mesh}"
 
 
-class FieldChange(msgspec.Struct, frozen=True):
-    """One difference: where, what it was, what it is; "" as path means the whole thing came or went."""
-
-    kind: str
-    name: str
-    path: str
-    before: Any = None
-    after: Any = None
-
-
 class Cause(msgspec.Struct, frozen=True):
     """One link of an explanation: an event and what it did."""
 
@@ -93,52 +83,9 @@ def _snapshot(state: ZoneState, proxy: str) -> Snapshot:
     return compile_proxy(project(state), known, RedactedSecrets())
 
 
-def resources_at(history: History, zone: str, position: Position) -> dict[str, dict[str, Any]]:
-    """Every resource of a moment as plain data, by kind and key. Sealed values stay sealed."""
-    state = history.state(zone, position)
-    found: dict[str, dict[str, Any]] = {}
-    for log in (state.hub, state.own):
-        for key, stored in sorted(log.resources.items()):
-            found.setdefault(key.kind, {})[str(key)] = codec.to_plain(stored.resource)
-    return found
-
-
 def xds_at(history: History, zone: str, position: Position, proxy: str) -> dict[str, dict[str, Any]]:
     """What `proxy` should have held, decoded, by resource type and name."""
     return plain(snapshot_at(history, zone, position, proxy))
-
-
-def difference(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> list[FieldChange]:
-    """Semantic difference of two such trees: per field, not per line of text."""
-    changes: list[FieldChange] = []
-    for kind in sorted({*before, *after}):
-        old, new = before.get(kind, {}), after.get(kind, {})
-        for name in sorted({*old, *new}):
-            if name not in new:
-                changes.append(FieldChange(kind, name, "", before=old[name]))
-            elif name not in old:
-                changes.append(FieldChange(kind, name, "", after=new[name]))
-            elif old[name] != new[name]:
-                changes += _fields(kind, name, old[name], new[name])
-    return changes
-
-
-def _fields(kind: str, name: str, old: Any, new: Any) -> Iterator[FieldChange]:
-    was, now = dict(_leaves(old)), dict(_leaves(new))
-    for path in sorted({*was, *now}):
-        if was.get(path) != now.get(path):
-            yield FieldChange(kind, name, path, was.get(path), now.get(path))
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list) and value:
-        for index, item in enumerate(value):
-            yield from _leaves(item, f"{path}[{index}]")
-    else:
-        yield path, value
 
 
 def explain(history: History, zone: str, position: Position, proxy: str, wanted: str) -> dict[str, list[Cause]]:

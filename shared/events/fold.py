@@ -15,7 +15,6 @@ from immutables import Map, MapMutation
 from shared.events import narrowing
 from shared.events.event import (
     GLOBAL,
-    NO_HASH,
     SCHEMA,
     DataKeyWrapped,
     Event,
@@ -91,7 +90,8 @@ def fold(state: LogState, event: Event) -> LogState:
     if event.n <= state.n and event.origin == state.origin:
         return state
     _expect(state.origin, state.n, event)
-    return _step(state, event, event_hash(event))
+    after = _apply(state, event)
+    return _standing(after, event, event_hash(event), max(state.time, event.time), max(state.seen, event.seen))
 
 
 def fold_all(state: LogState, events: Iterable[Event]) -> LogState:
@@ -109,15 +109,24 @@ def fold_part(state: LogState, events: Iterable[Event]) -> LogState:
 def _folded(state: LogState, events: Iterable[Event]) -> LogState:
     run: _Run | None = None
     last: Event | None = None
+    time, seen = state.time, state.seen
     for last in events:
+        if last.time > time:  # noqa: PLR1730 - `max` takes three times as long, for each event of a replay
+            time = last.time
+        if last.seen > seen:  # noqa: PLR1730 - as above
+            seen = last.seen
         if isinstance(last.change, _WRITES) and not narrowing.concerns(last.change):
             run = run or _Run(state)
             run.add(last)
         else:
-            state = _step(state if run is None else run.state(), last, NO_HASH)
+            state = _apply(state if run is None else run.state(), last)
             run = None
     after = state if run is None else run.state()
-    return after if last is None else msgspec.structs.replace(after, head=event_hash(last))
+    return after if last is None else _standing(after, last, event_hash(last), time, seen)
+
+
+def _standing(state: LogState, event: Event, head: str, time: str, seen: int) -> LogState:
+    return msgspec.structs.replace(state, n=event.n, head=head, incarnation=event.incarnation, time=time, seen=seen)
 
 
 def _continuing(state: LogState, events: Iterable[Event]) -> Iterator[Event]:
@@ -162,15 +171,13 @@ class _Run:
     Beside `_apply_resource` this is the second place that knows what such an event means; a test holds them together.
     """
 
-    __slots__ = ("_kinds", "_last", "_resources", "_seen", "_state", "_time", "_zone")
+    __slots__ = ("_kinds", "_resources", "_state", "_zone")
 
     def __init__(self, state: LogState) -> None:
         self._state = state
         self._zone = "" if state.origin == GLOBAL else state.origin
         self._resources = state.resources.mutate()
         self._kinds: dict[str, MapMutation[ResourceKey, Stored]] = {}
-        self._last: Event | None = None
-        self._time, self._seen = state.time, state.seen
 
     def add(self, event: Event) -> None:
         """Take one more event."""
@@ -188,11 +195,6 @@ class _Run:
             self._resources[key] = self._members(key.kind)[key] = stored
         elif isinstance(change, ResourceDeleted) and change.key in self._resources:
             del self._resources[change.key], self._members(change.key.kind)[change.key]
-        self._last = event
-        if event.time > self._time:  # noqa: PLR1730 - `max` takes three times as long, for each event of a replay
-            self._time = event.time
-        if event.seen > self._seen:  # noqa: PLR1730 - as above
-            self._seen = event.seen
 
     def _members(self, kind: str) -> MapMutation[ResourceKey, Stored]:
         members = self._kinds.get(kind)
@@ -206,28 +208,7 @@ class _Run:
         for kind, mutation in self._kinds.items():
             members = mutation.finish()
             kinds = kinds.set(kind, members) if members else kinds.delete(kind) if kind in kinds else kinds
-        return msgspec.structs.replace(
-            self._state,
-            resources=self._resources.finish(),
-            kinds=kinds,
-            n=self._last.n if self._last else self._state.n,
-            head=NO_HASH,
-            incarnation=self._last.incarnation if self._last else self._state.incarnation,
-            time=self._time,
-            seen=self._seen,
-        )
-
-
-def _step(state: LogState, event: Event, head: str) -> LogState:
-    after = _apply(state, event)
-    return msgspec.structs.replace(
-        after,
-        n=event.n,
-        head=head,
-        incarnation=event.incarnation,
-        time=max(state.time, event.time),
-        seen=max(state.seen, event.seen),
-    )
+        return msgspec.structs.replace(self._state, resources=self._resources.finish(), kinds=kinds)
 
 
 def _apply(state: LogState, event: Event) -> LogState:

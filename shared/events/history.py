@@ -49,6 +49,16 @@ class History:
             raise NoSuchMoment(f"there is no zone {origin!r} in this history; zones: {known}")
         return self.zones[origin]
 
+    def meant(self, zone: str | None, *moments: str | None) -> str:
+        """The zone that is meant: named, implied by a moment (`east:57`), or the only one. Raises NoSuchMoment."""
+        implied = {moment.partition(":")[0] for moment in moments if moment} & self.zones.keys()
+        meant = {zone} if zone else implied or set(self.zones)
+        if len(meant) != 1:
+            raise NoSuchMoment(f"which zone? one of: {', '.join(sorted(self.zones)) or 'none'}")
+        (found,) = meant
+        self.log(found)
+        return found
+
     def event(self, origin: str, n: int) -> Event:
         """One event by its origin and sequence. Raises NoSuchMoment."""
         log = self.log(origin)

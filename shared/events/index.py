@@ -25,6 +25,8 @@ EVENTS_LIMIT = 2**32 - 1
 CHANGES_LIMIT = 200
 STRIDE = 10_000
 """Checkpoints stand at multiples of this after their base."""
+SPAN_STRIDES = 10
+"""At most so many lie between two checkpoints, however little there is to fold: the columns are walked as well."""
 
 _OTHER, _APPLIED, _DELETED, _CONNECTED, _DISCONNECTED = range(5)
 _CLASSES = {
@@ -221,14 +223,14 @@ class LogIndex:
         return sorted(kept)
 
     def next_checkpoint(self, after: int, work: int, stride: int = STRIDE) -> int | None:
-        """The first place after `after`, in strides, up to which over `work` events must be folded; None: not yet."""
+        """The first place after `after`, in strides, that over `work` events must be folded for; None: not yet."""
         others, written = 0, set[int]()
         choice, resources = self._choice((_OTHER,)), self._choice((_APPLIED, _DELETED))
         for place in range(after + stride, len(self) + 1, stride):
             changes = self.change_of[place - stride : place]
             others += changes.translate(choice).count(1)
             written.update(compress(self.subject_of[place - stride : place], changes.translate(resources)))
-            if others + len(written) > work:
+            if others + len(written) > work or place - after >= SPAN_STRIDES * stride:
                 return place
         return None
 

@@ -30,8 +30,6 @@ from shared.events.state import LogState
 
 STATES_LIMIT = 8
 """States that are held in memory for the next question."""
-STRIDES_OF_WORK = 2
-"""So many strides of events may have to be folded for one question: beyond it there are checkpoints."""
 
 
 class Checkpoints(Protocol):
@@ -131,8 +129,9 @@ class PastLog:
             self._lay_checkpoints()
         return self._remember(self._on(self._nearest(n), n))
 
-    def extended(self) -> None:
-        """Tell that index and lines have grown."""
+    def grown(self, lines: Lines) -> None:
+        """Tell that the index has grown, and where the lines stand now."""
+        self._lines = lines
         self._laid = False
 
     def _lay_checkpoints(self) -> None:
@@ -147,7 +146,7 @@ class PastLog:
     def _work(self, state: LogState) -> int:
         # To read a checkpoint takes about as long as to fold half of what it holds.
         size = len(state.resources) + len(state.vips) + len(state.claims) + len(state.proxies)
-        return max(STRIDES_OF_WORK * self._stride, size // 2)
+        return max(self._stride, size // 2)
 
     def _nearest(self, n: int) -> LogState:
         """The last state at or before n that is known; the empty one if none is."""

@@ -141,7 +141,7 @@ async def scratch_server(
     """
     with tempfile.TemporaryDirectory(prefix="zonal-scratch-") as directory:
         scratch = Path(directory)
-        source = _account_dir(store_dir, account)
+        source = account_directory(store_dir, account)
         await asyncio.to_thread(_copy_streams, source, scratch / "jetstream" / "$G")
         config = scratch / "nats.conf"
         port = free_port()
@@ -153,7 +153,8 @@ async def scratch_server(
             await server.stop()
 
 
-def _account_dir(store_dir: Path, account: str | None) -> Path:
+def account_directory(store_dir: Path, account: str | None = None) -> Path:
+    """Where a store keeps the streams of an account, by default of the only one. Raises ServerFailed, OSError."""
     root = store_dir / "jetstream" if (store_dir / "jetstream").is_dir() else store_dir
     found = [entry for entry in sorted(root.iterdir()) if (entry / "streams").is_dir()]
     if account is not None:

@@ -74,3 +74,14 @@ async def ensure_reader(connection: Connection, stream: str, name: str) -> None:
         }
         body = {"stream_name": stream, "config": config}
         await connection.api(f"{API}.CONSUMER.CREATE.{stream}.{name}", body, timeout_seconds=API_TIMEOUT_SECONDS)
+
+
+async def stream_names(connection: Connection) -> list[str]:
+    """Every stream of the account. Raises ApiError, LogUnavailable."""
+    names: list[str] = []
+    while True:
+        answer = await connection.api(f"{API}.STREAM.NAMES", {"offset": len(names)})
+        found = answer.get("streams") or []
+        names += found
+        if not found or len(names) >= answer.get("total", 0):
+            return sorted(names)

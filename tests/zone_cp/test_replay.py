@@ -6,9 +6,10 @@ import pytest
 
 from shared.events.event import ProxyConnected, ProxyDisconnected
 from shared.events.history import History, NoSuchMoment
+from shared.history.tree import difference, tree_at
 from shared.model.resource import key_of
 from tests.builders import LogBuilder, ZoneBuilder, applied, dataplane, egress, generator, mes, mesh, service_key
-from zone_cp.replay import difference, explain, resources_at, snapshot_at, view_at, xds_at
+from zone_cp.replay import explain, snapshot_at, view_at, xds_at
 
 EGRESS, SIDECAR = ".egress-1", "default.web-1"
 
@@ -60,7 +61,7 @@ def test_a_difference_names_only_the_field_that_changed() -> None:
     assert {(change.before, change.after) for change in changes} == {("203.0.113.1", "203.0.113.2")}
     assert all("address" in change.path for change in changes)
     assert difference(*(xds_at(history, "east", position, SIDECAR) for position in (before, after))) == []
-    (resource,) = difference(*(resources_at(history, "east", position) for position in (before, after)))
+    (resource,) = difference(*(tree_at(history, "east", position) for position in (before, after)))
     assert resource.path == "spec.endpoints[0].address"
 
 
