@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import structlog
 from shared import VERSION
 from shared.api.app import build_api
 from shared.events.conditions import Observed
-from shared.events.event import GLOBAL, Change, ResourceApplied, ZoneSettingsChanged, decode_event
+from shared.events.event import GLOBAL, Change, Event, ResourceApplied, ZoneSettingsChanged, decode_event
 from shared.events.log import EventLog
 from shared.events.state import ZoneState
 from shared.keys.directory import KeysDirectory
@@ -52,6 +52,7 @@ from zone_cp.refusals import Refusals
 from zone_cp.status import StatusBoard
 from zone_cp.store import ZoneStore
 from zone_cp.view.zone_view import ZoneView
+from zone_cp.xds.fleet import Turn
 
 COMPILER = "1"
 """Version of what `view` and `xds` make of a state; recorded, because it changes what proxies are served."""
@@ -136,11 +137,17 @@ class _Zone:
         self._rotation = Rotation(
             loop=asyncio.get_running_loop(),
             jitter=random.random,
-            on_rotated=lambda _mesh, _id: self._publisher.refresh(),
+            on_rotated=self._rotated,
         )
         self._secrets = ZoneSecrets(self._keys.keyring(), lambda: self._owner.state, self._rotation)
         self._ads = self._ads_server()
-        self._publisher = Publisher(self._secrets, self._ads, self._before, self._published)
+        self._publisher = Publisher(
+            self._secrets,
+            self._ads,
+            self._authorities,
+            self._published,
+            compare=self._settings.compare_with_recomputed,
+        )
         self._board = StatusBoard(self._settings.name, status, self._present, self._publisher.failures)
         self._watch = EgressWatch(self._ads, self._delivered)
         self._recorder = Recorder(self._owner.write_many)
@@ -219,17 +226,23 @@ class _Zone:
 
     # --- state moves ---------------------------------------------------------------------------------------
 
-    def _changed(self, state: ZoneState) -> None:
-        self._publisher.changed(state)
+    def _changed(self, state: ZoneState, events: Sequence[Event] | None) -> None:
+        self._publisher.changed(state, events)
 
-    def _before(self, view: ZoneView) -> None:
+    def _rotated(self, mesh: str, spiffe_id: str) -> None:
+        self._publisher.refresh(mesh, spiffe_id)
+
+    def _authorities(self, view: ZoneView) -> Collection[str]:
         seconds = {mesh.name: float(mesh.certificate_seconds) for mesh in view.meshes.values() if mesh.mtls}
-        for mesh, reason in self._secrets.refresh(seconds).items():
+        refreshed = self._secrets.refresh(seconds)
+        for mesh, reason in refreshed.failures.items():
             log.warning("no certificates for a mesh", mesh=mesh, reason=reason)
+        return refreshed.changed
 
-    def _published(self, state: ZoneState, view: ZoneView, egresses: Sequence[str]) -> None:
-        self._secrets.keep_asked()
-        self._watch.expect(view, egresses)
+    def _published(self, turn: Turn) -> None:
+        if turn.regrouped:
+            self._secrets.keep(turn.fleet.workloads())
+        self._watch.expect(turn.fleet.view, turn.fleet.egresses())
         self._tell_refusals()
         self._board.changed()
 

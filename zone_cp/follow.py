@@ -29,6 +29,7 @@ RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 SYSTEM = "system:zone"
 
 Decided: TypeAlias = Callable[[ZoneState], Sequence[Change]]
+Changed: TypeAlias = Callable[[ZoneState, Sequence[Event] | None], None]
 
 log = structlog.get_logger(__name__)
 
@@ -36,18 +37,18 @@ log = structlog.get_logger(__name__)
 class ZoneOwner:
     """Holds the ZoneState; the only one that moves it.
 
-    `changed(state)` is called after every move, inside the lock, and must not block.
+    `changed(state, events)` is called after every move, inside the lock, and must not block; `events`, of both logs,
+    are those that led there since the last call, None where they are not known one by one.
     """
 
-    def __init__(
-        self, zone: str, own_log: EventLog, settings: ZoneSettingsChanged, changed: Callable[[ZoneState], None]
-    ) -> None:
+    def __init__(self, zone: str, own_log: EventLog, settings: ZoneSettingsChanged, changed: Changed) -> None:
         self.zone = zone
         self._hub = LogState(origin="global")
         self._writer = LogWriter(own_log, LogState(origin=zone))
         self._settings = settings
         self._changed = changed
         self._lock = asyncio.Lock()
+        self._moved_by: list[Event] | None = None
 
     @property
     def state(self) -> ZoneState:
@@ -80,19 +81,20 @@ class ZoneOwner:
                 return
             await self._settle()
             await self._advance(pending)
-            self._changed(self.state)
+            self._tell()
 
     async def hub_events(self, events: Sequence[Event]) -> None:
         """Take events of global that the local copy holds now."""
         async with self._lock:
             if self._is_behind():
                 decided = self._writer.state.seen
+                self._moved_by = None
                 self._hub = fold_all(self._hub, [event for event in events if event.n <= decided])
                 if self._is_behind():
                     return
                 await self._settle()
             await self._advance([event for event in events if event.n > self._hub.n])
-            self._changed(self.state)
+            self._tell()
 
     async def write(self, decided: Decided, *, actor: str, cause: str = "") -> tuple[Event, ...]:
         """Decide on the present state and record it with what follows from it; all or nothing.
@@ -107,6 +109,7 @@ class ZoneOwner:
                 try:
                     await self._record(self._with_consequences(asked, self._writer.state)[0])
                 except Conflict:
+                    self._moved_by = None
                     continue
                 return asked
 
@@ -123,6 +126,7 @@ class ZoneOwner:
                 try:
                     await self._record(events)
                 except Conflict:
+                    self._moved_by = None
                     continue
                 return taken
 
@@ -145,7 +149,16 @@ class ZoneOwner:
     async def _record(self, events: Sequence[Event]) -> None:
         await self._writer.commit(events)
         if events:
-            self._changed(self.state)
+            self._moved(events)
+            self._tell()
+
+    def _moved(self, events: Sequence[Event]) -> None:
+        if self._moved_by is not None:
+            self._moved_by += events
+
+    def _tell(self) -> None:
+        events, self._moved_by = self._moved_by, []
+        self._changed(self.state, events)
 
     def _with_consequences(self, asked: Sequence[Event], own: LogState) -> tuple[list[Event], LogState]:
         """What is asked for on top of `own` and what follows from it, with the state after all of it."""
@@ -179,6 +192,7 @@ class ZoneOwner:
                 # who waited: everything is compared before the next event is looked at.
                 await self._commit(self._prepare(decide(self.state, None, self._settings)))
             except Conflict as conflict:
+                self._moved_by = None
                 log.info("deciding anew", reason=str(conflict))
             else:
                 return
@@ -193,6 +207,7 @@ class ZoneOwner:
                 await self._decide(events)
             except Conflict as conflict:
                 log.info("deciding anew", reason=str(conflict))
+                self._moved_by = None
                 decided = self._writer.state.seen
                 self._hub = fold_all(self._hub, [event for event in events if event.n <= decided])
                 await self._settle()
@@ -203,6 +218,7 @@ class ZoneOwner:
     async def _decide(self, events: Sequence[Event]) -> None:
         hub, own = self._hub, self._writer.state
         staged: list[Event] = []
+        self._moved(events)
         for event in events:
             hub = fold(hub, event)
             changes = decide(ZoneState(self.zone, hub, own), event, self._settings)
@@ -222,6 +238,7 @@ class ZoneOwner:
             try:
                 for start in range(0, len(events), APPEND_BATCH):
                     await self._writer.commit(events[start : start + APPEND_BATCH])
+                    self._moved(events[start : start + APPEND_BATCH])
                 return
             except LogUnavailable as error:
                 pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]

@@ -1,37 +1,35 @@
 """From each new state to what every connected proxy should hold.
 
-One task: it takes the newest state whenever there is one (a burst of events costs one compilation), projects
-it, compiles for each online proxy and hands the snapshots to ADS. Hostnames follow only once the egresses have
-ACKed the clusters behind them (decision 27).
+One task: it takes the newest state whenever there is one (a burst of events costs one turn), brings the fleet up to
+it (`xds/fleet.py`) and hands the snapshots that differ to ADS. Hostnames follow only once the egresses have ACKed the
+clusters behind them (decision 27).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
-from hashlib import blake2b
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
 
-import msgspec
 import structlog
 from immutables import Map
 
+from shared.events.event import Event
 from shared.events.state import Position, ZoneState
-from shared.model.resource import ResourceKey, ZoneEgress
+from shared.model.resource import ResourceKey
 from zone_cp.ads.hub import DnsTable
-from zone_cp.view.project import dns_table, project, project_next, proxy_view
+from zone_cp.gate import NameGate, Tables
+from zone_cp.view.names import Names
 from zone_cp.view.zone_view import Failure, ProxyView, ZoneView
+from zone_cp.xds.compare import Diverged, divergences
 from zone_cp.xds.compile import compile_proxy
-from zone_cp.xds.compile import failures as compile_failures
+from zone_cp.xds.fleet import Authorities, Fleet, Turn, first_turn, next_turn
+from zone_cp.xds.parts import Workload
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.snapshot import Snapshot
 
-Tables: TypeAlias = Map[str, Map[str, str]]
-"""Per mesh: hostname to VIP."""
-
-PENDING_LIMIT = 256
-"""Tables that wait for ACKs; further ones wait together."""
+EVENTS_MAX = 4096
+"""Events between two turns that are looked at one by one; beyond them the two states are compared."""
 ACK_SECONDS = 30.0
 """How long one wait for an ACK lasts before it is looked at again which view is the newest."""
 
@@ -44,70 +42,17 @@ class Delivery(Protocol):
     def offer(self, proxy: str, snapshot: Snapshot) -> None:
         """Make this what `proxy` should hold; newest wins."""
 
+    def advance(self, position: Position) -> None:
+        """What proxies were offered last holds at this moment too."""
+
+    def leave(self, proxy: str) -> None:
+        """What this proxy was offered is not kept up to date from now on."""
+
     def offer_dns(self, proxy: str, table: DnsTable) -> None:
         """Make this the table that the proxy's agent answers from."""
 
     async def acked(self, proxy: str, position: Position, timeout_seconds: float) -> object:
         """Wait until `proxy` answered all of a position. Raises TimeoutError."""
-
-
-class _Wanted(msgspec.Struct):
-    position: Position
-    tables: Tables
-    waiting: set[str]
-
-
-class NameGate:
-    """Decides which hostnames may be answered: removals at once, additions when every egress has ACKed.
-
-    Sans-IO: `want` and `acked` return the tables to publish now.
-    """
-
-    def __init__(self) -> None:
-        self._pending: deque[_Wanted] = deque()
-        self._answered: Tables = Map()
-        self._published: Tables = Map()
-        self._wanted: Tables = Map()
-        self._refused: frozenset[str] = frozenset()
-
-    def want(self, position: Position, tables: Tables, egresses: Iterable[str]) -> Tables:
-        """New tables at `position`, to be ACKed by `egresses` first (none: no egress can delay them)."""
-        self._wanted = tables
-        online = set(egresses)
-        for earlier in self._pending:
-            earlier.waiting &= online  # nothing waits for an egress that went offline
-        if len(self._pending) >= PENDING_LIMIT:
-            self._pending.popleft()  # the next one has all its names, and waits for no more than it did
-        self._pending.append(_Wanted(position, tables, online))
-        return self._settle()
-
-    def acked(self, proxy: str, position: Position) -> Tables:
-        """An egress holds everything up to `position`."""
-        for wanted in self._pending:
-            if wanted.position.g <= position.g and wanted.position.z <= position.z:
-                wanted.waiting.discard(proxy)
-        return self._settle()
-
-    def refuse(self, vips: frozenset[str]) -> Tables:
-        """An egress NACKed what is behind these VIPs: an answer, but nothing to give a new name to."""
-        self._refused = vips
-        return self._settle()
-
-    def _settle(self) -> Tables:
-        while self._pending and not self._pending[0].waiting:
-            self._answered = self._pending.popleft().tables
-        self._published = Map({mesh: self._kept(mesh, table) for mesh, table in self._answered.items()})
-        return self._published
-
-    def _kept(self, mesh: str, table: Map[str, str]) -> Map[str, str]:
-        # A name whose VIP changed goes first and comes back with the next ACK. A refused service that is published
-        # already serves its last good configuration and keeps its name (decision 28).
-        wanted, published = self._wanted.get(mesh, Map()), self._published.get(mesh, Map())
-        return Map({
-            name: vip
-            for name, vip in table.items()
-            if wanted.get(name) == vip and (vip not in self._refused or published.get(name) == vip)
-        })  # fmt: skip
 
 
 class EgressWatch:
@@ -146,37 +91,56 @@ def _holds(reached: Position | None, position: Position) -> bool:
 
 
 class Publisher:
-    """Owns the newest ZoneView and the task that keeps proxies up to it.
+    """Owns the newest Fleet and the task that keeps proxies up to it.
 
-    `before(view)` runs before a view is compiled (to bring issuers of certificates up to date), `published` after,
-    with the egresses that are online.
+    `authorities` brings issuers of certificates up to date before a view is compiled; `published` runs after each turn.
+    compare: after each turn, make everything from nothing and raise Diverged where it comes out different.
     """
 
     def __init__(
         self,
         secrets: SecretSource,
         delivery: Delivery,
-        before: Callable[[ZoneView], None],
-        published: Callable[[ZoneState, ZoneView, Sequence[str]], None],
+        authorities: Authorities,
+        published: Callable[[Turn], None],
+        *,
+        compare: bool = False,
     ) -> None:
         self._secrets = secrets
         self._delivery = delivery
-        self._before = before
+        self._authorities = authorities
         self._published = published
+        self._compare = compare
         self._gate = NameGate()
-        self._sidecars: dict[str, str] = {}
+        self._tables: Tables = Map()
         self._newest: ZoneState | None = None
+        self._events: list[Event] | None = []
+        self._identities: set[Workload] = set()
         self._wake = asyncio.Event()
-        self.view: ZoneView | None = None
-        self.state: ZoneState | None = None
+        self._fleet: Fleet | None = None
 
-    def changed(self, state: ZoneState) -> None:
-        """A newer state; returns at once."""
+    @property
+    def view(self) -> ZoneView | None:
+        """What proxies are served from; None before the first state."""
+        return None if self._fleet is None else self._fleet.view
+
+    @property
+    def state(self) -> ZoneState | None:
+        """The state that `view` is of."""
+        return None if self._fleet is None else self._fleet.state
+
+    def changed(self, state: ZoneState, events: Sequence[Event] | None = None) -> None:
+        """A newer state; returns at once. `events` lead to it from the one before; None where they are not known."""
+        if events is None or self._events is None or len(self._events) + len(events) > EVENTS_MAX:
+            self._events = None
+        else:
+            self._events += events
         self._newest = state
         self._wake.set()
 
-    def refresh(self) -> None:
-        """Material that is not in the state changed (a certificate was rotated): compile again."""
+    def refresh(self, mesh: str, spiffe_id: str) -> None:
+        """A workload's certificate was replaced."""
+        self._identities.add((mesh, spiffe_id))
         self._wake.set()
 
     def acked(self, proxy: str, position: Position) -> None:
@@ -204,58 +168,50 @@ class Publisher:
 
     def failures(self) -> Map[ResourceKey, Failure]:
         """Services that online proxies answer 503 for, and why. For conditions; not in the path of a change."""
-        closed: Map[ResourceKey, Failure] = Map()
-        if self.view is None or self.state is None:
-            return closed
-        # Proxies of a kind and mesh that trust the same CAs fail alike.
-        alike: dict[tuple[str, str, str], ProxyView] = {}
-        for status in self.state.own.proxies.values():
-            if status.online and (proxy := proxy_view(self.state, status.proxy)) is not None:
-                alike.setdefault((status.key.kind, status.key.mesh, proxy.system_ca_path), proxy)
-        for proxy in alike.values():
-            closed = closed.update(compile_failures(self.view, proxy, self._secrets))
-        return closed
+        return Map() if self._fleet is None else self._fleet.failures()
 
-    def _project(self, state: ZoneState) -> ZoneView:
-        if self.view is None or self.state is None:
-            return project(state)
-        return self.view if self.state is state else project_next(self.view, self.state, state)
+    def _turn(self, state: ZoneState) -> Turn:
+        events, self._events = self._events, []
+        identities, self._identities = frozenset(self._identities), set()
+        if self._fleet is None:
+            return first_turn(state, self._secrets, self._authorities)
+        return next_turn(
+            self._fleet, state, self._secrets, events=events, identities=identities, authorities=self._authorities
+        )
 
     async def _publish(self, state: ZoneState) -> None:
-        view = self._project(state)
-        self.view, self.state = view, state
-        self._before(view)
-        egresses: list[str] = []
-        sidecars: dict[str, str] = {}
-        for status in state.own.proxies.values():
-            if not status.online or (proxy := proxy_view(state, status.proxy)) is None:
-                continue
-            if isinstance(proxy.resource, ZoneEgress):
-                egresses.append(status.proxy)
-            else:
-                sidecars[status.proxy] = proxy.resource.mesh
-            try:
-                snapshot = compile_proxy(view, proxy, self._secrets)
-            except Exception:
-                # One proxy that cannot be compiled keeps what it has; the others are served (decision 28).
-                log.exception("cannot compile", proxy=status.proxy, position=str(view.position))
-                continue
-            self._delivery.offer(status.proxy, snapshot)
-        self._sidecars = sidecars
+        turn = self._turn(state)
+        self._fleet = fleet = turn.fleet
+        for proxy, fault in turn.faults:
+            # It keeps what it has; the others are served (decision 28).
+            log.error("cannot compile", proxy=proxy, position=str(fleet.view.position), fault=fault)
+        for proxy in turn.left:
+            self._delivery.leave(proxy)
+        for proxy, snapshot in turn.offers:
+            self._delivery.offer(proxy, snapshot)
+        self._delivery.advance(fleet.view.position)
         # Names wait for the egresses' ACKs anyway: let the streams write before they are worked out.
         await asyncio.sleep(0)
-        tables: Tables = Map({mesh: dns_table(view, mesh) for mesh in view.meshes})
-        self._offer_names(self._gate.want(view.position, tables, egresses))
-        self._published(state, view, egresses)
+        self._offer_names(self._gate.want(fleet.view.position, fleet.names, fleet.egresses()), turn.came)
+        self._published(turn)
+        if self._compare and (found := divergences(fleet, self._secrets)):
+            raise Diverged(found)
 
-    def _offer_names(self, tables: Tables) -> None:
-        wanted = {mesh: tables[mesh] for mesh in self._sidecars.values() if mesh in tables}
-        made = {mesh: DnsTable(_version(table), table) for mesh, table in wanted.items()}
-        for proxy, mesh in self._sidecars.items():
-            if mesh in made:
-                self._delivery.offer_dns(proxy, made[mesh])
+    def _offer_names(self, tables: Tables, came: Collection[str] = ()) -> None:
+        before, self._tables = self._tables, tables
+        fleet = self._fleet
+        if fleet is None:
+            return
+        for mesh, names in tables.items():
+            if before.get(mesh) is not names:
+                table = _dns_table(names)
+                for proxy in fleet.sidecars(mesh):
+                    self._delivery.offer_dns(proxy, table)
+        for proxy in came:
+            mesh = fleet.mesh_of(proxy)
+            if mesh in tables:
+                self._delivery.offer_dns(proxy, _dns_table(tables[mesh]))
 
 
-def _version(table: Map[str, str]) -> str:
-    text = "\n".join(f"{name} {vip}" for name, vip in sorted(table.items()))
-    return blake2b(text.encode(), digest_size=8).hexdigest()
+def _dns_table(names: Names) -> DnsTable:
+    return DnsTable(names.version, names.table, lineage=names.lineage)

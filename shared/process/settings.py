@@ -84,6 +84,9 @@ class ZoneSettings(Settings, frozen=True, kw_only=True):
     allowed_addresses: Annotated[
         tuple[str, ...], _about("ranges that endpoints may use although they are dangerous, such as 127.0.0.0/8")
     ] = ()
+    compare_with_recomputed: Annotated[
+        bool, _about("debugging: make everything from nothing after each change as well, and stop where it differs")
+    ] = False
 
     egress_on_demand_above: Annotated[
         int,

@@ -90,15 +90,15 @@ async def test_identities_follow_the_state() -> None:
     world = World()
     with pytest.raises(MaterialMissing):
         world.secrets.identity("default", "spiffe://default/web")
-    assert "default" in world.secrets.refresh({"default": 3600})
+    assert "default" in world.secrets.refresh({"default": 3600}).failures
     world.authority(1)
-    assert not world.secrets.refresh({"default": 3600})
+    assert not world.secrets.refresh({"default": 3600}).failures
     first = world.secrets.identity("default", "spiffe://default/web")
     assert world.secrets.trust_bundle("default") == world.state.hub.roots["default"].certificate
-    assert not world.secrets.refresh({"default": 3600})
+    assert not world.secrets.refresh({"default": 3600}).failures
     assert world.secrets.identity("default", "spiffe://default/web") is first
     world.authority(2)
-    assert not world.secrets.refresh({"default": 3600})
+    assert not world.secrets.refresh({"default": 3600}).failures
     assert world.secrets.identity("default", "spiffe://default/web").serial != first.serial
     world.secrets.refresh({})
     with pytest.raises(MaterialMissing):
@@ -111,23 +111,32 @@ async def test_an_unreadable_authority_is_a_reason_not_a_crash() -> None:
     """An intermediate that was not wrapped for this zone leaves the mesh without identities, and says why."""
     world = World()
     world.authority(1, readers=("global",))
-    failures = world.secrets.refresh({"default": 3600})
+    failures = world.secrets.refresh({"default": 3600}).failures
     assert "not wrapped for east" in failures["default"]
 
 
 @pytest.mark.anyio
-async def test_who_is_asked_for_no_more_is_issued_no_more() -> None:
-    """A workload that no proxy needed since the last refresh is forgotten; one that comes back gets another."""
+async def test_who_is_kept_no_more_is_issued_no_more() -> None:
+    """A workload that no proxy is any more is forgotten; one that comes back gets another certificate."""
     world = World()
     world.authority(1)
     world.secrets.refresh({"default": 3600.0})
     first = world.secrets.identity("default", "spiffe://default/web")
-    world.secrets.identity("default", "spiffe://default/gone")
-    world.secrets.keep_asked()
-    assert len(world.rotation.held()) == 2
-    world.secrets.refresh({"default": 3600.0})
-    assert world.secrets.identity("default", "spiffe://default/web") is first
-    world.secrets.keep_asked()
+    gone = world.secrets.identity("default", "spiffe://default/gone")
+    world.secrets.keep({("default", "spiffe://default/web")})
     assert [svid.spiffe_id for _, svid in world.rotation.held()] == ["spiffe://default/web"]
-    assert world.secrets.identity("default", "spiffe://default/gone").spiffe_id == "spiffe://default/gone"
+    assert world.secrets.identity("default", "spiffe://default/web") is first
+    assert world.secrets.identity("default", "spiffe://default/gone") is not gone
+    world.rotation.close()
+
+
+@pytest.mark.anyio
+async def test_refresh_tells_whose_issuers_are_others() -> None:
+    """What is compiled of a mesh's certificates follows from nothing else."""
+    world = World()
+    assert world.secrets.refresh({"default": 3600.0}).changed == frozenset()
+    world.authority(1)
+    assert world.secrets.refresh({"default": 3600.0}).changed == {"default"}
+    assert world.secrets.refresh({"default": 3600.0}).changed == frozenset()
+    assert world.secrets.refresh({}).changed == {"default"}
     world.rotation.close()

@@ -28,7 +28,7 @@ from tests.xds.views import Secrets
 from zone_cp.identity.svid import Svid
 from zone_cp.view.project import project, proxy_view
 from zone_cp.view.zone_view import ExternalServiceView, Failure, ProxyView, TlsMaterial, ZoneView
-from zone_cp.xds.compile import compile_proxy, failures
+from zone_cp.xds.compile import compile_proxy, compile_whole
 from zone_cp.xds.secrets import MaterialMissing
 from zone_cp.xds.snapshot import Snapshot
 
@@ -190,7 +190,7 @@ class LoopbackZone:
     def closed(self) -> Map[ResourceKey, Failure]:
         """The services that are closed where they would be dialled, and why."""
         view = self.view
-        found = (failures(view, proxy, self.secrets) for proxy in self.proxies())
+        found = (compile_whole(view, proxy, self.secrets).failures for proxy in self.proxies())
         return Map(item for one in found for item in one.items())
 
     def settled(self, clusters: Sequence[str], *, direct: bool = False) -> None:

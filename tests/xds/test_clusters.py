@@ -21,7 +21,7 @@ from tests.xds.views import Authority, Secrets, egress, mesh_view, secured, serv
 from zone_cp.view.zone_view import ExternalServiceView, Failure
 from zone_cp.xds import clusters, defaults
 from zone_cp.xds.clusters import service_cluster
-from zone_cp.xds.compile import compile_proxy, failures
+from zone_cp.xds.compile import compile_proxy, compile_whole
 from zone_cp.xds.inspect import decode, plain_resource
 from zone_cp.xds.shape import ads
 from zone_cp.xds.snapshot import CLUSTER, SECRET, Encoded
@@ -211,7 +211,9 @@ def test_without_a_ca_the_system_one_is_a_file_or_the_service_is_closed() -> Non
     assert trusted == {"filename": "/etc/ssl/ca.crt"}
     [closed] = compile_proxy(view, egress(), secrets).resources[CLUSTER].values()
     assert _closed(closed).startswith("MeshExternalService/default/payments: NoCertificateAuthority: ")
-    assert [one.reason for one in failures(view, egress(), secrets).values()] == ["NoCertificateAuthority"]
+    assert [one.reason for one in compile_whole(view, egress(), secrets).failures.values()] == [
+        "NoCertificateAuthority"
+    ]
 
 
 def _closed(encoded: Encoded) -> str:

@@ -33,7 +33,7 @@ class Zone:
         self.own = own or FailingLog()
         self.copy = copy or MemoryLog()
         self.told: list[ZoneState] = []
-        self.owner = ZoneOwner("east", self.own, settings(), self.told.append)
+        self.owner = ZoneOwner("east", self.own, settings(), lambda state, _events: self.told.append(state))
 
     async def recover(self) -> Zone:
         await self.owner.recover(self.copy)

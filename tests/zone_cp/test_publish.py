@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 from immutables import Map
@@ -13,11 +12,15 @@ from shared.events.state import Position, ZoneState
 from shared.model.resource import Dataplane, ZoneEgress, key_of
 from tests.builders import LogBuilder, ZoneBuilder, applied, dataplane, egress, generator, mes, mesh
 from zone_cp.ads.hub import DnsTable
+from zone_cp.gate import PENDING_LIMIT, NameGate, Tables
 from zone_cp.identity.svid import Svid
-from zone_cp.publish import PENDING_LIMIT, EgressWatch, NameGate, Publisher, Tables
+from zone_cp.publish import EgressWatch, Publisher
+from zone_cp.view.names import NO_NAMES, whole
 from zone_cp.view.project import project
 from zone_cp.view.zone_view import ProxyView, TlsMaterial, ZoneView
-from zone_cp.xds.compile import compile_proxy
+from zone_cp.xds.compile import compile_whole
+from zone_cp.xds.fleet import Turn
+from zone_cp.xds.parts import Compiled
 from zone_cp.xds.secrets import MaterialMissing
 from zone_cp.xds.snapshot import Snapshot
 
@@ -29,11 +32,11 @@ def at(g: int) -> Position:
 
 
 def table(**names: str) -> Tables:
-    return Map({"default": Map({f"{name}.ext.local": ip for name, ip in names.items()})})
+    return Map({"default": whole({f"{name}.ext.local": ip for name, ip in names.items()})})
 
 
 def names(tables: Tables) -> dict[str, str]:
-    return {name.removesuffix(".ext.local"): ip for name, ip in tables.get("default", Map()).items()}
+    return {name.removesuffix(".ext.local"): ip for name, ip in tables.get("default", NO_NAMES).table.items()}
 
 
 # --- the gate ---------------------------------------------------------------------------------------------------
@@ -114,11 +117,19 @@ class Delivery:
     def __init__(self) -> None:
         self.snapshots: dict[str, Snapshot] = {}
         self.tables: dict[str, DnsTable] = {}
+        self.position: Position | None = None
+        self.left: list[str] = []
         self._held: dict[str, Position] = {}
         self._changed = asyncio.Condition()
 
     def offer(self, proxy: str, snapshot: Snapshot) -> None:
         self.snapshots[proxy] = snapshot
+
+    def advance(self, position: Position) -> None:
+        self.position = position
+
+    def leave(self, proxy: str) -> None:
+        self.left.append(proxy)
 
     def offer_dns(self, proxy: str, table: DnsTable) -> None:
         self.tables[proxy] = table
@@ -223,10 +234,10 @@ class World:
         self.connect(EGRESS, egress())
         self.delivery = Delivery()
         self.published: list[tuple[ZoneState, tuple[str, ...]]] = []
-        self.publisher = Publisher(NoSecrets(), self.delivery, lambda _view: None, self._published)
+        self.publisher = Publisher(NoSecrets(), self.delivery, lambda _view: (), self._published, compare=True)
 
-    def _published(self, state: ZoneState, _view: ZoneView, egresses: Sequence[str]) -> None:
-        self.published.append((state, tuple(egresses)))
+    def _published(self, turn: Turn) -> None:
+        self.published.append((turn.fleet.state, tuple(turn.fleet.egresses())))
 
     def connect(self, proxy: str, resource: Dataplane | ZoneEgress) -> None:
         self.zone.apply(resource)
@@ -290,12 +301,12 @@ async def test_one_proxy_that_cannot_be_compiled_keeps_what_it_has(monkeypatch: 
     """The others are served (decision 28)."""
     world = World()
 
-    def compiled(seen: ZoneView, proxy: ProxyView, secrets: NoSecrets) -> Snapshot:
-        if isinstance(proxy.resource, Dataplane):
+    def compiled(seen: ZoneView, situation: ProxyView, secrets: NoSecrets) -> Compiled:
+        if isinstance(situation.resource, Dataplane):
             raise RuntimeError("broken")
-        return compile_proxy(seen, proxy, secrets)
+        return compile_whole(seen, situation, secrets)
 
-    monkeypatch.setattr("zone_cp.publish.compile_proxy", compiled)
+    monkeypatch.setattr("zone_cp.xds.fleet.compile_whole", compiled)
     await world.publish()
     assert set(world.delivery.snapshots) == {EGRESS}
     assert len(world.published) == 1

@@ -28,7 +28,7 @@ class World:
 
     def __init__(self) -> None:
         self.log = FailingLog()
-        self.owner = ZoneOwner("east", self.log, settings(), lambda _state: None)
+        self.owner = ZoneOwner("east", self.log, settings(), lambda _state, _events: None)
         self.rows: dict[str, ServiceStatus] = {}
         keyring = Keyring("east", X25519PrivateKey.generate())
         self.store = ZoneStore(

@@ -23,6 +23,7 @@ from shared.events.state import Position
 from zone_cp.ads.delivery import TypeDelivery
 from zone_cp.ads.facts import Fact, RemoteProtocolError
 from zone_cp.ads.staging import StagedStream
+from zone_cp.view.lineage import UNKNOWN, Lineage
 from zone_cp.xds.snapshot import Snapshot
 
 SUPERSEDED = "superseded by a newer stream of the same proxy"
@@ -253,11 +254,15 @@ class Hub:
 
 
 class DnsTable(msgspec.Struct, frozen=True):
-    """All names one agent answers. version: equal means equal content; names are lower case without trailing dot."""
+    """All names one agent answers. version: equal means equal content; names are lower case without trailing dot.
+
+    lineage: which earlier tables `names` was made from.
+    """
 
     version: str
     names: Map[str, str]
     ttl_seconds: int = 5
+    lineage: Lineage = UNKNOWN
 
 
 class DnsChange(msgspec.Struct, frozen=True):
@@ -276,9 +281,16 @@ def dns_change(before: DnsTable | None, after: DnsTable) -> DnsChange | None:
         return DnsChange(after.version, True, tuple(sorted(after.names.items())), (), after.ttl_seconds)
     if before.version == after.version:
         return None
-    upsert = tuple(sorted((name, ip) for name, ip in after.names.items() if before.names.get(name) != ip))
-    remove = tuple(sorted(name for name in before.names if name not in after.names))
+    names = after.lineage.since(before.names)
+    if names is None:
+        names = {*before.names, *after.names}
+    upsert = tuple(sorted((name, after.names[name]) for name in names if _gained(name, before.names, after.names)))
+    remove = tuple(sorted(name for name in names if name in before.names and name not in after.names))
     return DnsChange(after.version, False, upsert, remove, after.ttl_seconds)
+
+
+def _gained(name: str, before: Map[str, str], after: Map[str, str]) -> bool:
+    return name in after and before.get(name) != after[name]
 
 
 def _reached(delivered: Position, position: Position) -> bool:

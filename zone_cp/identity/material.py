@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
+import msgspec
 from immutables import Map
 
 from shared.events.event import EventRef
@@ -20,6 +21,15 @@ CACHE_LIMIT = 8192
 """Unsealed texts kept; opening one costs about 0.05 ms (measured), and a recompile asks for all of them."""
 
 
+class Refreshed(msgspec.Struct, frozen=True):
+    """The meshes for which certificates are issued otherwise now than before, or no more; and those that have no usable
+    authority here, with the reason.
+    """
+
+    changed: frozenset[str]
+    failures: Map[str, str]
+
+
 class ZoneSecrets:
     """The compiler's SecretSource: TLS material, identities and trust bundles of this zone.
 
@@ -32,7 +42,6 @@ class ZoneSecrets:
         self._rotation = rotation
         self._texts: dict[Sealed, bytes] = {}
         self._trusted: dict[str, tuple[EventRef, EventRef, float]] = {}
-        self._asked: set[Workload] = set()
 
     def text(self, material: TlsMaterial) -> bytes:
         """The bytes of TLS material. Raises MaterialMissing."""
@@ -47,7 +56,6 @@ class ZoneSecrets:
 
     def identity(self, mesh: str, spiffe_id: str) -> Svid:
         """The workload's current certificate. Raises MaterialMissing."""
-        self._asked.add((mesh, spiffe_id))
         try:
             return self._rotation.identity(mesh, spiffe_id)
         except NotIssuable as error:
@@ -60,15 +68,13 @@ class ZoneSecrets:
         except NotIssuable as error:
             raise MaterialMissing(error.reason) from None
 
-    def refresh(self, certificate_seconds: Mapping[str, float]) -> Map[str, str]:
-        """Bring issuers up to date with the state: call after every fold, before compiling.
+    def refresh(self, certificate_seconds: Mapping[str, float]) -> Refreshed:
+        """Bring issuers up to date with the state: call after every fold, before compiling. Cheap when nothing changed.
 
-        `certificate_seconds` is the lifetime of workload certificates per mesh with mTLS; other meshes are
-        forgotten. Returns the meshes that have no usable authority here, with the reason. Cheap when nothing
-        changed.
+        `certificate_seconds` is the lifetime of workload certificates per mesh with mTLS; other meshes are forgotten.
         """
-        self._asked.clear()
         failures: Map[str, str] = Map()
+        before = dict(self._trusted)
         for mesh in [one for one in self._trusted if one not in certificate_seconds]:
             self._forget(mesh)
         for mesh, seconds in certificate_seconds.items():
@@ -77,11 +83,12 @@ class ZoneSecrets:
             except (Unreadable, ValueError) as error:
                 self._forget(mesh)
                 failures = failures.set(mesh, str(error))
-        return failures
+        meshes = {*before, *self._trusted}
+        return Refreshed(frozenset(one for one in meshes if before.get(one) != self._trusted.get(one)), failures)
 
-    def keep_asked(self) -> None:
-        """Issue no more for workloads that nobody asked for since `refresh`: call after compiling for all proxies."""
-        self._rotation.keep(self._asked)
+    def keep(self, workloads: Collection[Workload]) -> None:
+        """Issue no more for workloads that are not among these."""
+        self._rotation.keep(workloads)
 
     def _trust(self, mesh: str, seconds: float) -> None:
         state = self._state()

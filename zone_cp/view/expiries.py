@@ -5,7 +5,8 @@ Time is that of events. An event that passes no expiry looks at one text; one th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
+from typing import Protocol
 
 import msgspec
 from immutables import Map
@@ -16,8 +17,16 @@ from shared.events.state import ZoneState
 from shared.model.resource import ResourceKey
 
 
+class MeshServices(Protocol):
+    """What is read of a MeshView."""
+
+    @property
+    def services(self) -> Container[ResourceKey]:
+        """The services that are in the view."""
+
+
 class Expiries(msgspec.Struct, frozen=True):
-    """The expiries that are still to come: by service, by time, and the first of them ("" for none)."""
+    """The expiries that are still to come of services in a view: by service, by time, the first of them ("": none)."""
 
     of: Map[ResourceKey, str] = Map()
     by_time: Map[str, Map[ResourceKey, None]] = Map()
@@ -30,11 +39,12 @@ class Expiries(msgspec.Struct, frozen=True):
             return ()
         return tuple(key for time, keys in self.by_time.items() if time <= now for key in keys)
 
-    def following(self, state: ZoneState, keys: Iterable[ResourceKey]) -> Expiries:
+    def following(self, state: ZoneState, keys: Iterable[ResourceKey], meshes: Mapping[str, MeshServices]) -> Expiries:
         """Them after these services may have changed, or their time has passed."""
         now, of, by_time = moment(state), self.of, self.by_time
         for key in keys:
-            before, after = of.get(key, ""), ca_expiry(state, key)
+            shown = key.mesh in meshes and key in meshes[key.mesh].services
+            before, after = of.get(key, ""), ca_expiry(state, key) if shown else ""
             after = after if after > now else ""
             if before == after:
                 continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from typing import TypeVar
 
@@ -16,78 +16,68 @@ import msgspec
 from immutables import Map
 
 from shared.events.conditions import through_egress
-from shared.events.event import (
-    GLOBAL,
-    Event,
-    EventRef,
-    HostnameClaimed,
-    HostnameQuarantined,
-    ProxyConnected,
-    ProxyDisconnected,
-    ResourceApplied,
-    ResourceDeleted,
-    VipLeased,
-    VipQuarantined,
-    ZoneSettingsChanged,
-)
+from shared.events.event import Event, EventRef
+from shared.events.fold import drop, put
 from shared.events.state import LogState, Narrowed, Stored, ZoneState
 from shared.model.policy import POLICY_KINDS, Policy
-from shared.model.resource import (
-    Dataplane,
-    Mesh,
-    MeshExternalService,
-    ProtocolClass,
-    ResourceKey,
-    ZoneEgress,
-    key_of,
-)
+from shared.model.resource import Dataplane, Mesh, ProtocolClass, ResourceKey, ZoneEgress
 from shared.naming.vip import CidrFault, parse_cidr, ranges
-from zone_cp.view.expiries import NO_EXPIRIES
-from zone_cp.view.policies import MeshPolicies, effective, for_egress, mesh_policies, permission
-from zone_cp.view.services import secrets_of, service_view
-from zone_cp.view.workloads import NO_WORKLOADS, workloads_next
-from zone_cp.view.zone_view import EgressView, ExternalServiceView, MeshView, ProxyView, ZoneView
+from zone_cp.view.policies import Guard, MeshPolicies, Rule, effective, for_egress, mesh_policies, permission
+from zone_cp.view.services import readings, service_view
+from zone_cp.view.touched import Touched, differing, touched_by
+from zone_cp.view.workloads import NO_WORKLOADS, Workloads, workloads_next
+from zone_cp.view.zone_view import (
+    Difference,
+    EgressView,
+    ExternalServiceView,
+    MeshView,
+    ProxyView,
+    Reading,
+    ZoneView,
+)
 
 DEFAULT_CERTIFICATE_SECONDS = 24 * 3600
 
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _duration = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
-K = TypeVar("K")
+MESH_FIELDS = frozenset(MeshView.__struct_fields__) - {"services", "readers"}
+
 S = TypeVar("S", ExternalServiceView, ExternalServiceView | None)
-
-
-class Touched(msgspec.Struct):
-    """What some events may have changed of a view: services by key, meshes by name, Secrets by (mesh, name),
-    policies by the mesh they are in, Dataplanes by key, proxies by id.
-    """
-
-    services: set[ResourceKey] = msgspec.field(default_factory=set)
-    meshes: set[str] = msgspec.field(default_factory=set)
-    secrets: set[tuple[str, str]] = msgspec.field(default_factory=set)
-    policies: set[str] = msgspec.field(default_factory=set)
-    dataplanes: set[ResourceKey] = msgspec.field(default_factory=set)
-    proxies: set[str] = msgspec.field(default_factory=set)
-    egresses: bool = False
-    settings: bool = False
 
 
 def project(state: ZoneState) -> ZoneView:
     """The view of a zone at one moment, built whole."""
+    return first_step(state)[0]
+
+
+def first_step(state: ZoneState) -> tuple[ZoneView, Difference]:
+    """The view of a zone, built whole, and how it differs from no view at all."""
     touched = Touched(meshes={key.name for log in (state.hub, state.own) for key in log.kinds.get("Mesh", Map())})
-    touched.egresses = touched.settings = True
-    expiries = NO_EXPIRIES.following(state, (key for key, _ in _all_services(state)))
-    empty = ZoneView(state.zone, state.position, Map(), (), Map(), expiries=expiries)
-    return _rebuild(empty, state, touched)
+    touched.settings = True
+    touched.proxies = set(state.own.proxies)
+    return _rebuild(empty_view(state), state, touched)
+
+
+def empty_view(state: ZoneState) -> ZoneView:
+    """The view of a zone that knows nothing yet."""
+    return ZoneView(state.zone, state.position, Map(), (), Map())
 
 
 def project_next(
     view: ZoneView, before: ZoneState, after: ZoneState, events: Iterable[Event] | None = None
 ) -> ZoneView:
-    """The view of `after`, given the one of `before`. `events` are those between them, of both logs: with them the
-    work is proportional to what they touch, without them the two states are compared.
+    """The view of `after`; see `next_step`."""
+    return next_step(view, before, after, events)[0]
+
+
+def next_step(
+    view: ZoneView, before: ZoneState, after: ZoneState, events: Iterable[Event] | None = None
+) -> tuple[ZoneView, Difference]:
+    """The view of `after`, given the one of `before`, and how they differ. `events` are those between them, of both
+    logs: with them the work is proportional to what they touch, without them the two states are compared.
     """
-    return _rebuild(view, after, _differing(before, after) if events is None else _touched_by(events))
+    return _rebuild(view, after, differing(before, after) if events is None else touched_by(events))
 
 
 def proxy_view(state: ZoneState, proxy: str) -> ProxyView | None:
@@ -119,72 +109,12 @@ def duration_seconds(text: str) -> int | None:
     return int(sum(float(number) * _SECONDS[unit] for number, unit in _duration.findall(text)))
 
 
-# --- what changed --------------------------------------------------------------------------------------------------
-
-
-def _touched_by(events: Iterable[Event]) -> Touched:
-    touched = Touched()
-    for event in events:
-        match event.change:
-            case ResourceApplied(resource=resource):
-                _touch(touched, key_of(resource, "" if event.origin == GLOBAL else event.origin))
-            case ResourceDeleted(key=key):
-                _touch(touched, key)
-            case VipLeased() | VipQuarantined() | HostnameClaimed() | HostnameQuarantined():
-                touched.services.add(event.change.key)
-            case ProxyConnected() | ProxyDisconnected():
-                touched.egresses = True
-                touched.proxies.add(event.change.proxy)
-            case ZoneSettingsChanged():
-                touched.settings = True
-            case _:
-                pass  # the other events change nothing that a view shows
-    return touched
-
-
-def _touch(touched: Touched, key: ResourceKey) -> None:
-    match key.kind:
-        case "MeshExternalService":
-            touched.services.add(key)
-        case "Mesh":
-            touched.meshes.add(key.name)
-        case "Secret":
-            touched.secrets.add((key.mesh, key.name))
-        case "ZoneEgress":
-            touched.egresses = True
-        case "Dataplane":
-            touched.dataplanes.add(key)
-        case kind if kind in POLICY_KINDS:
-            touched.policies.add(key.mesh)
-        case _:
-            pass
-
-
-def _differing(before: ZoneState, after: ZoneState) -> Touched:
-    touched = Touched()
-    for old, new in ((before.hub, after.hub), (before.own, after.own)):
-        for kind in ("MeshExternalService", "Mesh", "Secret", "ZoneEgress", "Dataplane", *POLICY_KINDS):
-            for key in _changed(old.kinds.get(kind, Map()), new.kinds.get(kind, Map())):
-                _touch(touched, key)
-    touched.services.update(_changed(before.own.leases, after.own.leases))
-    touched.services.update(_changed(before.own.names, after.own.names))
-    touched.proxies = _changed(before.own.proxies, after.own.proxies)
-    touched.egresses = touched.egresses or bool(touched.proxies)
-    touched.settings = before.own.settings is not after.own.settings
-    return touched
-
-
-def _changed(before: Mapping[K, object], after: Mapping[K, object]) -> set[K]:
-    if before is after:
-        return set()
-    return {key for key, value in after.items() if before.get(key) is not value} | {k for k in before if k not in after}
-
-
 # --- building --------------------------------------------------------------------------------------------------------
 
 
-def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> ZoneView:
+def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> tuple[ZoneView, Difference]:
     meshes = view.meshes
+    looked_at: dict[str, set[ResourceKey]] = {}
     for name in sorted(touched.meshes):
         mesh = _mesh_view(state, name, meshes.get(name))
         if mesh is not None:
@@ -192,36 +122,52 @@ def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> ZoneView:
         elif name in meshes:
             meshes = meshes.delete(name)
     for name in touched.policies & set(meshes):
-        meshes = meshes.set(name, _with_policies(meshes[name], _policies(state, name), _narrowed(state, name)))
-    by_mesh: dict[str, set[ResourceKey]] = {}
-    for key in (*touched.services, *view.expiries.due(state)):
-        by_mesh.setdefault(key.mesh, set()).add(key)
-    for name, secret in touched.secrets:
-        by_mesh.setdefault(name, set()).update(_using(state, name, secret))
-    for name, keys in by_mesh.items():
-        if name in meshes:
-            services = _services(state, meshes[name].services, keys, meshes[name].policies)
-            if services is not meshes[name].services:
-                meshes = meshes.set(name, msgspec.structs.replace(meshes[name], services=services))
+        governed, differing_keys = _with_policies(meshes[name], _policies(state, name), _narrowed(state, name))
+        meshes = meshes.set(name, governed)
+        looked_at.setdefault(name, set()).update(differing_keys)
+    touched.services.update(view.expiries.due(state))
+    for name, keys in _services_touched(meshes, touched).items():
+        meshes = meshes.set(name, _with_services(state, meshes[name], keys))
+        looked_at.setdefault(name, set()).update(keys)
     for name, dataplanes in _dataplanes(state, touched).items():
         if name in meshes:
             workloads = workloads_next(meshes[name].workloads, state, name, sorted(dataplanes))
             if workloads is not meshes[name].workloads:
                 meshes = meshes.set(name, msgspec.structs.replace(meshes[name], workloads=workloads))
-    return ZoneView(
+                looked_at.setdefault(name, set())
+    egresses = _egresses(state) if _concern_egresses(state, touched) else view.egresses
+    after = ZoneView(
         zone=view.zone,
         position=state.position,
         meshes=meshes,
-        egresses=_egresses(state) if touched.egresses else view.egresses,
+        egresses=view.egresses if egresses == view.egresses else egresses,
         vip_ranges=_vip_ranges(state) if touched.settings else view.vip_ranges,
         on_demand_above=_on_demand_above(state) if touched.settings else view.on_demand_above,
-        expiries=view.expiries.following(state, chain.from_iterable(by_mesh.values())),
     )
+    difference = _difference(view, after, touched, looked_at)
+    moved = chain.from_iterable(difference.services.values())
+    return msgspec.structs.replace(after, expiries=view.expiries.following(state, moved, meshes)), difference
+
+
+def _services_touched(meshes: Map[str, MeshView], touched: Touched) -> dict[str, set[ResourceKey]]:
+    """The services to be looked at again, by mesh, of the meshes there are."""
+    found: dict[str, set[ResourceKey]] = {}
+    for key in touched.services:
+        if key.mesh in meshes:
+            found.setdefault(key.mesh, set()).add(key)
+    for name, secret in touched.secrets:
+        if name in meshes and (keys := meshes[name].readers.get(("secret", secret))):
+            found.setdefault(name, set()).update(keys)
+    for kid in touched.data_keys:
+        for name, mesh in meshes.items():
+            if keys := mesh.readers.get(("key", kid)):
+                found.setdefault(name, set()).update(keys)
+    return found
 
 
 def _dataplanes(state: ZoneState, touched: Touched) -> dict[str, set[str]]:
     """The Dataplanes that changed, or whose proxy did, by mesh."""
-    keys = set(touched.dataplanes)
+    keys = {key for key in touched.resources if key.kind == "Dataplane"}
     statuses = (state.own.proxies.get(proxy) for proxy in touched.proxies)
     keys.update(status.key for status in statuses if status is not None and status.key.kind == "Dataplane")
     found: dict[str, set[str]] = {}
@@ -230,26 +176,82 @@ def _dataplanes(state: ZoneState, touched: Touched) -> dict[str, set[str]]:
     return found
 
 
-def _services(
-    state: ZoneState,
-    services: Map[ResourceKey, ExternalServiceView],
-    keys: Iterable[ResourceKey],
-    policies: MeshPolicies,
-) -> Map[ResourceKey, ExternalServiceView]:
+def _concern_egresses(state: ZoneState, touched: Touched) -> bool:
+    statuses = (state.own.proxies.get(proxy) for proxy in touched.proxies)
+    keys = (*touched.resources, *(status.key for status in statuses if status is not None))
+    return any(key.kind == "ZoneEgress" for key in keys)
+
+
+def _difference(
+    before: ZoneView, after: ZoneView, touched: Touched, looked_at: Mapping[str, Collection[ResourceKey]]
+) -> Difference:
+    services: dict[str, Collection[ResourceKey]] = {}
+    meshes: dict[str, frozenset[str]] = {}
+    for name in {*looked_at, *touched.meshes, *touched.policies}:
+        old, new = before.meshes.get(name), after.meshes.get(name)
+        if old is not None and new is not None:
+            if fields := frozenset(one for one in MESH_FIELDS if _differ(getattr(old, one), getattr(new, one))):
+                meshes[name] = fields
+        elif (only := old or new) is not None:
+            meshes[name], services[name] = MESH_FIELDS, tuple(only.services)
+            continue
+        if keys := looked_at.get(name):
+            services[name] = tuple(keys)
+    return Difference(
+        services=services,
+        meshes=meshes,
+        egresses=before.egresses != after.egresses,
+        vip_ranges=before.vip_ranges != after.vip_ranges,
+        on_demand_above=before.on_demand_above != after.on_demand_above,
+        proxies=frozenset(touched.proxies),
+        resources=frozenset(touched.resources),
+    )
+
+
+def _differ(one: object, other: object) -> bool:
+    return one is not other and one != other
+
+
+def _with_services(state: ZoneState, mesh: MeshView, keys: Iterable[ResourceKey]) -> MeshView:
+    """The mesh with these services as they are now; the same object where they are as they were."""
+    services, readers = mesh.services.mutate(), mesh.readers
+    touched = False
+    rules = for_egress(mesh.policies)
     for key in keys:
-        service = _governed(service_view(state, key), policies)
-        if service is None:
-            services = services.delete(key) if key in services else services
-        elif services.get(key) != service:
-            services = services.set(key, service)
-    return services
+        before, after = mesh.services.get(key), _governed(service_view(state, key), mesh.policies, rules)
+        if before == after:
+            continue
+        touched = True
+        readers = _reindexed(readers, key, before, after)
+        if after is None:
+            del services[key]
+        else:
+            services[key] = after
+    return msgspec.structs.replace(mesh, services=services.finish(), readers=readers) if touched else mesh
 
 
-def _governed(service: S, policies: MeshPolicies) -> S:
-    """A service with what policies say about it; the same object where they say what they said before."""
+def _reindexed(
+    readers: Map[Reading, Map[ResourceKey, None]],
+    key: ResourceKey,
+    before: ExternalServiceView | None,
+    after: ExternalServiceView | None,
+) -> Map[Reading, Map[ResourceKey, None]]:
+    had, has = readings(before), readings(after)
+    for reading in had - has:
+        readers = drop(readers, reading, key)
+    for reading in has - had:
+        readers = put(readers, reading, key, None)
+    return readers
+
+
+def _governed(service: S, policies: MeshPolicies, rules: tuple[Rule, ...]) -> S:
+    """A service with what policies say about it; the same object where they say what they said before.
+
+    rules are those of `policies` that hold for all clients alike.
+    """
     if service is None:
         return service
-    outside = effective(for_egress(policies), service.key, service.labels)
+    outside = effective(rules, service.key, service.labels)
     guarded = permission(policies, service.key, service.labels)
     if (outside, guarded) == (service.outside, service.permission):
         return service
@@ -261,13 +263,33 @@ def _narrowed(state: ZoneState, mesh: str) -> tuple[tuple[Narrowed, EventRef], .
     return tuple(sorted(found, key=lambda one: (one[1].origin, one[1].n, repr(one[0]))))
 
 
-def _with_policies(mesh: MeshView, policies: MeshPolicies, narrowed: tuple[tuple[Narrowed, EventRef], ...]) -> MeshView:
-    services = mesh.services
-    for key, service in mesh.services.items():
-        after = _governed(service, policies)
+def _with_policies(
+    mesh: MeshView, policies: MeshPolicies, narrowed: tuple[tuple[Narrowed, EventRef], ...]
+) -> tuple[MeshView, list[ResourceKey]]:
+    """The mesh under other policies, and the services about which they say something else."""
+    services, rules = mesh.services.mutate(), for_egress(policies)
+    differing = []
+    for key, service in _meant(mesh, policies):
+        after = _governed(service, policies, rules)
         if after is not service:
-            services = services.set(key, after)
-    return msgspec.structs.replace(mesh, policies=policies, narrowed=narrowed, services=services)
+            services[key] = after
+            differing.append(key)
+    return msgspec.structs.replace(mesh, policies=policies, narrowed=narrowed, services=services.finish()), differing
+
+
+def _meant(mesh: MeshView, policies: MeshPolicies) -> Iterable[tuple[ResourceKey, ExternalServiceView]]:
+    """The services that a rule or guard can mean that stands in one of both sets of policies only."""
+    before: set[Rule | Guard] = {*mesh.policies.rules, *mesh.policies.guards}
+    after: set[Rule | Guard] = {*policies.rules, *policies.guards}
+    moved = before ^ after
+    if any(not one.to.name or one.to.kind == "Mesh" for one in moved):
+        return mesh.services.items()
+    keys = {
+        ResourceKey("MeshExternalService", mesh.name, str(one.to.name), zone)
+        for one in moved
+        for zone in ("", one.zone)
+    }
+    return [(key, mesh.services[key]) for key in keys if key in mesh.services]
 
 
 def _policies(state: ZoneState, mesh: str) -> MeshPolicies:
@@ -282,16 +304,6 @@ def _policies(state: ZoneState, mesh: str) -> MeshPolicies:
     return mesh_policies((policy, stored) for policy, stored in found if isinstance(policy, Policy))
 
 
-def _using(state: ZoneState, mesh: str, secret: str) -> set[ResourceKey]:
-    return {
-        key
-        for key, stored in _all_services(state)
-        if key.mesh == mesh
-        and isinstance(stored.resource, MeshExternalService)
-        and secret in secrets_of(stored.resource)
-    }
-
-
 def _all_services(state: ZoneState) -> Iterable[tuple[ResourceKey, Stored]]:
     for log in (state.hub, state.own):
         yield from log.kinds.get("MeshExternalService", Map()).items()
@@ -302,17 +314,10 @@ def _mesh_view(state: ZoneState, name: str, before: MeshView | None) -> MeshView
     if stored is None or not isinstance(stored.resource, Mesh):
         return None
     mesh = stored.resource
-    if before is not None:
-        services, policies, workloads = before.services, before.policies, before.workloads
-    else:
-        policies = _policies(state, name)
-        services = _services(state, Map(), [key for key, _ in _all_services(state) if key.mesh == name], policies)
-        members = [key.name for key in state.own.kinds.get("Dataplane", Map()) if key.mesh == name]
-        workloads = workloads_next(NO_WORKLOADS, state, name, members)
     enabled = mesh.mtls.enabled_backend if mesh.mtls is not None else ""
     backend = next((item for item in (mesh.mtls.backends if mesh.mtls else ()) if item.name == enabled), None)
     seconds = duration_seconds(backend.dp_cert.rotation.expiration) if backend is not None else None
-    return MeshView(
+    view = MeshView(
         name=name,
         mtls=backend is not None,
         backend=backend.name if backend is not None else "",
@@ -320,13 +325,22 @@ def _mesh_view(state: ZoneState, name: str, before: MeshView | None) -> MeshView
         origination="egress" if through_egress(mesh) else "sidecar",
         forbid_external=mesh.routing.default_forbid_mesh_external_service_access,
         passthrough=mesh.networking.outbound.passthrough,
-        services=services,
+        services=before.services if before is not None else Map(),
         sources=(stored.last,),
         permissive=backend is not None and backend.mode == "PERMISSIVE",
-        policies=policies,
-        workloads=workloads,
+        policies=before.policies if before is not None else _policies(state, name),
+        readers=before.readers if before is not None else Map(),
+        workloads=before.workloads if before is not None else _all_workloads(state, name),
         narrowed=_narrowed(state, name),
     )
+    if before is not None:
+        return view
+    return _with_services(state, view, [key for key, _ in _all_services(state) if key.mesh == name])
+
+
+def _all_workloads(state: ZoneState, mesh: str) -> Workloads:
+    members = [key.name for key in state.own.kinds.get("Dataplane", Map()) if key.mesh == mesh]
+    return workloads_next(NO_WORKLOADS, state, mesh, members)
 
 
 def _mesh(log: LogState, name: str, zone: str = "") -> Stored | None:

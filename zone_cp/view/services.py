@@ -10,7 +10,7 @@ from shared.events.fault import data_sources, find_secret, inline_text, pinned_z
 from shared.events.state import ZoneState
 from shared.model.resource import ORIGIN_LABEL, DataSource, ExternalTls, MeshExternalService, ResourceKey, Secret
 from shared.naming.sni import cluster_name, service_sni
-from zone_cp.view.zone_view import ExternalServiceView, Failure, TlsMaterial
+from zone_cp.view.zone_view import ExternalServiceView, Failure, Reading, TlsMaterial
 
 
 class Materials(msgspec.Struct, frozen=True):
@@ -65,12 +65,16 @@ def service_view(state: ZoneState, key: ResourceKey) -> ExternalServiceView | No
     )
 
 
-def secrets_of(service: MeshExternalService) -> frozenset[str]:
-    """Names of the Secrets that a service reads."""
-    if service.spec.tls is None:
+def readings(service: ExternalServiceView | None) -> frozenset[Reading]:
+    """What a service reads that may change without it: Secrets by name, there or not, and data keys."""
+    if service is None or service.tls is None:
         return frozenset()
-    found = (source.secret for _, source in data_sources(service.spec.tls.verification))
-    return frozenset(name for name in found if name is not None)
+    sources = [source for _, source in data_sources(service.tls.verification)]
+    materials = (service.ca_cert, service.client_cert, service.client_key)
+    sealed = [one.sealed for one in materials if one is not None and one.sealed is not None]
+    secrets: set[Reading] = {("secret", source.secret) for source in sources if source.secret is not None}
+    keys: set[Reading] = {("key", one.kid) for one in sealed}
+    return frozenset(secrets | keys)
 
 
 def _materials(state: ZoneState, key: ResourceKey, tls: ExternalTls) -> Materials:

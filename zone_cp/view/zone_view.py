@@ -7,6 +7,7 @@ names the events it follows from (`sources`), which is what `zonal explain` prin
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Mapping
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -32,6 +33,8 @@ from zone_cp.view.workloads import NO_WORKLOADS, Workloads
 
 Origination: TypeAlias = Literal["egress", "sidecar"]
 Sources: TypeAlias = tuple[EventRef, ...]
+Reading: TypeAlias = tuple[Literal["secret", "key"], str]
+"""A Secret by its name, or a data key by its id."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -94,6 +97,7 @@ class MeshView(msgspec.Struct, frozen=True):
     permissive: inbound listeners accept plaintext beside mutual TLS (the backend's mode). workloads is what the zone's
     own Dataplanes serve to each other. narrowed: who lost access to external services, and the newest event of each log
     that took it.
+    readers: the services that have to be looked at again when a Secret or a data key changes.
     """
 
     name: str
@@ -109,6 +113,7 @@ class MeshView(msgspec.Struct, frozen=True):
     policies: MeshPolicies = NO_POLICIES
     workloads: Workloads = NO_WORKLOADS
     narrowed: tuple[tuple[Narrowed, EventRef], ...] = ()
+    readers: Map[Reading, Map[ResourceKey, None]] = Map()
 
     def lost_by(self, spiffe_id: str) -> Sources:
         """The newest events, one per log, that took access to external services from a workload."""
@@ -141,7 +146,24 @@ class ZoneView(msgspec.Struct, frozen=True):
     expiries: Expiries = NO_EXPIRIES
 
 
-class ProxyView(msgspec.Struct, frozen=True):
+class Difference(msgspec.Struct, frozen=True):
+    """How a view differs from the one before.
+
+    services are, by mesh, those that differ, came, went, or whose sealed material may be readable now or no more;
+    meshes are, by name, the other fields that differ (all of them for a mesh that came or went); proxies and
+    resources are those that events are about: proxies by id, Dataplanes and ZoneEgresses by key.
+    """
+
+    services: Mapping[str, Collection[ResourceKey]] = Map()
+    meshes: Mapping[str, frozenset[str]] = Map()
+    egresses: bool = False
+    vip_ranges: bool = False
+    on_demand_above: bool = False
+    proxies: frozenset[str] = frozenset()
+    resources: frozenset[ResourceKey] = frozenset()
+
+
+class ProxyView(msgspec.Struct, frozen=True, cache_hash=True):
     """One proxy: its resource and what its node metadata said (as recorded in ProxyConnected).
 
     features known to the compiler: `redirect` (all outbound traffic arrives at one original-destination

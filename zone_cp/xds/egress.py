@@ -9,20 +9,23 @@ With many services the clusters are loaded when they are first used (`on_demand`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable
 from functools import cache
 
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector import v3 as tls_inspector
+from immutables import Map
 
-from shared.model.resource import ProtocolClass, ZoneEgress
+from shared.model.resource import ProtocolClass, ResourceKey, ZoneEgress
 from shared.naming import sni, spiffe
-from zone_cp.view.zone_view import MeshView, ProxyView, ZoneView
+from zone_cp.view.zone_view import ExternalServiceView, MeshView, ProxyView, ZoneView
 from zone_cp.xds.access import access_configs
+from zone_cp.xds.assembly import NO_PART, Part
 from zone_cp.xds.chains import accepting_socket, chain, class_filters, listener_filter, listening
 from zone_cp.xds.credentials import credentials
 from zone_cp.xds.filters import Logged, Where
 from zone_cp.xds.material import serve
+from zone_cp.xds.parts import ACCESS, CREDENTIALS, REST, ROUTES, Changed, Compiled, Draft, without
 from zone_cp.xds.routes import routes
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.server_names import CLASSES, USES, Known, Names, Use, chain_name, matcher
@@ -44,23 +47,81 @@ def on_demand(view: ZoneView) -> bool:
     return sum(len(mesh.services) for mesh in through) > view.on_demand_above
 
 
-def egress_resources(
-    view: ZoneView, proxy: ProxyView, resource: ZoneEgress, source: SecretSource, access_log: str
-) -> Iterator[Encoded]:
-    """Everything a zone egress holds."""
-    meshes = [mesh for _, mesh in sorted(view.meshes.items()) if through_egress(mesh)]
-    for mesh in meshes:
-        yield from credentials(mesh, spiffe.egress_id(mesh.name), source)
-        extra = []
-        for service in mesh.services.values():
-            served = serve(service, mesh.sources, proxy.system_ca_path, source)
-            yield served.cluster
-            yield from served.secrets
-            extra.append(served.extra)
-        yield routes("outside", mesh, extra, at_sidecar=False)
-        yield from access_configs(mesh)
-    if meshes:
-        yield _listener(resource, view, meshes, access_log, proxy)
+READ_OF_MESH = frozenset({"mtls", "origination", "forbid_external", "sources"})
+"""Fields of a mesh, beside its services, that anything at an egress follows from."""
+
+
+def compile_egress(  # noqa: PLR0917 - the inputs of a compilation
+    before: Compiled | None,
+    view: ZoneView,
+    proxy: ProxyView,
+    resource: ZoneEgress,
+    source: SecretSource,
+    access_log: str,
+    changed: Changed,
+) -> Compiled:
+    """Everything a zone egress holds, given what it held before `changed`."""
+    draft = Draft(before, view.position)
+    touched = {*changed.view.meshes, *changed.view.services, *changed.credentials}
+    prefix = f"{sni.CLUSTER_PREFIX}/" if on_demand(view) else ""
+    listener = before is None or prefix != draft.on_demand or (bool(prefix) and _renamed(draft.meshes, view, changed))
+    draft.on_demand = prefix
+    for name in sorted(touched):
+        old, new = draft.meshes.get(name), view.meshes.get(name)
+        if new is None or not through_egress(new):
+            if old is not None:
+                without(draft, name)
+                draft.meshes, listener = draft.meshes.delete(name), True
+            continue
+        anew = old is None or bool(changed.view.meshes.get(name, frozenset()) & READ_OF_MESH)
+        _mesh_parts(draft, old, new, changed, proxy.system_ca_path, source, anew=anew)
+        draft.meshes, listener = draft.meshes.set(name, new), listener or anew
+    if listener:
+        meshes = [mesh for _, mesh in sorted(draft.meshes.items())]
+        made = (_listener(resource, view, meshes, access_log, proxy),) if meshes else ()
+        draft.put(REST, "", Part(own=made))
+    workloads = frozenset((name, spiffe.egress_id(name)) for name in draft.meshes)
+    return draft.compiled(workloads=workloads, reads_services=True)
+
+
+def _renamed(meshes: Map[str, MeshView], view: ZoneView, changed: Changed) -> bool:
+    """Whether the server names of services differ, which the listener lists where clusters are loaded on demand."""
+
+    def named(mesh: MeshView | None, keys: Collection[ResourceKey]) -> set[tuple[str, str]]:
+        found = [mesh.services.get(key) for key in keys] if mesh is not None else []
+        return {(one.protocol_class, one.sni) for one in found if one is not None}
+
+    touched = changed.view.services.items()
+    return any(named(meshes.get(name), keys) != named(view.meshes.get(name), keys) for name, keys in touched)
+
+
+def _mesh_parts(  # noqa: PLR0917 - as above
+    draft: Draft,
+    old: MeshView | None,
+    new: MeshView,
+    changed: Changed,
+    system_ca_path: str,
+    source: SecretSource,
+    *,
+    anew: bool,
+) -> None:
+    known: Map[ResourceKey, ExternalServiceView] = old.services if old is not None else Map()
+    keys = {*known, *new.services} if anew else changed.view.services.get(new.name, ())
+    guarded = anew
+    for key in keys:
+        service, was = new.services.get(key), known.get(key)
+        guarded = guarded or any(one is not None and one.permission is not None for one in (service, was))
+        if service is None:
+            draft.serve(key, None, NO_PART)
+        else:
+            served = serve(service, new.sources, system_ca_path, source)
+            draft.serve(key, served, Part((served.cluster,), served.secrets))
+    if anew or new.name in changed.credentials:
+        draft.put(CREDENTIALS, new.name, Part(own=(*credentials(new, spiffe.egress_id(new.name), source),)))
+    if draft.rerouted() or anew:
+        draft.put(ROUTES, new.name, Part(own=(routes("outside", new, draft.extras(new.name), at_sidecar=False),)))
+    if guarded:
+        draft.put(ACCESS, new.name, Part(own=(*access_configs(new),)))
 
 
 def _listener(

@@ -63,6 +63,8 @@ _remembered: dict[tuple[int, tuple[Rule, ...]], tuple[object, Governed]] = {}
 def governed(mesh: MeshView, proxy: Dataplane) -> Governed:
     """What the mesh's policies say to a sidecar."""
     rules = for_proxy(mesh.policies, proxy)
+    if not particular(rules):
+        return Governed(at_large(rules))
     key = (id(mesh.services), rules)
     known = _remembered.get(key)
     if known is None:
@@ -75,8 +77,6 @@ def governed(mesh: MeshView, proxy: Dataplane) -> Governed:
 
 def _governed(mesh: MeshView, rules: tuple[Rule, ...]) -> Governed:
     base = at_large(rules)
-    if not particular(rules):
-        return Governed(base)
     found = ((service, effective(rules, service.key, service.labels)) for service in mesh.services.values())
     apart = sorted(((service, said) for service, said in found if said != base), key=lambda one: one[0].sni)
     shared = (

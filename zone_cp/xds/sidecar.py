@@ -8,19 +8,23 @@ the sidecar's own instead of an SNI.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import msgspec
 from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.extensions.filters.listener.original_dst import v3 as original_dst
+from immutables import Map
 from msgspec.structs import replace
 
-from shared.model.resource import Dataplane, Outbound, ProtocolClass, TransparentProxying
+from shared.model.inbound import SERVICE_TAG
+from shared.model.resource import Dataplane, Outbound, ProtocolClass, ResourceKey, TransparentProxying
 from shared.naming import sni, spiffe
+from zone_cp.view.policies import for_proxy, particular
 from zone_cp.view.zone_view import ExternalServiceView, MeshView, ProxyView, Sources, ZoneView
 from zone_cp.xds import defaults
+from zone_cp.xds.assembly import NO_PART, Part
 from zone_cp.xds.backends import labelled
 from zone_cp.xds.chains import by_ranges, chain, class_filters, listener_filter, listening
 from zone_cp.xds.connection_policies import (
@@ -33,12 +37,14 @@ from zone_cp.xds.connection_policies import (
 )
 from zone_cp.xds.credentials import credentials
 from zone_cp.xds.egress import through_egress
-from zone_cp.xds.filters import Logged, Share, Tuning, Where, proxy_among, proxy_to
+from zone_cp.xds.extended import ExtraRoutes
+from zone_cp.xds.filters import Hop, Logged, Share, Tuning, Where, proxy_among, proxy_to
 from zone_cp.xds.governed import Governed, dialled_by, governed
 from zone_cp.xds.inbound import further_services, inbound_resources, service_of
 from zone_cp.xds.log_policies import Parties, logs
-from zone_cp.xds.material import serve
+from zone_cp.xds.material import Served, serve
 from zone_cp.xds.outbound import outbound_resources
+from zone_cp.xds.parts import REST, Changed, Compiled, Draft, without
 from zone_cp.xds.routes import routes
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.shape import pack
@@ -51,6 +57,7 @@ REDIRECT_LISTENER = "outbound/redirect"
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - redirected connections arrive at every local address
 
 _CLASSES: tuple[ProtocolClass, ...] = ("http", "tcp")
+_NO_SERVICES: Map[ResourceKey, ExternalServiceView] = Map()
 _ORIGINAL = "v%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%.p%DOWNSTREAM_LOCAL_PORT%"
 
 
@@ -105,54 +112,141 @@ class _Door(msgspec.Struct, frozen=True):
     tuning: Tuning
 
 
-def sidecar_resources(
-    view: ZoneView, proxy: ProxyView, resource: Dataplane, source: SecretSource, access_log: str
-) -> Iterator[Encoded]:
-    """Everything a sidecar holds; nothing while its mesh is unknown."""
-    mesh = view.meshes.get(resource.mesh)
+class _Seat(msgspec.Struct, frozen=True):
+    # One sidecar, and what its mesh and policies say to it.
+    view: ZoneView
+    mesh: MeshView
+    proxy: ProxyView
+    resource: Dataplane
+    outlet: _Outlet
+    said: Governed
+    judged: Verdicts
+    parties: Parties
+
+    @property
+    def redirected(self) -> bool:
+        return REDIRECT in self.proxy.features
+
+    @property
+    def identity(self) -> str:
+        return spiffe.workload_id(self.mesh.name, service_of(self.resource))
+
+
+def compile_sidecar(  # noqa: PLR0917 - the inputs of a compilation
+    before: Compiled | None,
+    view: ZoneView,
+    proxy: ProxyView,
+    resource: Dataplane,
+    source: SecretSource,
+    access_log: str,
+    changed: Changed,
+) -> Compiled:
+    """Everything a sidecar holds, given what it held before `changed`; nothing while its mesh is unknown."""
+    draft = Draft(before, view.position)
+    old, mesh = draft.meshes.get(resource.mesh), view.meshes.get(resource.mesh)
     if mesh is None:
-        return
-    direct, said = not through_egress(mesh), governed(mesh, resource)
-    identity = spiffe.workload_id(mesh.name, service_of(resource))
-    judged = verdicts(mesh, identity) if direct else NO_VERDICTS
-    parties = Parties(mesh.name, service_of(resource), resource.networking.address)
+        without(draft, resource.mesh)
+        draft.meshes = Map()
+        return draft.compiled(workloads=frozenset(), reads_services=False)
+    seat = _seat(view, mesh, proxy, resource, access_log)
+    fields = changed.view.meshes.get(mesh.name, frozenset())
+    anew = old is None or bool(fields - {"workloads"})
+    per_service = seat.outlet.direct or not seat.redirected
+    reads = per_service or _singles_out(mesh, resource)
+    touched = changed.view.services.get(mesh.name, ()) if reads else ()
+    wanted = mesh.services if per_service else _NO_SERVICES
+    # Where a policy sends the connections of one service to another, what it holds follows from both.
+    apart = (service.key for service, _ in seat.said.particular) if touched else ()
+    for key in {*draft.served(), *wanted} if anew else {*touched, *apart} if per_service else ():
+        service = wanted.get(key)
+        served = _served(seat, service, source) if service is not None and seat.outlet.direct else None
+        draft.serve(key, served, NO_PART if service is None else _service_part(seat, service, served))
+    dials = any(SERVICE_TAG in one.tags for one in resource.networking.outbound)
+    called = dials and "workloads" in fields
+    if (
+        anew
+        or touched
+        or called
+        or changed.view.egresses
+        or changed.view.vip_ranges
+        or mesh.name in changed.credentials
+    ):
+        draft.put(REST, mesh.name, Part(shared=(*_rest(seat, source, draft.extras(mesh.name)),)))
+    draft.meshes = draft.meshes.set(mesh.name, mesh)
+    services = (service_of(resource), *further_services(resource)) if mesh.mtls else ()
+    workloads = frozenset((mesh.name, spiffe.workload_id(mesh.name, service)) for service in services)
+    return draft.compiled(workloads=workloads, reads_services=reads, reads_workloads=dials)
+
+
+def _singles_out(mesh: MeshView, resource: Dataplane) -> bool:
+    """Whether anything of a sidecar with one listener for all depends on single services."""
+    return particular(for_proxy(mesh.policies, resource)) or any(
+        one.backend_ref is not None for one in resource.networking.outbound
+    )
+
+
+def _seat(view: ZoneView, mesh: MeshView, proxy: ProxyView, resource: Dataplane, access_log: str) -> _Seat:
+    direct, service = not through_egress(mesh), service_of(resource)
+    identity = spiffe.workload_id(mesh.name, service)
+    return _Seat(
+        view,
+        mesh,
+        proxy,
+        resource,
+        _Outlet(mesh.name, view.zone, access_log, direct, direct and mesh.forbid_external, mesh.lost_by(identity)),
+        governed(mesh, resource),
+        verdicts(mesh, identity) if direct else NO_VERDICTS,
+        Parties(mesh.name, service, resource.networking.address),
+    )
+
+
+def _served(seat: _Seat, service: ExternalServiceView, source: SecretSource) -> Served:
+    own = dialled_by(service, seat.said.about(service))
+    return serve(own, seat.mesh.sources, seat.proxy.system_ca_path, source)
+
+
+def _service_part(seat: _Seat, service: ExternalServiceView, served: Served | None) -> Part:
+    """What one service adds: its cluster in direct mode, a listener without redirect."""
+    own = () if served is None else (served.cluster,)
+    shared = () if served is None else served.secrets
+    if not seat.redirected:
+        tuning = service_tuning(seat.said, service, seat.judged, replace(seat.parties, destination=service.name))
+        sources = seat.said.sources_about(service)
+        shared += (_listener(seat.outlet, service, (service.vip, service.port), tuning, sources),)
+    return Part(own, shared)
+
+
+def _rest(seat: _Seat, source: SecretSource, extra: Sequence[ExtraRoutes]) -> Iterator[Encoded]:
+    """Everything that is not of one service alone."""
+    view, mesh, outlet, said, judged = seat.view, seat.mesh, seat.outlet, seat.said, seat.judged
+    proxy, networking = seat.proxy, seat.resource.networking
     if mesh.mtls:
-        yield from credentials(mesh, identity, source, further_services(resource))
-    extra = []
-    if direct:
-        for service in mesh.services.values():
-            own = dialled_by(service, said.about(service))
-            served = serve(own, mesh.sources, proxy.system_ca_path, source)
-            yield served.cluster
-            yield from served.secrets
-            extra.append(served.extra)
-    else:
+        yield from credentials(mesh, seat.identity, source, further_services(seat.resource))
+    if not outlet.direct:
         yield from egress_clusters(mesh, view.egresses)
         yield from share_clusters(mesh, said)
-    yield routes("outside" if direct else "mesh", mesh, extra, at_sidecar=True, governed=said, judged=judged)
-    outlet = _Outlet(mesh.name, view.zone, access_log, direct, direct and mesh.forbid_external, mesh.lost_by(identity))
-    redirect = resource.networking.transparent_proxying
-    if REDIRECT in proxy.features:
-        yield from _redirected(
-            view, mesh, proxy, outlet, redirect or TransparentProxying(), said=said, judged=judged, parties=parties
-        )
-    else:
-        for service in mesh.services.values():
-            tuning = service_tuning(said, service, judged, replace(parties, destination=service.name))
-            yield _listener(outlet, service, (service.vip, service.port), tuning, said.sources_about(service))
-    for outbound in resource.networking.outbound:
+    hop: Hop = "outside" if outlet.direct else "mesh"
+    yield routes(hop, mesh, extra, at_sidecar=True, governed=said, judged=judged)
+    if seat.redirected:
+        redirect = networking.transparent_proxying or TransparentProxying()
+        yield from _redirected(view, mesh, proxy, outlet, redirect, said=said, judged=judged, parties=seat.parties)
+    for outbound in networking.outbound:
         chosen = referenced(mesh, outbound, view.zone)
         if chosen is not None:
-            tuning = service_tuning(said, chosen, judged, replace(parties, destination=chosen.name))
+            tuning = service_tuning(said, chosen, judged, replace(seat.parties, destination=chosen.name))
             sources = _union(proxy.sources, said.sources_about(chosen))
             yield _listener(outlet, chosen, (outbound.address, outbound.port), tuning, sources)
     yield from outbound_resources(
-        mesh, proxy, resource, said.at_large, parties=parties, logged=Logged("outbound", access_log, view.zone)
+        mesh,
+        proxy,
+        seat.resource,
+        said.at_large,
+        parties=seat.parties,
+        logged=Logged("outbound", outlet.access_log, view.zone),
     )
-    for inbound in resource.networking.inbound:
-        yield from inbound_resources(
-            mesh, proxy, resource, inbound, Logged(f"inbound/{inbound.port}", access_log, view.zone)
-        )
+    for inbound in networking.inbound:
+        logged = Logged(f"inbound/{inbound.port}", outlet.access_log, view.zone)
+        yield from inbound_resources(mesh, proxy, seat.resource, inbound, logged)
 
 
 def referenced(mesh: MeshView, outbound: Outbound, zone: str) -> ExternalServiceView | None:

@@ -1,0 +1,142 @@
+"""What a compilation starts from and what it leaves for the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import msgspec
+from immutables import Map
+
+from shared.events.state import Position
+from shared.model.resource import ResourceKey
+from zone_cp.view.zone_view import Difference, Failure, MeshView, ZoneView
+from zone_cp.xds.assembly import NO_PART, Assembly, Part, PartKey, assembled, empty
+from zone_cp.xds.extended import ExtraRoutes
+from zone_cp.xds.material import Served
+
+Workload: TypeAlias = tuple[str, str]
+"""(mesh, SPIFFE id)."""
+
+CREDENTIALS, SERVICE, ROUTES, ACCESS, REST = range(5)
+"""Ranks of parts."""
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """What differs from the compilation before: of the view, and of what is in no view.
+
+    identities are workloads whose certificate was replaced, authorities the meshes whose roots or intermediates were.
+    """
+
+    view: Difference = Difference()
+    identities: frozenset[Workload] = frozenset()
+    authorities: frozenset[str] = frozenset()
+
+    @property
+    def credentials(self) -> frozenset[str]:
+        """Meshes in which any certificate or bundle may differ."""
+        return self.authorities.union(mesh for mesh, _ in self.identities)
+
+
+NOTHING_CHANGED = Changed()
+
+
+class Compiled(msgspec.Struct, frozen=True):
+    """One proxy's snapshot with what it was made of.
+
+    meshes are those it was made from. failures are services that it answers 503 for; extras are routes of services that
+    answer by themselves. workloads are the certificates that it holds. reads_services, reads_workloads: whether an
+    external service, or what Dataplanes serve to each other, can change anything of it.
+    """
+
+    assembly: Assembly
+    meshes: Map[str, MeshView] = Map()
+    failures: Map[ResourceKey, Failure] = Map()
+    extras: Map[ResourceKey, ExtraRoutes] = Map()
+    workloads: frozenset[Workload] = frozenset()
+    reads_services: bool = True
+    reads_workloads: bool = False
+
+
+class Draft:
+    """The next `Compiled`, while it is made: parts are set, all others stay as they were."""
+
+    def __init__(self, before: Compiled | None, position: Position) -> None:
+        """Without `before` there is nothing yet."""
+        self.before = before if before is not None else Compiled(empty(position))
+        self._position = position
+        self._parts: dict[PartKey, Part] = {}
+        self._failures = self.before.failures.mutate()
+        self._extras = self.before.extras
+        self._rerouted = False
+        self.meshes = self.before.meshes
+        self.on_demand = self.before.assembly.snapshot.on_demand
+
+    def put(self, rank: int, mesh: str, part: Part) -> None:
+        """Set what is one per mesh and rank; NO_PART takes it out."""
+        self._parts[rank, mesh, "", ""] = part
+
+    def serve(self, key: ResourceKey, served: Served | None, part: Part) -> None:
+        """Set what a service brings; None for one that is gone."""
+        self._parts[SERVICE, key.mesh, key.name, key.zone] = part
+        failure, extra = (None, None) if served is None else (served.failure, served.extra)
+        if failure is not None:
+            self._failures[key] = failure
+        else:
+            self._failures.pop(key, None)
+        if extra is not None and extra.routes:
+            self._rerouted = self._rerouted or self._extras.get(key) != extra
+            self._extras = self._extras.set(key, extra)
+        elif key in self._extras:
+            self._extras, self._rerouted = self._extras.delete(key), True
+
+    def served(self) -> Iterator[ResourceKey]:
+        """The services that brought anything before; looks at all parts."""
+        for rank, mesh, name, zone in self.before.assembly.parts:
+            if rank == SERVICE:
+                yield ResourceKey("MeshExternalService", mesh, name, zone)
+
+    def rerouted(self) -> bool:
+        """Whether the routes that services bring are others than at the last call."""
+        told, self._rerouted = self._rerouted, False
+        return told
+
+    def extras(self, mesh: str) -> list[ExtraRoutes]:
+        """The routes that the services of a mesh bring, by key."""
+        return [extra for key, extra in sorted(self._extras.items()) if key.mesh == mesh]
+
+    def compiled(
+        self, *, workloads: frozenset[Workload], reads_services: bool, reads_workloads: bool = False
+    ) -> Compiled:
+        """The result; nothing can be set any more."""
+        return Compiled(
+            assembly=assembled(self.before.assembly, self._position, self._parts, self.on_demand),
+            meshes=self.meshes,
+            failures=self._failures.finish(),
+            extras=self._extras,
+            workloads=workloads,
+            reads_services=reads_services,
+            reads_workloads=reads_workloads,
+        )
+
+
+def without(draft: Draft, mesh: str) -> None:
+    """Take out everything that was made of a mesh."""
+    for key in draft.served():
+        if key.mesh == mesh:
+            draft.serve(key, None, NO_PART)
+    for rank in (CREDENTIALS, ROUTES, ACCESS, REST):
+        draft.put(rank, mesh, NO_PART)
+
+
+def all_of(view: ZoneView) -> Changed:
+    """Everything differs."""
+    return Changed(
+        Difference(
+            services={name: tuple(mesh.services) for name, mesh in view.meshes.items()},
+            meshes={name: frozenset(MeshView.__struct_fields__) for name in view.meshes},
+            egresses=True,
+            vip_ranges=True,
+            on_demand_above=True,
+        )
+    )
