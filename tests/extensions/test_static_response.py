@@ -16,7 +16,7 @@ from zone_cp import extensions
 from zone_cp.extensions.extension import Generated
 from zone_cp.extensions.registry import EXTENSIONS, generated
 from zone_cp.view.zone_view import ExternalServiceView, Failure
-from zone_cp.xds.compile import compile_proxy, failures
+from zone_cp.xds.compile import compile_proxy, compile_whole
 from zone_cp.xds.inspect import decode
 from zone_cp.xds.snapshot import ROUTE
 
@@ -56,7 +56,7 @@ def test_what_an_extension_cannot_do_is_a_condition(made: ExternalServiceView, r
     assert isinstance(found, Failure)
     assert (found.reason, found.field) == (reason, field)
     view = zone_view(mesh_view(made, service("other", vip="127.16.0.2")))
-    closed = failures(view, egress(), Secrets())
+    closed = compile_whole(view, egress(), Secrets()).failures
     assert closed == Map({made.key: found})
 
 
