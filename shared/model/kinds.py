@@ -8,6 +8,7 @@ import msgspec
 
 from shared.model.endpoint_policy import MeshHealthCheck, MeshLoadBalancingStrategy
 from shared.model.log_policy import MeshAccessLog
+from shared.model.passthrough_policy import MeshPassthrough
 from shared.model.policy import MeshCircuitBreaker, MeshRetry, MeshTimeout, MeshTrafficPermission, Policy
 from shared.model.resource import (
     Dataplane,
@@ -69,6 +70,7 @@ KINDS: tuple[Kind, ...] = (
     _policy("meshhealthchecks", MeshHealthCheck),
     _policy("meshhttproutes", MeshHTTPRoute),
     _policy("meshloadbalancingstrategies", MeshLoadBalancingStrategy),
+    _policy("meshpassthroughs", MeshPassthrough),
     _policy("meshretries", MeshRetry),
     _policy("meshtcproutes", MeshTCPRoute),
     _policy("meshtimeouts", MeshTimeout),

@@ -23,6 +23,7 @@ from shared.model.endpoint_policy import (
 from shared.model.header import HeaderMatch
 from shared.model.log_policy import LogConf, LogItem, MeshAccessLog
 from shared.model.part import NO_LABELS, Labels, Part
+from shared.model.passthrough_policy import MeshPassthrough
 from shared.model.route_policy import (
     HttpRouteConf,
     HttpRouteItem,
@@ -318,7 +319,7 @@ ToPolicy: TypeAlias = (
     | MeshTCPRoute
 )
 """Policies whose destinations stand in `to`."""
-Policy: TypeAlias = ToPolicy | MeshTrafficPermission
+Policy: TypeAlias = ToPolicy | MeshTrafficPermission | MeshPassthrough
 POLICY_KINDS = frozenset(one.__name__ for one in get_args(Policy))
 ToItem: TypeAlias = (
     TimeoutItem | RetryItem | BreakerItem | HealthItem | BalancingItem | LogItem | HttpRouteItem | TcpRouteItem

@@ -7,6 +7,8 @@ from typing import assert_never
 from shared.model.endpoint_policy import BalancingConf, HealthConf, MeshHealthCheck, MeshLoadBalancingStrategy
 from shared.model.endpoint_rules import balancing, health
 from shared.model.log_policy import LogConf, MeshAccessLog
+from shared.model.passthrough_policy import MeshPassthrough
+from shared.model.passthrough_rules import passthrough
 from shared.model.policy import (
     BackOff,
     BreakerConf,
@@ -41,6 +43,7 @@ from shared.model.target_rules import (
     SERVICE_KINDS,
     TO_KINDS,
     TO_OR_ROUTE_KINDS,
+    WHOLE_PROXY_KINDS,
     to_violations,
     top_violations,
     unsupported,
@@ -90,6 +93,9 @@ def policy_violations(policy: Policy) -> Found:
     match policy:
         case MeshTrafficPermission():
             yield from _permission(policy)
+        case MeshPassthrough():
+            yield from top_violations(policy.spec.target_ref, WHOLE_PROXY_KINDS)
+            yield from passthrough(policy.spec.default, "spec.default")
         case (
             MeshTimeout()
             | MeshRetry()

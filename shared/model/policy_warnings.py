@@ -8,6 +8,7 @@ from typing import assert_never
 from shared.model.endpoint_policy import MeshHealthCheck, MeshLoadBalancingStrategy
 from shared.model.labels import is_direct
 from shared.model.log_policy import MeshAccessLog
+from shared.model.passthrough_policy import MeshPassthrough
 from shared.model.policy import (
     EFFECT_LABEL,
     SHADOW,
@@ -43,7 +44,7 @@ def policy_warnings(policy: Policy, mesh: Mesh | None) -> Iterator[str]:
                 fields = sorted({field for item in policy.spec.to for field in _dialling(item.default)})
                 if fields:
                     yield f"{about}: {', '.join(fields)} has no effect: {_SHARED}"
-        case MeshRetry() | MeshAccessLog() | MeshHTTPRoute() | MeshTCPRoute():
+        case MeshRetry() | MeshAccessLog() | MeshHTTPRoute() | MeshTCPRoute() | MeshPassthrough():
             pass
         case _:
             assert_never(policy)

@@ -10,6 +10,7 @@ TO_KINDS = frozenset({"Mesh", "MeshExternalService"})
 TO_OR_ROUTE_KINDS = TO_KINDS | {"MeshHTTPRoute"}
 """Destinations of policies that a route of HTTP can hold: Kuma's MeshTimeout and MeshRetry."""
 SERVICE_KINDS = frozenset({"MeshExternalService"})
+WHOLE_PROXY_KINDS = frozenset({"Mesh", "MeshSubset", "Dataplane"})
 
 
 def top_violations(ref: TargetRef | None, kinds: frozenset[str] = TOP_KINDS) -> Found:

@@ -177,18 +177,29 @@ def act(played: Played, verb: str, number: int, flag: bool) -> None:
         case "no mesh" if ResourceKey("Mesh", "", in_mesh) in hub.state.resources:
             hub.append(deleted(mesh(in_mesh)))
         case "policy":
-            to = {"kind": "MeshExternalService", "name": name} if flag else {"kind": "Mesh"}
+            route = {"kind": "MeshHTTPRoute", "name": f"r{number // 3 % 2}"}
+            named = route if number % 3 == 0 else {"kind": "MeshExternalService", "name": name}
+            to = named if flag else {"kind": "Mesh"}
             top: dict[str, Any] = {"targetRef": {"kind": "Dataplane", "name": "web-1"}} if number % 2 else {}
-            spec = top | {"to": [{"targetRef": to, "default": {"idleTimeout": f"{number + 1}s"}}]}
+            default = {"idleTimeout": f"{number + 1}s", "http": {"requestTimeout": f"{number + 1}s"}}
+            spec = top | {"to": [{"targetRef": to, "default": default}]}
             hub.append(applied(resource(type="MeshTimeout", name=f"t{number % 2}", mesh=in_mesh, spec=spec)))
         case "route":
             kind = "MeshTCPRoute" if number % 3 == 0 else "MeshHTTPRoute"
-            backend = {"kind": "MeshExternalService", "name": f"s{(number + 1) % 4}", "port": 80, "weight": 1}
+            other = f"s{(number + 1) % 4}"
+            meant = {"labels": {"kuma.io/display-name": other}} if flag else {"name": other, "port": 80}
+            backend = {"kind": "MeshExternalService", "weight": 1} | meant
             rule: dict[str, Any] = {"default": {"backendRefs": [backend]}}
             if kind == "MeshHTTPRoute":
                 rule["matches"] = [{"path": {"type": "PathPrefix", "value": "/"}}]
             spec = {"to": [{"targetRef": {"kind": "MeshExternalService", "name": name}, "rules": [rule]}]}
             hub.append(applied(resource(type=kind, name=f"r{number % 2}", mesh=in_mesh, spec=spec)))
+        case "passing":
+            top = {"kind": "Dataplane", "name": "web-1"} if flag else {"kind": "Mesh"}
+            entry = {"type": "Domain", "value": f"d{number}.example.com", "port": 443, "protocol": "tls"}
+            spec = {"targetRef": top, "default": {"appendMatch": [entry][: number % 2]}}
+            let = resource(type="MeshPassthrough", name=f"l{number % 2}", mesh=in_mesh, spec=spec)
+            hub.append(applied(let) if number % 3 or key_of(let) not in hub.state.resources else deleted(let))
         case "guard":
             spec = {"targetRef": {"kind": "MeshExternalService", "name": name}, "rules": []}
             guard = resource(type="MeshTrafficPermission", name=f"g{number % 2}", mesh=in_mesh, spec=spec)
@@ -213,7 +224,7 @@ def act(played: Played, verb: str, number: int, flag: bool) -> None:
 
 VERBS = (
     *("service", "service", "answering", "local", "gone", "secret", "key", "rotated", "authority"),
-    *("settings", "mesh", "no mesh", "policy", "route", "guard", "proxy", "proxy", "proxy", "moved"),
+    *("settings", "mesh", "no mesh", "policy", "route", "passing", "guard", "proxy", "proxy", "proxy", "moved"),
 )
 acts = st.tuples(st.sampled_from(VERBS), st.integers(0, 8), st.booleans())
 turns = st.lists(st.tuples(st.lists(acts, min_size=1, max_size=4), st.booleans(), st.booleans()), max_size=12)
@@ -280,13 +291,19 @@ def test_a_sidecar_with_one_listener_for_all_is_not_visited_when_a_service_chang
     assert after.resources[CLUSTER][name] is not before.resources[CLUSTER][name]
 
 
-def test_proxies_in_equal_situation_hold_one_snapshot() -> None:
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("MeshTimeout", {"to": [{"targetRef": {"kind": "Mesh"}, "default": {"idleTimeout": "5s"}}]}),
+        ("MeshPassthrough", {"default": {"passthroughMode": "None"}}),
+    ],
+)
+def test_proxies_in_equal_situation_hold_one_snapshot(kind: str, says: dict[str, Any]) -> None:
     """Until a policy tells them apart by name."""
     played = _connected(2, 3)
     assert played.fleet.snapshot("web-1") is played.fleet.snapshot("web-2")
-    to = [{"targetRef": {"kind": "Mesh"}, "default": {"idleTimeout": "5s"}}]
-    spec = {"targetRef": {"kind": "Dataplane", "name": "web-1"}, "to": to}
-    played.hub.append(applied(resource(type="MeshTimeout", name="t", mesh="default", spec=spec)))
+    spec = {"targetRef": {"kind": "Dataplane", "name": "web-1"}} | says
+    played.hub.append(applied(resource(type=kind, name="t", mesh="default", spec=spec)))
     played.step()
     one, other = played.fleet.snapshot("web-1"), played.fleet.snapshot("web-2")
     assert one is not None

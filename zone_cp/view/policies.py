@@ -20,6 +20,7 @@ from shared.model import codec
 from shared.model.endpoint_policy import BalancingConf, HealthConf
 from shared.model.log_policy import LogConf
 from shared.model.part import NO_LABELS, Labels
+from shared.model.passthrough_policy import MeshPassthrough, PassthroughConf
 from shared.model.policy import (
     EFFECT_LABEL,
     SHADOW,
@@ -78,11 +79,27 @@ class Guard(msgspec.Struct, frozen=True):
     source: EventRef
 
 
+class Passing(msgspec.Struct, frozen=True):
+    """One MeshPassthrough, or what several say together: which undeclared destinations the proxies of `top` reach."""
+
+    top: TargetRef
+    zone: str
+    conf: PassthroughConf
+    sources: tuple[EventRef, ...]
+
+
 class MeshPolicies(msgspec.Struct, frozen=True):
-    """All policies of a mesh in a zone: rules by ascending precedence, guards by name."""
+    """All policies of a mesh in a zone: rules and passing by ascending precedence, guards by name."""
 
     rules: tuple[Rule, ...] = ()
     guards: tuple[Guard, ...] = ()
+    passing: tuple[Passing, ...] = ()
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether a policy selects proxies by more than what they do: by name, labels, tags."""
+        tops = (*(one.top for one in self.rules), *(one.top for one in self.passing))
+        return any(top.kind != "Mesh" for top in tops)
 
 
 class Effective(msgspec.Struct, frozen=True):
@@ -128,6 +145,7 @@ def mesh_policies(policies: Iterable[tuple[Policy, Stored]]) -> MeshPolicies:
     """The policies of one mesh in order. Those in shadow have no effect."""
     rules: list[tuple[tuple[int, ...], Rule]] = []
     guards: list[Guard] = []
+    passing: list[Passing] = []
     # By name descending first: the sort below is stable, so that order decides last.
     for policy, stored in sorted(policies, key=lambda one: (one[1].key.name, one[1].key), reverse=True):
         if policy.labels.get(EFFECT_LABEL) == SHADOW:
@@ -136,11 +154,15 @@ def mesh_policies(policies: Iterable[tuple[Policy, Stored]]) -> MeshPolicies:
             guards.append(_guard(policy, stored))
             continue
         top = policy.spec.target_ref or _WHOLE_MESH
+        if isinstance(policy, MeshPassthrough):
+            passing.append(Passing(top, stored.key.zone, policy.spec.default, (stored.last,)))
+            continue
         for item in items_of(policy):
             rule = Rule(top, item.target_ref, stored.key.zone, item.default, stored.last, stored.key, policy.labels)
             rules.append((_rank(rule), rule))
     rules.sort(key=lambda one: one[0])
-    return MeshPolicies(tuple(rule for _, rule in rules), tuple(guards))
+    passing.sort(key=lambda one: _top_rank(one.top, one.zone))
+    return MeshPolicies(tuple(rule for _, rule in rules), tuple(guards), tuple(passing))
 
 
 def for_proxy(policies: MeshPolicies, proxy: Dataplane) -> tuple[Rule, ...]:
@@ -151,6 +173,19 @@ def for_proxy(policies: MeshPolicies, proxy: Dataplane) -> tuple[Rule, ...]:
 def for_egress(policies: MeshPolicies) -> tuple[Rule, ...]:
     """The rules that hold for all clients alike, and so at the zone egress (spec 4 §6.8)."""
     return tuple(rule for rule in policies.rules if is_for_all(rule.top) and not _routes(rule))
+
+
+def passing(policies: MeshPolicies, proxy: Dataplane) -> Passing | None:
+    """What all MeshPassthroughs for a proxy say together: lists are added up, the last mode holds; None: none is."""
+    found = [one for one in policies.passing if _selects(one.top, proxy)]
+    if not found:
+        return None
+    mode = next((one.conf.passthrough_mode for one in reversed(found) if one.conf.passthrough_mode is not None), None)
+    matches = tuple(match for one in found for match in one.conf.append_match or ())
+    conf = PassthroughConf(passthrough_mode=mode, append_match=tuple(dict.fromkeys(matches)))
+    return Passing(
+        found[-1].top, found[-1].zone, conf, tuple(dict.fromkeys(ref for one in found for ref in one.sources))
+    )
 
 
 def is_for_all(top: TargetRef) -> bool:

@@ -147,7 +147,7 @@ def situation_of(view: ZoneView, proxy: ProxyView) -> ProxyView:
     resource = proxy.resource
     if isinstance(resource, Dataplane):
         mesh = view.meshes.get(resource.mesh)
-        if _tagged(resource) and not (mesh and any(rule.top.kind != "Mesh" for rule in mesh.policies.rules)):
+        if _tagged(resource) and not (mesh and mesh.policies.tells_apart):
             resource = msgspec.structs.replace(resource, name="", labels=NO_LABELS)
     return ProxyView("", resource, proxy.features, proxy.system_ca_path, ())
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import msgspec
-from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.extensions.filters.listener.original_dst import v3 as original_dst
 from immutables import Map
@@ -45,10 +44,18 @@ from zone_cp.xds.log_policies import Parties, logs
 from zone_cp.xds.material import Served, serve
 from zone_cp.xds.outbound import outbound_resources
 from zone_cp.xds.parts import REST, Changed, Compiled, Draft, without
+from zone_cp.xds.passthrough import (
+    Undeclared,
+    entry_chains,
+    entry_matcher,
+    inspection,
+    undeclared,
+    undeclared_resources,
+)
 from zone_cp.xds.routes import routes
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.shape import pack
-from zone_cp.xds.snapshot import CLUSTER, LISTENER, Encoded
+from zone_cp.xds.snapshot import LISTENER, Encoded
 from zone_cp.xds.toward_egress import egress_clusters, share_clusters
 from zone_cp.xds.wire import encode
 
@@ -229,7 +236,10 @@ def _rest(seat: _Seat, source: SecretSource, extra: Sequence[ExtraRoutes]) -> It
     yield routes(hop, mesh, extra, at_sidecar=True, governed=said, judged=judged)
     if seat.redirected:
         redirect = networking.transparent_proxying or TransparentProxying()
-        yield from _redirected(view, mesh, proxy, outlet, redirect, said=said, judged=judged, parties=seat.parties)
+        out = undeclared(mesh, seat.resource)
+        yield from _redirected(
+            view, mesh, proxy, outlet, redirect, out=out, said=said, judged=judged, parties=seat.parties
+        )
     for outbound in networking.outbound:
         chosen = referenced(mesh, outbound, view.zone)
         if chosen is not None:
@@ -271,11 +281,11 @@ def _redirected(
     outlet: _Outlet,
     redirect: TransparentProxying,
     *,
+    out: Undeclared,
     said: Governed,
     judged: Verdicts,
     parties: Parties,
 ) -> Iterator[Encoded]:
-    rest = defaults.PASSTHROUGH if mesh.passthrough else defaults.BLACKHOLE
     ways = [
         _Way(one, view.vip_ranges[one], chain_tuning(said.at_large, one, parties))
         for one in _CLASSES
@@ -285,9 +295,9 @@ def _redirected(
     ways += [_Way(one, (vip,), tuning) for vip, one, tuning in tuned_apart(said, mesh, judged, parties)]
     sources = _union(proxy.sources, mesh.sources, outlet.lost)
     external = Tuning(logs=logs(said.at_large.log, replace(parties, destination="external")))
-    body = _redirect_listener(outlet, tuple(ways), redirect.redirect_port_outbound, rest, external)
-    yield encode(LISTENER, REDIRECT_LISTENER, body, _union(sources, said.sources))
-    yield encode(CLUSTER, rest, _rest_cluster(rest), sources)
+    body = _redirect_listener(outlet, tuple(ways), redirect.redirect_port_outbound, out, external)
+    yield encode(LISTENER, REDIRECT_LISTENER, body, _union(sources, said.sources, out.sources))
+    yield from undeclared_resources(out, sources)
 
 
 class _Way(msgspec.Struct, frozen=True):
@@ -298,21 +308,27 @@ class _Way(msgspec.Struct, frozen=True):
 
 
 @lru_cache(maxsize=256)
-def _redirect_listener(outlet: _Outlet, ways: tuple[_Way, ...], port: int, rest: str, external: Tuning) -> bytes:
+def _redirect_listener(outlet: _Outlet, ways: tuple[_Way, ...], port: int, out: Undeclared, external: Tuning) -> bytes:
     name = f"{_ORIGINAL}.{outlet.mesh}.{sni.CURRENT}"
     first = {way.protocol_class: way for way in reversed(ways)}
+    called = {
+        way: f"outbound/{way.protocol_class}" + ("" if way is first[way.protocol_class] else f"/{way.networks[0]}")
+        for way in ways
+    }
     chains = [
         outlet.chain(
             way.protocol_class,
             name,
             way.tuning,
-            called=f"outbound/{way.protocol_class}"
-            + ("" if way is first[way.protocol_class] else f"/{way.networks[0]}"),
-            match=by_ranges(way.networks),
+            called=called[way],
+            # With entries of a MeshPassthrough a matcher chooses, and no chain does.
+            match=b"" if out.matches else by_ranges(way.networks),
         )
         for way in ways
     ]
-    logged = Logged(f"outbound/{rest}", outlet.access_log, outlet.zone)
+    logged = Logged(f"outbound/{out.rest}", outlet.access_log, outlet.zone)
+    chains += entry_chains(out.matches, replace(logged, stat_prefix="outbound/passthrough"), external)
+    vips = [(called[way], way.networks) for way in ways]
     return listening(
         REDIRECT_LISTENER,
         ANY_ADDRESS,
@@ -320,25 +336,9 @@ def _redirect_listener(outlet: _Outlet, ways: tuple[_Way, ...], port: int, rest:
         chains,
         direction=core.TrafficDirection.OUTBOUND,
         inspector=listener_filter("envoy.filters.listener.original_dst", pack(original_dst.OriginalDst())),
-        rest=chain((proxy_to(rest, logged, external),), name=rest),
-    )
-
-
-@lru_cache(maxsize=8)
-def _rest_cluster(name: str) -> bytes:
-    # Where traffic goes that is meant for no VIP: on to where it was going, or nowhere.
-    if name == defaults.PASSTHROUGH:
-        made = cluster.Cluster(
-            name=name,
-            type=cluster.ClusterDiscoveryType.ORIGINAL_DST,
-            lb_policy=cluster.ClusterLbPolicy.CLUSTER_PROVIDED,
-            connect_timeout=defaults.CONNECT_TIMEOUT,
-        )
-    else:
-        made = cluster.Cluster(
-            name=name, type=cluster.ClusterDiscoveryType.STATIC, connect_timeout=defaults.CONNECT_TIMEOUT
-        )
-    return bytes(made)
+        rest=chain((proxy_to(out.rest, logged, external),), name=out.rest),
+        matcher=entry_matcher(vips, out.matches) if out.matches else b"",
+    ) + inspection(out.matches)
 
 
 def _listener(
