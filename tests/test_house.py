@@ -52,6 +52,8 @@ CORE = (
     "zone_cp/xds",
     "zone_cp/extensions",
     "zone_cp/decide",
+    "zone_cp/ads/asked",
+    "zone_cp/ads/batch",
     "zone_cp/ads/facts",
     "zone_cp/ads/subscription",
     "zone_cp/ads/staging",

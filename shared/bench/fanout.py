@@ -11,7 +11,6 @@ import asyncio
 import importlib
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ import msgspec
 from shared.bench.apart import finish, measure_apart, report
 from shared.bench.bare_ads import CLUSTER
 from shared.bench.result import percentile
-from shared.bench.streams import Bare, Product
+from shared.bench.streams import Bare, Product, Spent
 from shared.process.collector import settled
 
 STREAMS = 1_000
@@ -89,13 +88,11 @@ async def _fanout(product: Product, bare: Bare, port: int, bare_port: int) -> Fi
                 await bare.joined(STREAMS)
                 bare_grown = _resident_bytes() - before
                 ours, barely = await _rounds(product, bare, proxies, next(iter(clusters)))
-    seconds, processor = zip(*ours, strict=True)
-    bare_seconds, bare_processor = zip(*barely, strict=True)
     return Figures(
-        fanout_ms=percentile(seconds, 50) * 1e3,
-        bare_fanout_ms=percentile(bare_seconds, 50) * 1e3,
-        updates_per_core_second=STREAMS * ROUNDS / sum(processor),
-        bare_updates_per_core_second=STREAMS * ROUNDS / sum(bare_processor),
+        fanout_ms=_median(ours) * 1e3,
+        bare_fanout_ms=_median(barely) * 1e3,
+        updates_per_core_second=STREAMS * ROUNDS / sum(one.processor for one in ours),
+        bare_updates_per_core_second=STREAMS * ROUNDS / sum(one.processor for one in barely),
         resident_bytes_per_stream=grown / STREAMS,
         bare_resident_bytes_per_stream=bare_grown / STREAMS,
         sync_ms=0,
@@ -105,41 +102,40 @@ async def _fanout(product: Product, bare: Bare, port: int, bare_port: int) -> Fi
 
 async def _rounds(
     product: Product, bare: Bare, proxies: Sequence[str], changed: str
-) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """Wall and processor seconds of each round, of the product and of the bare server."""
+) -> tuple[list[Spent], list[Spent]]:
+    """What each round took, of the product and of the bare server."""
     ours, barely = [], []
     for turn in range(1, WARM_UP + ROUNDS + 1):
         one = _encoded(changed, turn)
-        started = time.process_time()
-        seconds = await product.reach(proxies, {changed: one})
-        between = time.process_time()
-        bare_seconds = await bare.push([_response([one], turn)])
+        held, pushed = await product.reach(proxies, {changed: one}), await bare.push([_response([one], turn)])
         if turn > WARM_UP:
-            ours.append((seconds, between - started))
-            barely.append((bare_seconds, time.process_time() - between))
+            ours.append(held)
+            barely.append(pushed)
         report(1)
     return ours, barely
 
 
 async def _syncs(product: Product, bare: Bare, port: int, bare_port: int) -> tuple[float, float]:
-    """Seconds of the median round: new clients that hold one cluster are given all."""
+    """Seconds of the median round: new clients that hold nothing are given all."""
     ours, barely = [], []
     clusters = _clusters(SYNC_CLUSTERS)
-    first = next(iter(clusters))
-    others = {name: one for name, one in clusters.items() if name != first}
-    chunks = importlib.import_module("zone_cp.ads.staging").chunks(tuple(others.values()))
-    responses = [_response(chunk, number) for number, chunk in enumerate(chunks, start=1)]
+    batches = importlib.import_module("zone_cp.ads.batch").batches(tuple(clusters.values()))
+    responses = [_response(batch, number) for number, batch in enumerate(batches, start=1)]
     for turn in range(SYNC_ROUNDS):
         prefix = f"sync-{turn}-"
         proxies = _names(prefix, SYNC_STREAMS)
         with _clients(port, SYNC_STREAMS, prefix):
-            await product.reach(proxies, {first: clusters[first]})
-            ours.append(await product.reach(proxies, others))
+            await product.joined(SYNC_STREAMS)
+            ours.append(await product.reach(proxies, clusters))
         with _clients(bare_port, SYNC_STREAMS, prefix):
             await bare.joined(SYNC_STREAMS)
             barely.append(await bare.push(responses))
         report(1)
-    return percentile(ours, 50), percentile(barely, 50)
+    return _median(ours), _median(barely)
+
+
+def _median(spent: Sequence[Spent]) -> float:
+    return percentile([one.seconds for one in spent], 50)
 
 
 @contextmanager

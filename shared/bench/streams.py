@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
+import msgspec
 from grpc import aio
 from immutables import Map
 
@@ -20,8 +21,27 @@ from shared.events.state import Position
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
 
 LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
+LOOK_SECONDS = 0.05
 SECONDS = 120.0
 """The longest that clients may take for anything."""
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """Seconds of the clock, and of processors in this process."""
+
+    seconds: float
+    processor: float
+
+    @classmethod
+    def so_far(cls) -> Spent:
+        """Up to now, from some moment on."""
+        return cls(time.perf_counter(), time.process_time())
+
+    @classmethod
+    def since(cls, before: Spent) -> Spent:
+        """Between a `so_far` and now."""
+        now = cls.so_far()
+        return cls(now.seconds - before.seconds, now.processor - before.processor)
 
 
 class Answers:
@@ -84,8 +104,14 @@ class Product:
         if fact.type_url == CLUSTER:
             self._answers.take(len(fact.versions))
 
-    async def reach(self, proxies: Sequence[str], changed: Mapping[str, Any]) -> float:
-        """Let these proxies hold these clusters beside what they hold; seconds until all are ACKed.
+    async def joined(self, count: int) -> None:
+        """Wait until so many clients are there and ask for clusters. Raises TimeoutError."""
+        async with asyncio.timeout(SECONDS):
+            while sum(_asks(stream) for stream in self._server.hub.streams()) < count:  # noqa: ASYNC110 - not measured
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def reach(self, proxies: Sequence[str], changed: Mapping[str, Any]) -> Spent:
+        """Let these proxies hold these clusters beside what they hold; what it took until all are ACKed.
 
         Raises TimeoutError.
         """
@@ -98,11 +124,11 @@ class Product:
                 position, Map({CLUSTER: Map(), LISTENER: Map()})
             )
             self._offered[proxy] = self._snapshot.following(before, position, {CLUSTER: changed})
-        started = time.perf_counter()
+        started = Spent.so_far()
         for proxy in proxies:
             self._server.offer(proxy, self._offered[proxy])
         await self._answers.all()
-        return time.perf_counter() - started
+        return Spent.since(started)
 
 
 class Bare:
@@ -132,13 +158,13 @@ class Bare:
         async with asyncio.timeout(SECONDS), self._grown:
             await self._grown.wait_for(lambda: len(self._contexts) >= count)
 
-    async def push(self, responses: Sequence[bytes]) -> float:
-        """Send encoded responses to every client; seconds until all are ACKed. Raises TimeoutError."""
+    async def push(self, responses: Sequence[bytes]) -> Spent:
+        """Send encoded responses to every client; what it took until all are ACKed. Raises TimeoutError."""
         self._answers.expect(len(responses) * len(self._contexts))
-        started = time.perf_counter()
+        started = Spent.so_far()
         await asyncio.gather(*(_write(context, responses) for context in self._contexts))
         await self._answers.all()
-        return time.perf_counter() - started
+        return Spent.since(started)
 
     async def _stream(self, _: object, context: Context) -> None:
         while True:
@@ -153,6 +179,10 @@ class Bare:
                 async with self._grown:
                     self._contexts.add(context)
                     self._grown.notify_all()
+
+
+def _asks(stream: Any) -> bool:
+    return any(one.type_url == CLUSTER for one in stream.xds.status())
 
 
 async def _write(context: Context, responses: Sequence[bytes]) -> None:

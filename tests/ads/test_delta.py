@@ -6,7 +6,7 @@ import pytest
 from immutables import Map
 
 from shared.events.state import Position
-from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
+from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from tests.ads.stream_pair import SHORT, StreamPair, eds_cluster, snapshot, told, wire_version
 from zone_cp.ads import delta
 from zone_cp.ads.delta import Acked, DeltaStream, Nacked, RemoteProtocolError
@@ -357,6 +357,26 @@ def test_large_answers_are_cut_into_chunks() -> None:
     assert len(responses) == 4
     assert max(r.ByteSize() for r in responses) < delta.MAX_CHUNK_BYTES + 1_000
     assert len(pair.holds[SHORT["CDS"]]) == 10
+
+
+def test_what_waits_for_answers_is_compared_anew_once_the_snapshot_changes() -> None:
+    """A first answer that is larger than what may be in flight goes on where it stopped, and never goes back."""
+    stream, kind = delta.DeltaStream(), SHORT["CDS"]
+    names = [f"c{n:02}" for n in range(3 * delta.MAX_IN_FLIGHT_PER_TYPE)]
+    big = dict.fromkeys(names, "x" * delta.MAX_CHUNK_BYTES)
+    stream.offer(snapshot(1, CDS=big))
+    stream.receive(DeltaDiscoveryRequest(type_url=kind))
+    first = [DeltaDiscoveryResponse.FromString(raw).resources[0].name for raw in stream.responses()]
+    assert len(first) == delta.MAX_IN_FLIGHT_PER_TYPE
+    changing, leaving, *staying = sorted(set(names) - set(first))
+    stream.offer(snapshot(2, CDS={name: big[name] for name in (*first, *staying)} | {changing: "2"}))
+    sent = []
+    for serial in range(1, len(names) + 1):
+        stream.receive(DeltaDiscoveryRequest(type_url=kind, response_nonce=str(serial)))
+        sent += [one for raw in stream.responses() for one in DeltaDiscoveryResponse.FromString(raw).resources]
+    assert leaving not in {one.name for one in sent}
+    assert sorted(one.name for one in sent) == sorted((changing, *staying))
+    assert [one.version for one in sent if one.name == changing] == [wire_version("CDS", changing, "2")]
 
 
 def test_an_ack_says_what_the_client_now_holds() -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
+from zone_cp.ads.batch import MAX_CHUNK_BYTES, Batch, batches
 from zone_cp.ads.delivery import TypeDelivery
-from zone_cp.ads.facts import Acked, Due, Fact, Nacked, RemoteProtocolError
-from zone_cp.ads.staging import MAX_CHUNK_BYTES, MAX_TYPES, Part, StagedStream, chunks
+from zone_cp.ads.facts import Acked, Due, Fact, Nacked, Part, RemoteProtocolError
+from zone_cp.ads.staging import MAX_TYPES, StagedStream
 from zone_cp.ads.subscription import Subscription
 from zone_cp.xds.wire import piece
 
@@ -53,12 +54,13 @@ class DeltaStream(StagedStream):
             parts.append(((), names))
             names = ()
         for group in subscription.groups(due.upserts):
-            for chunk in chunks(group):
-                parts.append((chunk, names))
+            for batch in batches(group):
+                parts.append((batch, names))
                 names = ()
         return [*parts, ((), names)] if names else parts
 
     def _encode(self, subscription: Subscription, version: str, nonce: str, part: Part) -> bytes:
         upserts, removed = part
         head, tail = piece(1, version), piece(4, subscription.type_url) + piece(5, nonce)
-        return b"".join((head, *(e.field for e in upserts), tail, *(piece(6, name) for name in removed)))
+        tail = b"".join((tail, *(piece(6, name) for name in removed)))
+        return upserts.response(head, tail) if isinstance(upserts, Batch) else head + tail

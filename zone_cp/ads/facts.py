@@ -61,6 +61,10 @@ class Due(msgspec.Struct, frozen=True):
     absent: tuple[str, ...] = ()
 
 
+Part: TypeAlias = tuple[tuple[Encoded, ...], tuple[str, ...]]
+"""What one response changes: resources to hold, and names to hold no more."""
+
+
 def split_suspects(names: tuple[str, ...], message: str) -> list[tuple[str, ...]]:
     """Smaller groups for a refused response: those Envoy's message names alone, the rest together, or halves."""
     blamed = [name for name in names if name in message]

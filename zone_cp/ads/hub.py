@@ -66,6 +66,7 @@ class Stream:
         self.scope = scope
         self.reached: Position | None = None
         self.bell = asyncio.Event()
+        self.unsent: list[bytes] = []
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def offer(self, snapshot: Snapshot) -> None:
@@ -155,14 +156,23 @@ class Hub:
             del self._typed[stream.proxy]
 
     def receive(self, stream: Stream, request: Any) -> Sequence[Fact]:
-        """Feed a request to a stream and wake its writer. Raises RemoteProtocolError."""
+        """Feed a request to a stream; its writer wakes when there is something to write. Raises RemoteProtocolError."""
         facts = stream.xds.receive(request)
-        stream.bell.set()
+        if stream.xds.delivered is None:
+            stream.bell.set()  # it is still being started, and may have to wait for its turn
+        else:
+            stream.unsent += self._news(stream)
+            if stream.unsent:
+                stream.bell.set()
         return facts
 
     def responses(self, stream: Stream) -> list[bytes]:
         """What the stream's writer must write now. Also settles who waits for its proxy."""
         stream.bell.clear()
+        unsent, stream.unsent = stream.unsent, []
+        return unsent + self._news(stream)
+
+    def _news(self, stream: Stream) -> list[bytes]:
         responses = stream.xds.responses()
         self._settle(stream.proxy)
         return responses

@@ -17,6 +17,8 @@ MAX_TOMBSTONES = 256
 class OnDemand:
     """Names by prefix ("": nothing is loaded on demand), and the tombstones that stand, oldest first."""
 
+    __slots__ = ("_prefix", "_returning", "_standing")
+
     def __init__(self) -> None:
         """Nothing is loaded on demand."""
         self._prefix = ""
@@ -27,6 +29,11 @@ class OnDemand:
         """Take this prefix from now on; whether it is another one than before."""
         changed, self._prefix = prefix != self._prefix, prefix
         return changed
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is loaded on demand, and nothing of it is left."""
+        return not (self._prefix or self._standing or self._returning)
 
     def covers(self, name: str) -> bool:
         """Whether the resource goes only to who names or holds it."""

@@ -18,8 +18,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shared.pb.discovery_pb2 import DiscoveryRequest
-from zone_cp.ads.facts import Due, Fact
-from zone_cp.ads.staging import Part, StagedStream, chunks
+from zone_cp.ads.batch import batches
+from zone_cp.ads.facts import Due, Fact, Part
+from zone_cp.ads.staging import StagedStream
 from zone_cp.ads.subscription import Subscription
 from zone_cp.xds.snapshot import CLUSTER, LISTENER
 from zone_cp.xds.wire import any_message, piece
@@ -58,7 +59,7 @@ class SotwStream(StagedStream):
         groups = subscription.groups(due.upserts)
         if subscription.type_url not in WHOLE_STATE_TYPES:
             subscription.mark_gone(removed)
-            return [(chunk, ()) for group in groups for chunk in chunks(group)]
+            return [(batch, ()) for group in groups for batch in batches(group)]
         names = (*due.absent, *removed)
         if not names:
             return [(group, ()) for group in groups]

@@ -22,7 +22,6 @@ No clock and no IO: the caller feeds `receive` and `offer` and writes what `resp
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -30,22 +29,23 @@ from immutables import Map
 
 from shared.events.state import Position
 from zone_cp.ads.delivery import ResourceState, TypeDelivery, delivery_of, states_of
-from zone_cp.ads.facts import Acked, Due, Fact, Nacked, RemoteProtocolError, Sent
+from zone_cp.ads.facts import Acked, Due, Fact, Nacked, Part, RemoteProtocolError, Sent
 from zone_cp.ads.references import references_of
 from zone_cp.ads.subscription import Resources, Subscription, version_of
 from zone_cp.view.lineage import UNKNOWN
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, PUSH_ORDER, ROUTE, SECRET, Encoded, Snapshot
 
-MAX_CHUNK_BYTES = 384 * 1024
 MAX_TYPES = 32
 MAX_STAGED = 16
 LOWER = (SECRET, CLUSTER, ENDPOINT)
 PINNING = (CLUSTER, LISTENER, ROUTE)
 USERS = {LISTENER: (), ROUTE: (LISTENER,), CLUSTER: (LISTENER, ROUTE)}
 NOTHING: Map[str, Encoded] = Map()
+_UNASKED = {type_url: Subscription(type_url) for type_url in PUSH_ORDER}
 
-Part: TypeAlias = tuple[tuple[Encoded, ...], tuple[str, ...]]
-"""What one response changes: resources to hold, and names to hold no more."""
+
+Stage: TypeAlias = list[tuple[int, Snapshot]]
+"""Snapshots in the order they came, each with the serial of the last response sent for it. MAX_STAGED at most."""
 
 
 class StagedStream(ABC):
@@ -65,11 +65,11 @@ class StagedStream(ABC):
         self._cluster_serial = 0
         self._resending: set[str] = set()
         self._target: Snapshot | None = None
-        self._awaiting: deque[tuple[int, Snapshot]] = deque()
+        self._awaiting: Stage = []
         self._upper: Snapshot | None = None
-        self._settling: deque[tuple[int, Snapshot]] = deque()
+        self._settling: Stage = []
         self._floor: Snapshot | None = None
-        self._clearing: deque[tuple[int, Snapshot]] = deque()
+        self._clearing: Stage = []
         self._pins: dict[tuple[str, str], tuple[Snapshot, ...]] = {}
 
     @property
@@ -97,13 +97,13 @@ class StagedStream(ABC):
             _postpone(self._settling, self._serial)
             _postpone(self._clearing, self._serial)
         while self._settling and not self._unanswered(self._settling[0][0]):
-            self._floor = self._settling.popleft()[1]
+            self._floor = self._settling.pop(0)[1]
         if self._floor is not None:
             self._remove(self._floor, out)
             if self._floor.position != self.delivered and self._asked_for(self._floor):
                 _enqueue(self._clearing, self._serial, self._floor, None)
         while self._clearing and not self._unanswered(self._clearing[0][0]):
-            self.delivered = self._clearing.popleft()[1].position
+            self.delivered = self._clearing.pop(0)[1].position
         return out
 
     def status(self) -> tuple[TypeDelivery, ...]:
@@ -132,7 +132,12 @@ class StagedStream(ABC):
         """The subscription a request is about. Raises RemoteProtocolError when the type is missing (rule 1)."""
         if not type_url:
             raise RemoteProtocolError("a request on an aggregated stream must name its type_url")
-        return self._subscription(type_url)
+        subscription = self._subscriptions.get(type_url)
+        if subscription is None:
+            if len(self._subscriptions) >= MAX_TYPES:
+                raise RemoteProtocolError(f"more than {MAX_TYPES} resource types", limit=True)
+            subscription = self._subscriptions[type_url] = Subscription(type_url)
+        return subscription
 
     def _settled(self, subscription: Subscription, nonce: str, error: str | None) -> Sequence[Fact]:
         """Take an ACK or NACK (error: what the client says is wrong)."""
@@ -145,7 +150,8 @@ class StagedStream(ABC):
                     self._resending.add(subscription.type_url)
                 self._pin(subscription, names)
             case Acked(versions=versions, removed=removed):
-                self._unpin(subscription.type_url, (*(name for name, _ in versions), *removed))
+                if self._pins:
+                    self._unpin(subscription.type_url, (*(name for name, _ in versions), *removed))
             case None:
                 return ()
         return (fact,)
@@ -169,7 +175,7 @@ class StagedStream(ABC):
             if any(sent.upserts and sent.serial <= mark for sent in clusters.in_flight.values()):
                 break
             self._upper = snapshot
-            self._awaiting.popleft()
+            self._awaiting.pop(0)
 
     def _push_lower(self, target: Snapshot, out: list[bytes]) -> bool:
         """Secrets and clusters, then endpoints. False when a type has too much in flight to go on."""
@@ -215,10 +221,9 @@ class StagedStream(ABC):
             subscription.load_on_demand(current.on_demand)
         wanted, lineage = current.resources.get(type_url, NOTHING), current.lineages.get(type_url, UNKNOWN)
         if subscription.quiet(wanted):
-            return True
+            return self._send_parts(subscription, current, subscription.backlog(), out)
         newer = self._newer(current)
-        older = [s for s in self._retained() if s is not current and s not in newer]
-        due = subscription.due(wanted, _of(type_url, older), _of(type_url, newer), lineage)
+        due = subscription.due(wanted, lambda: self._older(type_url, current, newer), _of(type_url, newer), lineage)
         removed = subscription.removable(_of(type_url, (current, *newer))) if type_url == LISTENER else ()
         return self._send(subscription, current, due, removed, out)
 
@@ -227,6 +232,9 @@ class StagedStream(ABC):
         if current is self._target:
             return []
         return [s for s in (self._target, *(s for _, s in self._awaiting)) if s is not None and s is not current]
+
+    def _older(self, type_url: str, current: Snapshot, newer: Sequence[Snapshot]) -> list[Resources]:
+        return _of(type_url, [s for s in self._retained() if s is not current and s not in newer])
 
     def _remove(self, floor: Snapshot, out: list[bytes]) -> None:
         """Tell what no retained snapshot has any more: users first, then clusters, then what clusters use (rule 6)."""
@@ -297,10 +305,15 @@ class StagedStream(ABC):
         parts = self._parts(subscription, due, removed)
         if not parts and subscription.reply_due:
             parts = [((), ())]  # rule 5
-        version = snapshot.versions.get(subscription.type_url, str(snapshot.position))
+        return self._send_parts(subscription, snapshot, parts, out)
+
+    def _send_parts(
+        self, subscription: Subscription, snapshot: Snapshot, parts: Sequence[Part], out: list[bytes]
+    ) -> bool:
+        version = snapshot.versions.get(subscription.type_url, str(snapshot.position)) if parts else ""
         for sent, part in enumerate(parts):
             if sent and len(subscription.in_flight) >= self.window:
-                subscription.postpone([upserts for upserts, _ in parts[sent:]])
+                subscription.postpone(parts[sent:])
                 return False
             self._serial += 1
             nonce = str(self._serial)
@@ -309,17 +322,13 @@ class StagedStream(ABC):
         return True
 
     def _subscription(self, type_url: str) -> Subscription:
-        subscription = self._subscriptions.get(type_url)
-        if subscription is None:
-            if len(self._subscriptions) >= MAX_TYPES:
-                raise RemoteProtocolError(f"more than {MAX_TYPES} resource types", limit=True)
-            subscription = self._subscriptions[type_url] = Subscription(type_url)
-        return subscription
+        """What was asked of a type; not to be changed where nothing was."""
+        return self._subscriptions.get(type_url) or _UNASKED[type_url]
 
     def _ordered(self) -> list[Subscription]:
         """In push order; types this stream alone has asked for come last."""
-        if len(self._order) != len(self._subscriptions) or not self._order:
-            known = [self._subscription(type_url) for type_url in PUSH_ORDER]
+        if len(self._order) != len(self._subscriptions):
+            known = [self._subscriptions[type_url] for type_url in PUSH_ORDER if type_url in self._subscriptions]
             self._order = known + [s for s in self._subscriptions.values() if s.type_url not in PUSH_ORDER]
         return self._order
 
@@ -338,23 +347,7 @@ def _version(snapshot: Snapshot, type_url: str, name: str) -> str | None:
     return None if encoded is None else encoded.version
 
 
-def chunks(group: tuple[Encoded, ...]) -> list[tuple[Encoded, ...]]:
-    """Split by size: one response stays near MAX_CHUNK_BYTES, or is a single resource."""
-    out: list[tuple[Encoded, ...]] = []
-    chunk: list[Encoded] = []
-    size = 0
-    for encoded in group:
-        if chunk and size + len(encoded.field) > MAX_CHUNK_BYTES:
-            out.append(tuple(chunk))
-            chunk, size = [], 0
-        chunk.append(encoded)
-        size += len(encoded.field)
-    if chunk:
-        out.append(tuple(chunk))
-    return out
-
-
-def _enqueue(queue: deque[tuple[int, Snapshot]], mark: int, snapshot: Snapshot, reached: Snapshot | None) -> None:
+def _enqueue(queue: Stage, mark: int, snapshot: Snapshot, reached: Snapshot | None) -> None:
     """Add a snapshot to a stage; it replaces the last one when that has nothing of its own to wait for."""
     last = queue[-1][1] if queue else reached
     if snapshot is last:
@@ -365,7 +358,7 @@ def _enqueue(queue: deque[tuple[int, Snapshot]], mark: int, snapshot: Snapshot, 
         queue.append((mark, snapshot))
 
 
-def _postpone(queue: deque[tuple[int, Snapshot]], mark: int) -> None:
+def _postpone(queue: Stage, mark: int) -> None:
     """What was refused has been sent again in parts: wait for the parts too."""
     if queue:
         last = queue[-1][1]

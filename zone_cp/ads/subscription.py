@@ -14,208 +14,23 @@ https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xd
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import TypeAlias
 
-from shared.events.state import Position
-from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
-from zone_cp.ads.facts import Acked, Due, Fact, Nacked, RemoteProtocolError, Sent, split_suspects
-from zone_cp.ads.on_demand import OnDemand
+from zone_cp.ads.asked import Asked, Resources, version_of
+from zone_cp.ads.batch import Batch
+from zone_cp.ads.facts import Due, Part, Sent
 from zone_cp.view.lineage import UNKNOWN, Lineage
-from zone_cp.xds.snapshot import CLUSTER, LISTENER, Encoded
+from zone_cp.xds.snapshot import Encoded
 from zone_cp.xds.tombstone import Tombstone, tombstone
 
-WILDCARD = "*"
-UNCERTAIN = ""
-LEGACY_WILDCARD_TYPES = frozenset({CLUSTER, LISTENER})
-MAX_NAMES_PER_TYPE = 100_000
-MAX_REJECTED_PER_TYPE = 1_024
-
-Resources: TypeAlias = Mapping[str, Encoded]
+__all__ = ["Resources", "Subscription", "version_of"]
 
 
-class Subscription:
-    """One type on one stream."""
+class Subscription(Asked):
+    """One type on one stream: what its client must be told."""
 
-    def __init__(self, type_url: str) -> None:
-        """Nothing asked yet."""
-        self.type_url = type_url
-        self.wildcard = False
-        self.names: set[str] = set()
-        self.known: dict[str, str] = {}
-        self.held: dict[str, Encoded | str] = {}
-        self.rejected: dict[tuple[str, str], str] = {}
-        self.in_flight: dict[str, Sent] = {}
-        self.gone: set[str] = set()
-        self.reply_due = False
-        self.sent_position: Position | None = None
-        self.acked_position: Position | None = None
-        self._asked = False
-        self._named = False
-        self._owed: set[str] = set()
-        self._absent: set[str] = set()
-        self._uncertain: set[str] = set()
-        self._touched: set[str] = set()
-        self._scanned: Resources | None = None
-        self._suspects: list[tuple[str, ...]] = []
-        self._demand = OnDemand()
-
-    @property
-    def asked(self) -> bool:
-        """Whether the client has asked for this type on this stream."""
-        return self._asked
-
-    @property
-    def suspecting(self) -> bool:
-        """Whether resources of a refused response are still to be sent apart."""
-        return bool(self._suspects)
-
-    # -- what the client says ---------------------------------------------------------------------------------
-
-    def request(self, request: DeltaDiscoveryRequest) -> None:
-        """Apply the subscription part of a request: subscribe before unsubscribe (rule 11), stale nonce or not (16)."""
-        first, self._asked = not self._asked, True
-        initial: Mapping[str, str] = request.initial_resource_versions if first else {}
-        subscribe = request.resource_names_subscribe
-        if first:
-            self._demand.returns_with(name for name in subscribe if name not in initial)
-        if first and not subscribe and self.type_url in LEGACY_WILDCARD_TYPES:
-            self._start_wildcard()  # rule 4
-        for name in subscribe:
-            if name == WILDCARD:
-                self._start_wildcard()
-                continue
-            self.names.add(name)
-            self._absent.discard(name)
-            self._touched.add(name)
-            if name not in initial:  # a repeated subscribe must be answered, whatever was sent before (rule 11)
-                self._owed.add(name)
-        self._check_names()
-        for name, version in initial.items():  # rule 12
-            if self.wildcard or name in self.names:
-                self.known[name] = self.held[name] = version
-                self._touched.add(name)
-        for name in request.resource_names_unsubscribe:
-            self._unsubscribe(name)
-
-    def replace_names(self, names: Collection[str]) -> None:
-        """Apply the names of a SotW request, which are always all of them.
-
-        Rule 4: an empty list means all clusters or listeners until the client has named anything, and nothing from
-        then on; `*` may stand among names.
-        """
-        wanted = set(names) - {WILDCARD}
-        legacy = not names and not self._named and self.type_url in LEGACY_WILDCARD_TYPES
-        self._asked, self._named = True, self._named or bool(names)
-        if legacy or WILDCARD in names:
-            self._start_wildcard()
-        else:
-            self.wildcard = self.reply_due = False
-        self._touched |= wanted - self.names
-        self.names = wanted
-        self._check_names()
-        for name in [*self.known, *self._absent]:
-            if not self._wanted(name):
-                self._forget(name)  # to be sent again when it is named again (rule 10)
-
-    def _check_names(self) -> None:
-        if len(self.names) > MAX_NAMES_PER_TYPE:
-            message = f"more than {MAX_NAMES_PER_TYPE} names of {self.type_url}"
-            raise RemoteProtocolError(message, limit=True)
-
-    def _start_wildcard(self) -> None:
-        if not self.wildcard:
-            self.wildcard = self.reply_due = True
-            self._scanned = None
-
-    def _unsubscribe(self, name: str) -> None:
-        if name == WILDCARD:
-            if self.wildcard:
-                self.wildcard = self.reply_due = False
-                for other in [n for n in self.known if n not in self.names]:
-                    self._forget(other)
-        elif self.wildcard:
-            self.names.discard(name)
-            self.owe(name)  # rule 14
-        elif name in self.names:
-            self.names.discard(name)
-            self._forget(name)
-
-    def _forget(self, name: str) -> None:
-        self.known.pop(name, None)
-        self.gone.discard(name)
-        self._owed.discard(name)
-        self._absent.discard(name)
-        self._uncertain.discard(name)
-        held = self.held.get(name)
-        if not (isinstance(held, Encoded) and any(key[0] == name for key in self.rejected)):
-            self.held.pop(name, None)  # else it is what a new subscription gets in place of the rejected one
-
-    def owe(self, name: str) -> None:
-        """Send this name again, changed or not."""
-        self._owed.add(name)
-        self._touched.add(name)
-
-    def settle(self, nonce: str, error: str | None) -> Fact | None:
-        """Apply an ACK or, with the client's error, a NACK; a nonce that is not in flight says nothing (rule 16)."""
-        sent = self.in_flight.pop(nonce, None)
-        if sent is None:
-            return None
-        if error is not None:
-            return self._refuse(sent, nonce, error)
-        for encoded in sent.upserts:
-            self._uncertain.discard(encoded.name)
-            if self._wanted(encoded.name):
-                self.held[encoded.name] = encoded
-        for name in sent.removed:
-            self._uncertain.discard(name)
-            self.held.pop(name, None)
-        self.acked_position = sent.position
-        versions = tuple((e.name, e.version) for e in sent.upserts)
-        return Acked(self.type_url, nonce, sent.position, versions, sent.removed)
-
-    def _refuse(self, sent: Sent, nonce: str, message: str) -> Nacked:
-        names = tuple(e.name for e in sent.upserts)
-        culprit: tuple[tuple[str, str], ...] = ()
-        if len(sent.upserts) == 1:
-            (encoded,) = sent.upserts
-            culprit = ((encoded.name, encoded.version),)
-            self.rejected[culprit[0]] = message
-            if len(self.rejected) > MAX_REJECTED_PER_TYPE:
-                del self.rejected[next(iter(self.rejected))]
-        elif sent.upserts:
-            self._suspects.extend(split_suspects(names, message))
-        if len(sent.upserts) + len(sent.removed) > 1:
-            self._uncertain.update(names, sent.removed)
-        pending = self._pending()
-        for name in (*names, *sent.removed) if names else ():  # a refused removal alone is not sent again
-            if name not in pending:
-                self._absent.discard(name)
-                self._revert(name)
-        return Nacked(self.type_url, nonce, sent.position, message, names, culprit)
-
-    def _pending(self) -> set[str]:
-        """Names that a response still in flight decides about."""
-        sent = self.in_flight.values()
-        return {e.name for s in sent for e in s.upserts} | {name for s in sent for name in s.removed}
-
-    def _revert(self, name: str) -> None:
-        held = self.held.get(name)
-        self._touched.add(name)
-        if not self._wanted(name):
-            self._forget(name)
-        elif name in self._uncertain:
-            self.known[name] = UNCERTAIN
-            if self._scanned is not None and name not in self._scanned:
-                self.gone.add(name)
-        elif held is None:
-            self.known.pop(name, None)
-            self.gone.discard(name)
-        else:
-            self.known[name] = version_of(held)
-
-    # -- what the client must be told -------------------------------------------------------------------------
+    __slots__ = ()
 
     def load_on_demand(self, prefix: str) -> None:
         """From now on what is named like this goes only to who names or holds it ("": everything to the wildcard)."""
@@ -229,7 +44,7 @@ class Subscription:
     def due(
         self,
         current: Resources,
-        older: Sequence[Resources],
+        older: Callable[[], Sequence[Resources]],
         newer: Sequence[Resources] = (),
         lineage: Lineage = UNKNOWN,
     ) -> Due:
@@ -239,6 +54,11 @@ class Subscription:
         by name); newer are those that are not to be sent yet (a name found there only is left waiting). lineage is
         current's: with it only names are looked at that changed since the last comparison.
         """
+        self._recall()
+        plain = self.wildcard and self._demand.idle and not (self._owed or self.rejected)
+        if plain and not (self.known or self.names or self._touched):  # a first sync, the longest comparison there is
+            self._scanned, self.gone = current, set()
+            return Due(tuple(current.values()))
         names = self._candidates(current, lineage)
         self._touched = set()
         self._scanned = current
@@ -247,6 +67,9 @@ class Subscription:
         for name in names:
             encoded = current.get(name)
             if encoded is not None and name not in self._owed and self.known.get(name) == encoded.version:
+                continue
+            if encoded is not None and plain:
+                upserts.append(encoded)
                 continue
             if name not in self._owed and not self._wanted(name):
                 continue
@@ -274,7 +97,7 @@ class Subscription:
         encoded: Encoded | None,
         upserts: list[Encoded],
         absent: list[str],
-        older: Sequence[Resources],
+        older: Callable[[], Sequence[Resources]],
         newer: Sequence[Resources],
     ) -> None:
         explicit, owed = name in self.names, name in self._owed
@@ -284,7 +107,8 @@ class Subscription:
                 return
             self._miss(name)  # told by remove() once nothing refers to it
             if owed:
-                encoded = next((resources[name] for resources in older if name in resources), None)
+                encoded = next((resources[name] for resources in older() if name in resources), None)
+                self._strays.update(() if encoded is None else (name,))
         chosen = None if encoded is None else self._acceptable(encoded)
         self._owed.discard(name)
         if chosen is not None:
@@ -334,6 +158,9 @@ class Subscription:
 
     def groups(self, upserts: tuple[Encoded, ...]) -> list[tuple[Encoded, ...]]:
         """Split what is due so that suspects of a refused response travel apart from all others."""
+        self._apart = bool(self._suspects)
+        if not self._suspects:
+            return [upserts] if upserts else []
         suspects, self._suspects = self._suspects, []
         left = {encoded.name: encoded for encoded in upserts}
         out = []
@@ -343,9 +170,13 @@ class Subscription:
                 out.append(group)
         return [tuple(left.values()), *out] if left else out
 
-    def postpone(self, groups: Sequence[tuple[Encoded, ...]]) -> None:
-        """Leave groups for later: they stay apart from each other and from all else."""
-        self._suspects = [tuple(e.name for e in group) for group in groups if group] + self._suspects
+    def postpone(self, parts: Sequence[Part]) -> None:
+        """Leave parts of what was due for later; suspects stay apart from each other and from all else."""
+        if not self._apart:
+            self._backlog = tuple(parts)
+            return
+        groups = [group for group, _ in parts if group]
+        self._suspects = [tuple(e.name for e in group) for group in groups] + self._suspects
         for group in groups:
             self._owed.update(e.name for e in group)
             self._touched.update(e.name for e in group)
@@ -363,17 +194,10 @@ class Subscription:
 
     def mark_sent(self, nonce: str, sent: Sent) -> None:
         """Record a response as on its way; `known` changes now, not at the ACK (rule 16)."""
-        for encoded in sent.upserts:
-            self.known[encoded.name] = encoded.version
-            self._absent.discard(encoded.name)
-            if isinstance(encoded, Tombstone):
-                self._lay(encoded.name)
-                continue
-            self._demand.lift(encoded.name)
-            if self._scanned is not None and encoded.name not in self._scanned:
-                self.gone.add(encoded.name)
-            else:
-                self.gone.discard(encoded.name)
+        if isinstance(sent.upserts, Batch) and self._demand.idle and not (self._absent or self._strays or self.gone):
+            self.known.update(sent.upserts.versions)
+        else:
+            self._mark_each(sent.upserts)
         for name in sent.removed:
             self.known.pop(name, None)
             self.gone.discard(name)
@@ -384,12 +208,16 @@ class Subscription:
         self.reply_due = False
         self.sent_position = sent.position
 
-    def _wanted(self, name: str) -> bool:
-        if name in self.names:
-            return True
-        return self.wildcard and (not self._demand.covers(name) or name in self.known)
-
-
-def version_of(held: Encoded | str) -> str:
-    """The version of something the client holds."""
-    return held if isinstance(held, str) else held.version
+    def _mark_each(self, upserts: Sequence[Encoded]) -> None:
+        for encoded in upserts:
+            self.known[encoded.name] = encoded.version
+            self._absent.discard(encoded.name)
+            self._strays.discard(encoded.name)
+            if isinstance(encoded, Tombstone):
+                self._lay(encoded.name)
+                continue
+            self._demand.lift(encoded.name)
+            if self._scanned is not None and encoded.name not in self._scanned:
+                self.gone.add(encoded.name)
+            else:
+                self.gone.discard(encoded.name)
