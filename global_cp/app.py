@@ -21,6 +21,7 @@ from shared.api.app import build_api
 from shared.api.store import Put, ServiceStatus
 from shared.events.event import GLOBAL
 from shared.events.log import EventLog, LogUnavailable
+from shared.history.plane import PlaneHistory
 from shared.keys.directory import KeysDirectory
 from shared.model.resource import Mesh, ResourceKey, Zone
 from shared.naming.hostname import default_generators
@@ -78,7 +79,8 @@ class _Global:
         await owner.recover()
         for zone, zone_log in zone_logs.items():
             await recover_zone(owner, zone, zone_log)
-        store = GlobalStore(owner, sealer.seal, {GLOBAL: own, **zone_logs}, self._statuses)
+        logs = {GLOBAL: own, **zone_logs}
+        store = GlobalStore(owner, sealer.seal, logs, self._statuses)
         await self._create_defaults(store)
         life.start("follow own log", self._follow_own(owner, own))
         for zone, zone_log in zone_logs.items():
@@ -92,6 +94,7 @@ class _Global:
             ready=lambda: self._ready,
             version=VERSION,
             metrics=partial(render, global_registry(owner)),
+            past=PlaneHistory(logs, Path(settings.data_dir) / "history"),
         )
         await serve_api(life, api, settings.api_host, settings.api_port)
         self._ready = True

@@ -29,6 +29,10 @@ COMMANDS = (
     ("version", "processes:version", "Show the version."),
 )
 CHECK_COMMANDS = (("tls", "check:tls", "Try an external service's TLS from the zone egress's place."),)
+BUNDLE_COMMANDS = (
+    ("export", "bundle:export", "Write a system's past to one file, without its secrets."),
+    ("import", "bundle:import_", "Check such a file and make it ready for --bundle."),
+)
 GENERATE_COMMANDS = (("history", "generate:history", "Write the long past of a made-up deployment."),)
 PROXY_COMMANDS = (
     ("sidecar", "processes:sidecar", "Run Envoy and DNS beside an application."),
@@ -46,13 +50,15 @@ def _tree() -> App:
     )
     proxy = App(name="proxy", help="Run a proxy and what belongs to it.", result_action="return_value")
     check = App(name="check", help="Try things out for real, step by step.", result_action="return_value")
+    bundle = App(name="bundle", help="Take a system's past elsewhere.", result_action="return_value")
     generate = App(name="generate", help="Make things up, to measure.", result_action="return_value", show=False)
-    trees = ((app, COMMANDS), (proxy, PROXY_COMMANDS), (check, CHECK_COMMANDS), (generate, GENERATE_COMMANDS))
-    for tree, commands in trees:
+    trees = ((app, COMMANDS), (proxy, PROXY_COMMANDS), (check, CHECK_COMMANDS), (bundle, BUNDLE_COMMANDS))
+    for tree, commands in (*trees, (generate, GENERATE_COMMANDS)):
         for name, place, summary in commands:
             tree.command(f"shared.commands.{place}", name=name, help=summary)
     app.command(proxy)
     app.command(check)
+    app.command(bundle)
     app.command(generate)
     return app
 

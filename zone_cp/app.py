@@ -17,6 +17,7 @@ from shared.events.conditions import Observed
 from shared.events.event import GLOBAL, Change, Event, ResourceApplied, ZoneSettingsChanged, decode_event
 from shared.events.log import EventLog
 from shared.events.state import ZoneState
+from shared.history.plane import PlaneHistory
 from shared.keys.directory import KeysDirectory
 from shared.keys.files import read_private, read_public
 from shared.keys.tokens import ADMIN
@@ -201,6 +202,7 @@ class _Zone:
             metrics=partial(render, zone_registry(self._owner, self._copier, self._outbox, self._ads)),
             checker=ZoneChecker(self._ads.agents, self._secrets, self._present),
             inspector=ZoneInspector(settings.name, self._ads.hub, self._ads.agents),
+            past=PlaneHistory(sources, Path(settings.data_dir) / "history"),
         )
         await serve_api(self._life, api, settings.api_host, settings.api_port)
 

@@ -15,6 +15,7 @@ from litestar.response import Stream
 
 from shared.api import auth, shown
 from shared.api.check import check_routes
+from shared.api.history import history_routes
 from shared.api.openapi import document
 from shared.api.problem import Problem, from_http, unavailable
 from shared.api.resources import Resources
@@ -25,6 +26,7 @@ from shared.api.tls_check import TlsChecker
 from shared.api.xds import XdsInspector, xds_routes
 from shared.events.event import GLOBAL
 from shared.events.log import LogUnavailable
+from shared.history.plane import PlaneHistory
 from shared.model import codec
 from shared.model.kinds import KINDS, Kind
 
@@ -46,11 +48,13 @@ def build_api(
     metrics: Callable[[str], tuple[bytes, str]] | None = None,
     checker: TlsChecker | None = None,
     inspector: XdsInspector | None = None,
+    past: PlaneHistory | None = None,
 ) -> Litestar:
     """The application, to be served by uvicorn in the plane's own loop.
 
     ready: whether the plane serves already. metrics: body and content type for a scrape's `Accept` header.
-    checker: what makes TLS checks, inspector: what tells of proxies; global has neither.
+    checker: what makes TLS checks, inspector: what tells of proxies; global has neither. past: the history of the
+    plane's logs.
     """
     resources = Resources(store, zone)
     handlers: list[HTTPRouteHandler] = []
@@ -64,6 +68,7 @@ def build_api(
     handlers += _proxy_routes(store)
     handlers += check_routes(store, checker, zone)
     handlers += xds_routes(inspector)
+    handlers += history_routes(past)
 
     async def check(request: Request[Any, Any, State]) -> None:
         auth.check(request, authenticator)

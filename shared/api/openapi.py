@@ -184,6 +184,7 @@ def _other_paths() -> dict[str, Any]:
             "get", "serviceRollup", "ServiceRollup", "over all zones"
         ),
         "/proxies": _rows("proxies", "ProxyRow"),
+        **_history_paths(),
         "/healthy": {"get": _operation("healthy", healthy) | unauthenticated},
         "/ready": {"get": _operation("ready", healthy | not_ready) | unauthenticated},
     }
@@ -241,6 +242,32 @@ def _events_path() -> dict[str, Any]:
     limit = _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000})
     parameters = [_query("origin", {"type": "string"}), _query("after", _NUMBER), _query("until", _NUMBER), limit]
     return {"get": _operation("events", {"200": _answer(events, "events")} | _problems(400, 404), parameters)}
+
+
+def _history_paths() -> dict[str, Any]:
+    free, text = {"type": "object"}, {"type": "string"}
+    origin = {
+        "type": "object",
+        "properties": {"origin": text, "events": _NUMBER, "head": text},
+        "required": ["origin", "events", "head"],
+    }
+    origins = {"type": "object", "properties": {"items": {"type": "array", "items": origin}}, "required": ["items"]}
+    moment = {
+        "type": "object",
+        "properties": {"zone": text, "position": text, "proxy": {"type": ["string", "null"]}, "found": free},
+        "required": ["zone", "position", "proxy", "found"],
+    }
+    asked = [_query(name, text) for name in ("at", "zone", "proxy")]
+    asked += [_query("view", {"type": "boolean"}), _query("kind", {"type": "array", "items": text})]
+    logs = [_query("origin", text), _query("after", _NUMBER), _query("until", _NUMBER)]
+    lines = _answer(text, "events without secrets, one a line", "application/x-ndjson")
+    return {
+        "/history/origins": {"get": _operation("historyOrigins", {"200": _answer(origins, "all")} | _problems(503))},
+        "/history/log": {"get": _operation("historyLog", {"200": lines} | _problems(400, 404, 503), logs)},
+        "/history/replay": {
+            "get": _operation("historyReplay", {"200": _answer(moment, "then")} | _problems(404, 503), asked)
+        },
+    }
 
 
 def _rows(name: str, schema: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from shared.process.exit_code import ExitCode
 TIMEOUT_SECONDS = 30.0
 PAGE_SIZE = 1000
 """Items asked for at once; Kuma's upper limit."""
+PIECE_BYTES = 1 << 20
 
 _EXIT_CODES = {
     400: ExitCode.REFUSED,
@@ -79,6 +80,20 @@ class Client:
                         yield json.loads(line)
             except (OSError, http.client.HTTPException) as error:
                 raise CommandFailed(f"{self._target.api} broke off: {error}") from None
+
+    def pieces(self, path: str, **query: Any) -> Iterator[bytes]:
+        """The bytes of a long answer as they come, in pieces of any size."""
+        with self._open("GET", _with_query(path, query), None, timeout_seconds=self._timeout_seconds) as answer:
+            try:
+                while piece := answer.read1(PIECE_BYTES):
+                    yield piece
+            except (OSError, http.client.HTTPException) as error:
+                raise CommandFailed(f"{self._target.api} broke off: {error}") from None
+
+    @property
+    def api(self) -> str:
+        """The address that is called."""
+        return self._target.api
 
     def _call(self, method: str, path: str, body: bytes | None = None) -> Any:
         with self._open(method, path, body, timeout_seconds=self._timeout_seconds) as answer:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from itertools import islice
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from shared.api.shown import event_body
 from shared.commands import connect
 from shared.commands import output as printing
 from shared.commands.client import Client
 from shared.commands.connect import Api, OutputFlag, TokenFile
 from shared.commands.failure import CommandFailed
+from shared.commands.source import BundleFile, Source, StoreDirectory
 from shared.events.event import GLOBAL
+from shared.events.search import Wanted
 from shared.model import kinds
 from shared.process.exit_code import ExitCode
 
@@ -29,11 +34,18 @@ def events(
     until: Annotated[int | None, Parameter(help="Only events up to this one.")] = None,
     limit: Annotated[int, Parameter(help="At most so many.")] = 100,
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="", help="Go on as they happen.")] = False,
+    bundle: BundleFile = None,
+    store: StoreDirectory = None,
     api: Api = None,
     token_file: TokenFile = None,
     output: OutputFlag = "table",
 ) -> int:
     """Show the events of a log."""
+    source = Source(bundle=bundle, store=store)
+    if source.is_offline:
+        if follow:
+            raise CommandFailed("nothing follows in a bundle or a store", ExitCode.USAGE)
+        return _shown(*_from_past(source, zone or GLOBAL, kind, (after, until), limit), output)
     client = connect.client(api, token_file)
     origin = zone or GLOBAL
     wanted = _wanted(kind)
@@ -54,12 +66,34 @@ def events(
             break
         found += [event for event in items if wanted is None or wanted & _words(event)]
         position = items[-1]["n"]
-    found = found[:limit]
+    return _shown(found[:limit], last, output)
+
+
+def _shown(found: list[dict[str, Any]], last: int, output: printing.Output) -> int:
     if output == "table":
         printing.table(_HEADERS, [_row(event) for event in found])
     else:
         printing.document({"items": found, "last": last}, output)
     return ExitCode.OK
+
+
+def _from_past(
+    source: Source, origin: str, kind: str | None, between: tuple[int | None, int | None], limit: int
+) -> tuple[list[dict[str, Any]], int]:
+    """The events that are wanted, and the log's last n."""
+    with source.opened() as history:
+        log = history.log(origin)
+        after, until = between
+        words = frozenset(_wanted(kind) or ())
+        by_change = words and words <= log.index.changes.keys()
+        asked = Wanted(
+            kinds=words if words and not by_change else None,
+            changes=words if by_change else None,
+            after=after or 0,
+            until=until,
+        )
+        numbers = list(islice(log.find(asked, newest_first=after is None), limit))
+        return [json.loads(event_body(log.raw(n))) for n in sorted(numbers)], len(log)
 
 
 def _last(client: Client, origin: str) -> int:

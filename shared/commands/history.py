@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from shared.commands import output as printing
 from shared.commands.connect import OutputFlag
 from shared.commands.failure import CommandFailed
-from shared.commands.source import Moment, Store, ZoneName, opened
+from shared.commands.source import HERE, Moment, Source, ZoneName
 from shared.history.tree import COMPILER, difference, tree_at
 from shared.model import codec
 from shared.process.exit_code import ExitCode
@@ -23,7 +23,10 @@ from shared.process.exit_code import ExitCode
 ProxyName = Annotated[str | None, Parameter(help="A proxy of the zone; all resources instead when left out.")]
 Kinds = Annotated[
     tuple[str, ...],
-    Parameter(help="Only of this kind: a kind of resource (mes, …), with --proxy of xDS (Cluster, …); repeatable."),
+    Parameter(
+        negative="",
+        help="Only of this kind (mes, …; with --proxy Cluster, …); repeatable.",
+    ),
 ]
 ViewFlag = Annotated[bool, Parameter(negative="", help="The ZoneView: what the zone made of the resources.")]
 
@@ -35,11 +38,11 @@ def replay(
     proxy: ProxyName = None,
     view: ViewFlag = False,
     kind: Kinds = (),
-    store: Store = None,
+    source: Source = HERE,
     output: OutputFlag = "table",
 ) -> int:
     """Show what a proxy was served at a moment, or the ZoneView or the resources of that moment."""
-    with opened(store) as history:
+    with source.opened() as history:
         zone = history.meant(zone, at)
         position = history.position(zone, at)
         found = tree_at(history, zone, position, proxy=proxy, view=view, kinds=kind)
@@ -58,11 +61,11 @@ def diff(
     *,
     zone: ZoneName = None,
     proxy: ProxyName = None,
-    store: Store = None,
+    source: Source = HERE,
     output: OutputFlag = "table",
 ) -> int:
     """Show, field by field, what changed for a proxy (or among resources) between two moments."""
-    with opened(store) as history:
+    with source.opened() as history:
         zone = history.meant(zone, before, after)
         trees = [tree_at(history, zone, history.position(zone, at), proxy=proxy) for at in (before, after)]
     changes = difference(*trees)
@@ -88,11 +91,11 @@ def explain(
     *,
     at: Moment = None,
     zone: ZoneName = None,
-    store: Store = None,
+    source: Source = HERE,
     output: OutputFlag = "table",
 ) -> int:
     """Name the events, their authors and times behind what a proxy is served."""
-    with opened(store) as history:
+    with source.opened() as history:
         zone = history.meant(zone, at)
         position = history.position(zone, at)
         found = importlib.import_module(COMPILER).explain(history, zone, position, proxy, wanted)

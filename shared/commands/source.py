@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -14,28 +14,72 @@ from shared.commands import connect
 from shared.commands.failure import CommandFailed
 from shared.commands.progress import progress
 from shared.events.history import History, NoSuchMoment
+from shared.events.index import DamagedLog
 from shared.process.collector import collector_paused
 from shared.process.exit_code import ExitCode
 
-Store: TypeAlias = Annotated[
-    Path | None, Parameter(help="JetStream directory of a nats-server; the deployment's hub by default.")
-]
-ZoneName: TypeAlias = Annotated[
-    str | None, Parameter(help="The zone; may be left out when there is one, or with east:57.")
-]
-Moment: TypeAlias = Annotated[
-    str | None, Parameter(help="1234 (global's sequence), east:57, or a time; the last when left out.")
-]
+ZoneName = Annotated[str | None, Parameter(help="The zone; may be left out when there is one, or with east:57.")]
+Moment = Annotated[str | None, Parameter(help="1234 (global's sequence), east:57, or a time; the last when left out.")]
+BundleFile = Annotated[Path | None, Parameter(help="A file that `zonal bundle export` wrote.")]
+StoreDirectory = Annotated[Path | None, Parameter(help="JetStream directory of a nats-server; read from a copy.")]
 
 
-@contextmanager
-def opened(store: Path | None) -> Iterator[History]:
-    """The history that the flags name. Inside, a moment that never was ends the command with what there is."""
-    with collector_paused():
+@Parameter(name="*")
+class Source:
+    """The flags. Named ones win in the order bundle, store, live; without any it is the context's store, else live."""
+
+    def __init__(
+        self,
+        *,
+        bundle: BundleFile = None,
+        store: StoreDirectory = None,
+        live: Annotated[bool, Parameter(negative="", help="Ask the running system, not its store.")] = False,
+        api: connect.Api = None,
+        token_file: connect.TokenFile = None,
+    ) -> None:
+        self.bundle = bundle
+        self.store = store
+        self.live = live or api is not None
+        self.api = api
+        self.token_file = token_file
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether a flag names a file or directory."""
+        return self.bundle is not None or self.store is not None
+
+    @contextmanager
+    def opened(self) -> Iterator[History]:
+        """The history. Inside, a moment that never was ends the command with what there is. Raises CommandFailed."""
+        with collector_paused():
+            try:
+                yield self._history()
+            except NoSuchMoment as error:
+                raise CommandFailed(str(error), ExitCode.REFUSED) from None
+
+    def _history(self) -> History:
+        if self.bundle is not None:
+            return _from_bundle(self.bundle)
+        if self.store is not None:
+            return _from_store(self.store)
+        known = connect.current().store
+        if known and not self.live:
+            return _from_store(Path(known))
+        return self._from_api()
+
+    def _from_api(self) -> History:
+        from shared.history.live import BrokeOff, open_live
+
+        client = connect.client(self.api, self.token_file)
         try:
-            yield _from_store(store or _default_store())
-        except NoSuchMoment as error:
-            raise CommandFailed(str(error), ExitCode.REFUSED) from None
+            with progress() as told:
+                return open_live(client, told)
+        except (BrokeOff, DamagedLog, OSError) as error:
+            raise CommandFailed(f"cannot read the past from {client.api}: {error}") from None
+
+
+HERE = Source()
+"""No flag given."""
 
 
 def _from_store(place: Path) -> History:
@@ -50,8 +94,13 @@ def _from_store(place: Path) -> History:
         raise CommandFailed(f"cannot read the store {place}: {error}") from None
 
 
-def _default_store() -> Path:
-    known = connect.current().store
-    if not known:
-        raise CommandFailed("the context names no store; give --store with a nats-server's directory", ExitCode.USAGE)
-    return Path(known)
+def _from_bundle(file: Path) -> History:
+    from shared.history.bundle import BundleFault, open_bundle
+
+    try:
+        with progress() as told:
+            return open_bundle(file, told)[0]
+    except BundleFault as error:
+        raise CommandFailed(str(error), ExitCode.REFUSED) from None
+    except OSError as error:
+        raise CommandFailed(f"cannot read {file}: {error.strerror or error}", ExitCode.USAGE) from None

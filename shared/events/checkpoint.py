@@ -68,6 +68,12 @@ _decoder = codec.decoder(_Image)
 
 def encode_checkpoint(state: LogState) -> bytes:
     """The state as bytes, the same for the same state."""
+    body = zlib.compress(checkpoint_text(state), _LEVEL)
+    return b"%s %s\n%s" % (MAGIC, sha256(body).hexdigest().encode(), body)
+
+
+def checkpoint_text(state: LogState) -> bytes:
+    """The JSON that a checkpoint holds."""
     image = _Image(
         origin=state.origin,
         n=state.n,
@@ -87,8 +93,7 @@ def encode_checkpoint(state: LogState) -> bytes:
         narrowed=[(mesh, sorted(known.items(), key=_loss)) for mesh, known in sorted(state.narrowed.items())],
         derived=None if _derived(state) == state else _written_out(state),
     )
-    body = zlib.compress(codec.encode(image), _LEVEL)
-    return b"%s %s\n%s" % (MAGIC, sha256(body).hexdigest().encode(), body)
+    return codec.encode(image)
 
 
 def decode_checkpoint(data: bytes) -> LogState:

@@ -14,7 +14,8 @@ from shared.events.event import GLOBAL, Event
 from shared.events.past import PastLog
 from shared.events.state import Position, ZoneState
 
-_AT_ZONE = re.compile(r"(?P<zone>[a-z][a-z0-9-]*):(?P<z>\d+)")
+_AT_GLOBAL = re.compile(r"[0-9]{1,15}")
+_AT_ZONE = re.compile(r"(?P<zone>[a-z][a-z0-9-]*):(?P<z>[0-9]{1,15})")
 
 
 class NoSuchMoment(Exception):
@@ -74,7 +75,7 @@ class History:
         own = self.log(zone)
         if at is None:
             return Position(len(self.hub), len(own))
-        if at.isdecimal():
+        if _AT_GLOBAL.fullmatch(at):
             g = int(at)
             if g > len(self.hub):
                 raise NoSuchMoment(f"global has no event {g}; it has 1 to {len(self.hub)}")
@@ -92,7 +93,7 @@ class History:
 
 
 def _until(log: PastLog, time: str) -> int:
-    if not re.match(r"\d{4}-\d\d-\d\d", time):
+    if not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", time):
         raise NoSuchMoment(f"{time!r} is no moment: give 1234, east:57 or an RFC 3339 time")
     # RFC 3339 in UTC with fixed width sorts as text; a shorter time names the beginning of what it leaves out.
     return bisect_right(log.numbers, time, key=lambda n: log.envelope(n).time)

@@ -153,7 +153,7 @@ class LogIndex:
             n += 1
             try:
                 header = _header_decoder.decode(line)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError) as error:
                 raise DamagedLog(self.origin, n, f"not an event: {error}") from None
             if header.n != n or header.origin != self.origin:
                 raise DamagedLog(self.origin, n, f"is event {header.n} of {header.origin}")

@@ -14,7 +14,7 @@ import mmap
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +22,8 @@ from typing import Self
 
 import msgspec
 
+from shared.events.event import GLOBAL
+from shared.events.history import History
 from shared.events.index import Image, LogIndex
 from shared.events.past import Lines, PastLog
 from shared.events.subject import escape, unescape
@@ -89,13 +91,15 @@ class OriginCache:
             self._clear()
             index = LogIndex(origin)
         self.index = index
+        self.kept = len(index)
+        """So many events the next process will find."""
         self.past = PastLog(index, self._mapped(), CheckpointFiles(directory))
 
     @contextmanager
-    def growing(self) -> Iterator[Callable[[Sequence[bytes]], None]]:
-        """What is yielded takes the next events, encoded. What it has taken is kept, however the block ends.
+    def growing(self, *, keep: bool = True) -> Iterator[Callable[[Sequence[bytes]], None]]:
+        """What is yielded takes the next events, encoded. What it has taken stays, however the block ends.
 
-        It raises DamagedLog for what does not come next.
+        keep: for the next process as well, which takes a moment. It raises DamagedLog for what does not come next.
         """
         with collector_paused(), self._events.open("ab") as out:
             out.truncate(self.index.starts[-1])
@@ -110,21 +114,24 @@ class OriginCache:
             finally:
                 out.truncate(self.index.starts[-1])
                 out.flush()
-                self._grown()
+                self._grown(keep=keep)
 
     def forget(self) -> None:
         """Begin anew: it is another log's past."""
         self._clear()
         self.index = LogIndex(self.index.origin)
+        self.kept = 0
         self.past = PastLog(self.index, b"", CheckpointFiles(self._directory))
 
     def _clear(self) -> None:
         for path in self._directory.iterdir():
             path.unlink(missing_ok=True)
 
-    def _grown(self) -> None:
-        image = _image_encoder.encode(self.index.image())
-        _replace(self._directory / "index", b"%s%s\n%s" % (_MAGIC, sha256(image).hexdigest().encode(), image))
+    def _grown(self, *, keep: bool) -> None:
+        if keep:
+            image = _image_encoder.encode(self.index.image())
+            _replace(self._directory / "index", b"%s%s\n%s" % (_MAGIC, sha256(image).hexdigest().encode(), image))
+            self.kept = len(self.index)
         self.past.grown(self._mapped())
 
     def _mapped(self) -> Lines:
@@ -197,6 +204,18 @@ class _Source(msgspec.Struct, frozen=True):
 
     source: str
     counts: dict[str, int]
+
+
+def history_of(pasts: Mapping[str, PastLog]) -> History:
+    """Every origin's past; global's is empty where it is missing."""
+    zones = {name: past for name, past in pasts.items() if name != GLOBAL}
+    return History(pasts.get(GLOBAL, PastLog.of(GLOBAL, ())), zones)
+
+
+def user_cache(source: str) -> Path:
+    """Where what is read of a source is kept below the user's own caches."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "zonal" / sha256(source.encode()).hexdigest()[:16]
 
 
 def _read_index(path: Path, origin: str, events: Path) -> LogIndex | None:

@@ -18,8 +18,8 @@ from shared.events.event import GLOBAL
 from shared.events.history import History
 from shared.events.index import DamagedLog
 from shared.events.log import LogUnavailable
-from shared.events.past import PastLog
-from shared.history.cache import HistoryCache, OriginCache
+from shared.history.cache import HistoryCache, OriginCache, history_of, user_cache
+from shared.history.plane import continues
 from shared.history.progress import Progress, unwatched
 from shared.nats import topology
 from shared.nats.connection import ApiError, NatsSettings, connect
@@ -48,19 +48,12 @@ async def open_store(store: Path, progress: Progress = unwatched, *, cache: Path
         return history_of(kept.pasts())
 
 
-def history_of(pasts: dict[str, PastLog]) -> History:
-    """Every origin's past; global's is empty where it is missing."""
-    zones = {name: past for name, past in pasts.items() if name != GLOBAL}
-    return History(pasts.get(GLOBAL, PastLog.of(GLOBAL, ())), zones)
-
-
 def cache_directory(store: Path) -> Path:
     """Where what is read of a store is kept."""
     beside = store.resolve()
     if os.access(beside.parent, os.W_OK):
         return beside.parent / f"{beside.name}-history"
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "zonal" / sha256(str(beside).encode()).hexdigest()[:16]
+    return user_cache(f"store {beside}")
 
 
 def fingerprint(store: Path) -> str:
@@ -100,7 +93,7 @@ def stream_of(origin: str) -> str:
 
 async def _read_origin(url: str, log: JetStreamLog, cache: OriginCache, progress: Progress) -> None:
     last = await log.last()
-    if not await continues(log, cache, last):
+    if not await continues(log, cache.past, last):
         cache.forget()
     done = len(cache.index)
     with cache.growing() as extend:
@@ -109,11 +102,3 @@ async def _read_origin(url: str, log: JetStreamLog, cache: OriginCache, progress
                 extend(lines)
                 done += len(lines)
                 progress(f"read {cache.index.origin}", done, last)
-
-
-async def continues(log: JetStreamLog, cache: OriginCache, last: int) -> bool:
-    """Whether the log, whose last event is `last`, has at the end of what is kept the event that is kept there."""
-    n = len(cache.index)
-    if n > last:
-        return False
-    return [raw.data async for raw in log.read_raw(n - 1, n)] == [cache.past.raw(n)] if n else True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -17,6 +17,7 @@ from shared.events.state import LogState, Stored
 from shared.keys.seal import Keyring, Sealer
 from shared.keys.tokens import Principal
 from shared.model.resource import ResourceKey
+from shared.nats.pull import RawEvent
 from shared.process.writer import LogWriter
 
 ADMIN = {"Authorization": "Bearer admin-token"}
@@ -34,6 +35,20 @@ class Tokens:
             "proxy-token": Principal("dataplane", "dataplane/default", mesh="default"),
         }
         return known.get(token)
+
+
+class RawMemory:
+    """A MemoryLog as a plane's past reads it."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+
+    async def last(self) -> int:
+        return await self._log.last()
+
+    async def read_raw(self, after: int = 0, until: int | None = None) -> AsyncGenerator[RawEvent, None]:
+        async for event in self._log.read(max(after, 0), until):
+            yield RawEvent(event.n, event.subject, encode_event(event))
 
 
 class MemoryStore:

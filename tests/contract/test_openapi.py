@@ -23,7 +23,9 @@ from schemathesis.specs.openapi.checks import (
 
 from shared.api.app import build_api
 from shared.api.openapi import document
-from tests.api.memory_store import ADMIN, MemoryStore, Tokens
+from shared.events.log import MemoryLog
+from shared.history.plane import PlaneHistory
+from tests.api.memory_store import ADMIN, MemoryStore, RawMemory, Tokens
 from tests.conftest import take_port
 
 CHECKS = [
@@ -38,11 +40,14 @@ schema = schemathesis.openapi.from_dict(document("global", "1"))
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API in uvicorn on loopback, with the mesh `default` and one of each kind that global may write."""
     port = take_port()
     store = MemoryStore()
-    api = build_api(store, authenticator=Tokens(), role="global", version="1")
+    past = PlaneHistory(
+        {"global": RawMemory(store.log), "east": RawMemory(MemoryLog())}, tmp_path_factory.mktemp("history")
+    )
+    api = build_api(store, authenticator=Tokens(), role="global", version="1", past=past)
     server = uvicorn.Server(uvicorn.Config(api, host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()

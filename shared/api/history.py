@@ -1,0 +1,85 @@
+"""Any moment of the past over HTTP, on both planes: `GET /history/…`, for whoever may read the present.
+
+One router: what the debugger's commands ask of a running system is added here. No answer holds a secret in any form:
+events come without ciphertexts, trees with fingerprints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from litestar import Response, get
+from litestar.handlers import HTTPRouteHandler
+from litestar.response import Stream
+
+from shared.api.problem import Problem
+from shared.api.response import Call, json_response, number
+from shared.events.history import History, NoSuchMoment
+from shared.events.index import DamagedLog
+from shared.history.plane import PlaneHistory, TooManyQuestions
+from shared.history.tree import tree_at
+from shared.nats.log import LogFault
+
+T = TypeVar("T")
+
+
+def history_routes(past: PlaneHistory | None) -> list[HTTPRouteHandler]:
+    """The routes of a plane with a past; none without one."""
+    if past is None:
+        return []
+
+    @get("/history/origins")
+    async def origins() -> Response[bytes]:
+        return json_response({"items": await _asked(past, _origins)})
+
+    @get("/history/log")
+    async def log(request: Call) -> Stream:
+        origin = request.query_params.get("origin", past.origins[0])
+        after = number(request, "after", 0, 0, 2**53)
+        if origin not in past.origins:
+            raise Problem(404, "Not found", f'no log of origin "{origin}" is known here')
+        last = await _asked(past, lambda history: len(history.log(origin)))
+        until = number(request, "until", last, 0, 2**53)
+        return Stream(past.lines(origin, after, until), media_type="application/x-ndjson")
+
+    @get("/history/replay")
+    async def replay(request: Call) -> Response[bytes]:
+        asked = _Asked(request)
+        return json_response(await _asked(past, asked.answer))
+
+    return [origins, log, replay]
+
+
+class _Asked:
+    """The parameters of a replay: `at`, `zone`, `proxy`, `view`, and any number of `kind`."""
+
+    def __init__(self, request: Call) -> None:
+        query = request.query_params
+        self._at = query.get("at")
+        self._zone = query.get("zone")
+        self._proxy = query.get("proxy")
+        self._view = query.get("view", "").lower() == "true"
+        self._kinds = tuple(query.getall("kind", []))
+
+    def answer(self, history: History) -> dict[str, Any]:
+        zone = history.meant(self._zone, self._at)
+        position = history.position(zone, self._at)
+        found = tree_at(history, zone, position, proxy=self._proxy, view=self._view, kinds=self._kinds)
+        return {"zone": zone, "position": str(position), "proxy": self._proxy, "found": found}
+
+
+def _origins(history: History) -> list[dict[str, Any]]:
+    logs = (history.hub, *history.zones.values())
+    return [{"origin": log.origin, "events": len(log), "head": log.head(len(log))} for log in logs]
+
+
+async def _asked(past: PlaneHistory, question: Callable[[History], T]) -> T:
+    try:
+        return await past.ask(question)
+    except NoSuchMoment as error:
+        raise Problem(404, "Not found", str(error)) from None
+    except TooManyQuestions as error:
+        raise Problem(503, "Service Unavailable", str(error), headers={"Retry-After": "5"}) from None
+    except (DamagedLog, LogFault, OSError) as error:
+        raise Problem(503, "Service Unavailable", f"the past cannot be read: {error}") from None
