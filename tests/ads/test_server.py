@@ -299,6 +299,8 @@ async def test_an_agent_that_has_the_table_on_disk_is_sent_nothing_until_it_chan
         update = (await control(call)).dns
         assert not update.full
         assert [n.name for n in update.upsert] == ["c.mesh"]
+        await call.write(AgentMessage(dns_ack=DnsAck(version="v2")).SerializeToString())
+        await it.server.agents.dns_acked("p", "v2", SECONDS)
         assert ("seen", "p", "mes/x") in it.calls
 
 

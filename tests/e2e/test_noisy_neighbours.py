@@ -27,9 +27,10 @@ ROUNDS = 10
 class World:
     """The services `failing` (500 to everything), `hanging` (no answer for minutes) and `well`, over HTTP and TCP."""
 
-    def __init__(self, directory: Path, servers: Servers) -> None:
+    def __init__(self, directory: Path, servers: Servers, *, on_demand: bool) -> None:
         self.port = take_port()
-        self.zone = LoopbackZone(directory, DATAPLANE.format(inbound=take_port(), port=self.port), name="noisy")
+        dataplane = DATAPLANE.format(inbound=take_port(), port=self.port)
+        self.zone = LoopbackZone(directory, dataplane, name="noisy", on_demand=on_demand)
         self.servers = {name: servers.add(name) for name in ("failing", "hanging", "well", "well-tcp")}
         self.servers["failing"].status = 500
         for name, server in self.servers.items():
@@ -39,7 +40,7 @@ class World:
                 f"protocol: {protocol}}}, endpoints: [{{address: 127.0.0.1, port: {server.port}}}]}}}}"
             )
         self.zone.show()
-        self.zone.settled([self.zone.service(name).cluster for name in self.servers])
+        self.zone.settled([] if on_demand else [self.zone.service(name).cluster for name in self.servers])
 
     async def get(self, name: str, path: str = "/") -> int:
         return (await http1(self.zone.service(name).vip, self.port, path)).status
@@ -54,12 +55,12 @@ class World:
         return writer
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+@pytest.fixture(params=["eager", "on-demand"])
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], min(4 * CONNECTIONS, limits[1])), limits[1]))
     with Servers() as servers:
-        made = World(tmp_path, servers)
+        made = World(tmp_path, servers, on_demand=request.param == "on-demand")
         try:
             yield made
         finally:
