@@ -16,7 +16,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from shared.bench import capacity, delivery, dns, fanout, fold
+from shared.bench import capacity, delivery, dns, fanout, fold, turns
 from shared.bench.result import Document, Goal, Result, encoded, merged, percentile, result
 from shared.commands import output as printing
 from shared.commands.output import Output
@@ -80,6 +80,14 @@ def _dns(step: Step) -> Mapping[str, Result]:
     return {"dns_p99_us": result(seen.p99_us, "us", limit=bare.p99_us, goal=goal)}
 
 
+def _turns(step: Step) -> Mapping[str, Result]:
+    seen = _run(turns.measure(step))
+    return {
+        "one_change_10k_1000_us": result(seen.change_us, "us", goal=Goal(on="value", op="<=", bound=2_000)),
+        "rebuild_10k_ms": result(seen.rebuild_ms, "ms", goal=Goal(on="value", op="<=", bound=300)),
+    }
+
+
 def _capacity(step: Step) -> Mapping[str, Result]:
     return {"zone_rss_10k_mes_mb": result(_run(capacity.measure(step)) / 1e6, "MB", goal=NO_GOAL)}
 
@@ -94,6 +102,7 @@ MEASUREMENTS = (
         fanout.STEPS,
         _fanout,
     ),
+    Measurement(("one_change_10k_1000_us", "rebuild_10k_ms"), "one change in 10k", turns.STEPS, _turns),
     Measurement(("dns_p99_us",), "DNS with 10k names", dns.STEPS, _dns),
     Measurement(("zone_rss_10k_mes_mb",), "zone with 10k services", capacity.STEPS, _capacity),
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.bench import capacity, delivery, dns, dns_load, fanout, fold
+from shared.bench import capacity, delivery, dns, dns_load, fanout, fold, turns
 from shared.bench import run as bench
 from shared.bench.result import Goal, Result, result
 
@@ -78,6 +78,8 @@ def test_the_names_are_those_of_the_issue() -> None:
         "rss_per_proxy_kb",
         "initial_sync_10k_x_100_ms",
         "fold_events_per_s",
+        "one_change_10k_1000_us",
+        "rebuild_10k_ms",
         "dns_p99_us",
         "zone_rss_10k_mes_mb",
     }
@@ -85,5 +87,6 @@ def test_the_names_are_those_of_the_issue() -> None:
     assert fanout.STREAMS == 1_000
     assert (fanout.SYNC_STREAMS, fanout.SYNC_CLUSTERS) == (100, 10_000)
     assert fold.EVENTS == 100_000
+    assert (turns.SERVICES, turns.SIDECARS) == (10_000, 1_000)
     assert (dns.NAMES, dns_load.QUERIES_PER_SECOND) == (10_000, 5_000)
     assert capacity.SERVICES == 10_000

@@ -69,7 +69,7 @@ def test_a_static_response_is_a_route_of_its_service_alone() -> None:
     ):
         snapshot = compile_proxy(zone_view(mesh), proxy, Secrets())
         made: Any = decode(snapshot.resources[ROUTE]["outside/default"])
-        first, last = made.virtual_hosts[0].routes
+        first, *_, last = made.virtual_hosts[0].routes
         assert first.match.prefix == last.match.prefix == "/"
         assert [(one.name, one.string_match.exact) for one in first.match.headers] == [
             ("x-zonal-cluster", page.cluster)

@@ -102,7 +102,7 @@ class MeshPolicies(msgspec.Struct, frozen=True):
         return any(top.kind != "Mesh" for top in tops)
 
 
-class Effective(msgspec.Struct, frozen=True):
+class Effective(msgspec.Struct, frozen=True, cache_hash=True):
     """What holds for one proxy and one service: None where nobody says anything, so that defaults hold.
 
     origins names, for every field that is set (`timeout.http.requestTimeout`), the event it follows from.

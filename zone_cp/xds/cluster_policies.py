@@ -11,7 +11,7 @@ from envoy_data_plane.envoy.type import v3 as kinds
 from shared.model.duration import parse_duration
 from shared.model.policy import BreakerConf, Detectors, OutlierConf, TimeoutConf
 from shared.model.target import IntOrString
-from zone_cp.view.policies import Effective
+from zone_cp.view.policies import NOTHING_SAID, Effective
 from zone_cp.xds import defaults
 
 DEVIATION_FACTOR = 1000
@@ -20,6 +20,8 @@ DEVIATION_FACTOR = 1000
 
 def cluster_part(said: Effective) -> Effective:
     """What is said, without what no cluster holds: equal parts are encoded once."""
+    if said is NOTHING_SAID:
+        return said
     timeout = said.timeout
     longest = timeout.http.max_connection_duration if timeout.http is not None else None
     return Effective(

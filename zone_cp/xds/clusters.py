@@ -8,7 +8,7 @@ the 503 (fail closed, decisions 2 and 7).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import cache
 
 from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.core import v3 as core
@@ -31,13 +31,19 @@ from zone_cp.xds.cluster_policies import (
     panic,
 )
 from zone_cp.xds.endpoint_policies import balance, health_check
-from zone_cp.xds.shape import address, metadata, part, scalar
+from zone_cp.xds.shape import address, metadata, part, scalar, tag
 from zone_cp.xds.snapshot import CLUSTER, Encoded
 from zone_cp.xds.upstream_tls import References, external_socket, is_ip, server_name
-from zone_cp.xds.wire import encode, piece
+from zone_cp.xds.wire import encode, piece, tagged
 
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 SOCKET_MATCH = "envoy.transport_socket_match"
+
+
+_NAME, _ASSIGNMENT = tag(cluster.Cluster, "name"), tag(cluster.Cluster, "load_assignment")
+_METADATA, _ASSIGNED = tag(cluster.Cluster, "metadata"), tag(endpoint.ClusterLoadAssignment, "cluster_name")
+_LOCALITY, _HOSTS = tag(endpoint.ClusterLoadAssignment, "endpoints"), tag(endpoint.LocalityLbEndpoints, "lb_endpoints")
+_ENDPOINT, _ADDRESS = tag(endpoint.LbEndpoint, "endpoint"), tag(endpoint.Endpoint, "address")
 
 
 def http_options(options: upstream.HttpProtocolOptions, said: Effective = NOTHING_SAID) -> dict[str, google.Any]:
@@ -147,10 +153,10 @@ def external_host(service: ExternalServiceView) -> str:
 
 
 def _lb_endpoint(service: ExternalServiceView, one: Endpoint, socket: str) -> bytes:
-    body = part(endpoint.Endpoint, "address", address(one.address, one.port or service.port))
+    body = tagged(_ADDRESS, address(one.address, one.port or service.port))
     if hostname := _hostname(service, one):
         body += part(endpoint.Endpoint, "hostname", hostname)
-    whole = part(endpoint.LbEndpoint, "endpoint", body)
+    whole = tagged(_ENDPOINT, body)
     if socket:
         whole += part(endpoint.LbEndpoint, "metadata", metadata(SOCKET_MATCH, host=socket))
     return whole
@@ -160,15 +166,13 @@ def _localities(service: ExternalServiceView, *, matched: bool) -> Iterator[byte
     # Priorities are compacted: Envoy takes a gap for a priority that is down (decision 8).
     for compact, priority in enumerate(sorted({one.priority or 0 for one in service.endpoints})):
         group = b"".join(
-            part(
-                endpoint.LocalityLbEndpoints, "lb_endpoints", _lb_endpoint(service, one, one.address if matched else "")
-            )
+            tagged(_HOSTS, _lb_endpoint(service, one, one.address if matched else ""))
             for one in service.endpoints
             if (one.priority or 0) == priority
         )
         if compact:
             group += scalar(endpoint.LocalityLbEndpoints, "priority", compact)
-        yield part(endpoint.ClusterLoadAssignment, "endpoints", group)
+        yield tagged(_LOCALITY, group)
 
 
 def _match(host: str, socket: bytes) -> bytes:
@@ -192,7 +196,7 @@ def _sockets(service: ExternalServiceView, references: References) -> tuple[byte
 
 def _described(service: ExternalServiceView, reason: str) -> bytes:
     about = metadata(defaults.METADATA_NAMESPACE, service=str(service.key), reason=reason)
-    return part(cluster.Cluster, "metadata", about)
+    return tagged(_METADATA, about)
 
 
 def _checked(service: ExternalServiceView) -> bytes:
@@ -209,13 +213,13 @@ def cluster_body(service: ExternalServiceView, references: References) -> bytes:
     sockets, matched = _sockets(service, references)
     dns = any(not is_ip(one.address) and not one.address.startswith("unix://") for one in service.endpoints)
     failover = len({one.priority or 0 for one in service.endpoints}) > 1
-    assignment = part(endpoint.ClusterLoadAssignment, "cluster_name", service.cluster)
+    assignment = tagged(_ASSIGNED, service.cluster)
     assignment += b"".join(_localities(service, matched=matched))
     return b"".join(
         (
-            part(cluster.Cluster, "name", service.cluster),
+            tagged(_NAME, service.cluster),
             static_part(service.protocol, cluster_part(service.outside), dns=dns, failover=failover),
-            part(cluster.Cluster, "load_assignment", assignment),
+            tagged(_ASSIGNMENT, assignment),
             sockets,
             _checked(service),
             _described(service, f"{service.key}: none of its endpoints can be used right now"),
@@ -245,11 +249,10 @@ def _closed(service: ExternalServiceView, failure: Failure) -> bytes:
     return closed_body(service.cluster, str(service.key), why)
 
 
-@lru_cache(maxsize=65536)
 def service_cluster(
     service: ExternalServiceView, references: References, failure: Failure | None, mesh_sources: Sources
 ) -> Encoded:
-    """The cluster of one service, encoded once for all proxies that carry it."""
+    """The cluster of one service."""
     body = cluster_body(service, references) if failure is None else _closed(service, failure)
     sources = (*service.sources, *service.outside.sources, *mesh_sources)
     return encode(CLUSTER, service.cluster, body, tuple(dict.fromkeys(sources)))

@@ -26,13 +26,14 @@ def number_of(message: type[betterproto2.Message], field: str) -> int:
 
 
 @cache
-def _tag(message: type[betterproto2.Message], field: str) -> bytes:
+def tag(message: type[betterproto2.Message], field: str) -> bytes:
+    """What stands before the length of a length-delimited field: for `tagged`, where a `part` is made often."""
     return varint(number_of(message, field) << 3 | LENGTH_DELIMITED)
 
 
 def part(message: type[betterproto2.Message], field: str, data: bytes | str) -> bytes:
     """The field `field` of a `message`, holding `data`: text, or the bytes of a message."""
-    return tagged(_tag(message, field), data)
+    return tagged(tag(message, field), data)
 
 
 def scalar(message: type[betterproto2.Message], field: str, value: int) -> bytes:
@@ -90,11 +91,21 @@ def address(host: str, port: int) -> bytes:
 
 def _text(key: str, value: str) -> bytes:
     # One entry of Struct.fields: a string.
-    entry = part(google.Value, "string_value", value)
-    return part(google.Struct, "fields", piece(1, key) + piece(2, entry))
+    return tagged(_FIELDS, _key(key) + tagged(_VALUE, tagged(_STRING, value)))
+
+
+@cache
+def _key(text: str) -> bytes:
+    # The key of a map's entry; its value has field 2.
+    return piece(1, text)
+
+
+_VALUE = varint(2 << 3 | LENGTH_DELIMITED)
+_FIELDS, _STRING = tag(google.Struct, "fields"), tag(google.Value, "string_value")
+_FILTER_METADATA = tag(core.Metadata, "filter_metadata")
 
 
 def metadata(namespace: str, **values: str) -> bytes:
     """Metadata with one namespace of texts."""
     struct = b"".join(_text(key, value) for key, value in sorted(values.items()))
-    return part(core.Metadata, "filter_metadata", piece(1, namespace) + piece(2, struct))
+    return tagged(_FILTER_METADATA, _key(namespace) + tagged(_VALUE, struct))

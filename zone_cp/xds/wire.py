@@ -10,6 +10,7 @@ envoy.service.discovery.v3.Resource: 1 version, 2 resource (Any), 3 name; DeltaD
 
 from __future__ import annotations
 
+from functools import cache
 from hashlib import blake2b
 
 from zone_cp.view.zone_view import Sources
@@ -18,13 +19,7 @@ from zone_cp.xds.snapshot import Encoded
 LENGTH_DELIMITED = 2
 
 
-_SHORT = tuple(bytes((value,)) for value in range(0x80))
-
-
-def varint(value: int) -> bytes:
-    """A non-negative integer as a protobuf varint."""
-    if value < 0x80:
-        return _SHORT[value]
+def _varint(value: int) -> bytes:
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -33,16 +28,25 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
+_SHORT = tuple(_varint(value) for value in range(1 << 14))
+"""Varints of up to two bytes: the length of nearly everything."""
+
+
+def varint(value: int) -> bytes:
+    """A non-negative integer as a protobuf varint."""
+    return _SHORT[value] if value < 1 << 14 else _varint(value)
+
+
 def piece(field: int, data: bytes | str) -> bytes:
     """A length-delimited field: a string, bytes or an embedded message."""
-    raw = data.encode() if isinstance(data, str) else data
-    return varint(field << 3 | LENGTH_DELIMITED) + varint(len(raw)) + raw
+    return tagged(varint(field << 3 | LENGTH_DELIMITED), data)
 
 
 def tagged(tag: bytes, data: bytes | str) -> bytes:
     """`piece` for a caller that keeps the tag of its field."""
     raw = data.encode() if isinstance(data, str) else data
-    return tag + varint(len(raw)) + raw
+    length = len(raw)
+    return tag + (_SHORT[length] if length < 1 << 14 else _varint(length)) + raw
 
 
 def number(field: int, value: int) -> bytes:
@@ -58,5 +62,14 @@ def any_message(type_url: str, value: bytes) -> bytes:
 def encode(type_url: str, name: str, body: bytes, sources: Sources = ()) -> Encoded:
     """Wrap the bytes of one resource for every stream that will ever carry them."""
     version = blake2b(body, digest_size=8).hexdigest()
-    field = piece(2, piece(1, version) + piece(2, any_message(type_url, body)) + piece(3, name))
-    return Encoded(name, type_url, version, body, field, sources)
+    resource = tagged(_VERSION, version) + tagged(_RESOURCE, _any_of(type_url) + tagged(_VALUE, body))
+    return Encoded(name, type_url, version, body, tagged(_ENTRY, resource + tagged(_NAME, name)), sources)
+
+
+@cache
+def _any_of(type_url: str) -> bytes:
+    return piece(1, type_url)
+
+
+_VERSION, _RESOURCE, _NAME = (varint(field << 3 | LENGTH_DELIMITED) for field in (1, 2, 3))
+_VALUE = _ENTRY = _RESOURCE
