@@ -77,6 +77,8 @@ def differing(before: ZoneState, after: ZoneState) -> Touched:
             for key in _changed(old.kinds.get(kind, Map()), new.kinds.get(kind, Map())):
                 _touch(touched, key)
         touched.data_keys.update(_changed(old.data_keys, new.data_keys))
+        # A policy that came and went in between took access nevertheless.
+        touched.policies.update(_changed(old.narrowed, new.narrowed))
     touched.services.update(_changed(before.own.leases, after.own.leases))
     touched.services.update(_changed(before.own.names, after.own.names))
     touched.proxies.update(_changed(before.own.proxies, after.own.proxies))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias, TypeVar
+
 import msgspec
 
 from zone_cp.view.zone_view import ExternalServiceView, Failure, Sources, TlsMaterial
@@ -25,14 +27,19 @@ class Served(msgspec.Struct, frozen=True):
     extra: ExtraRoutes = ExtraRoutes()
 
 
+T = TypeVar("T", Served, Encoded)
+
+
 class _Found(msgspec.Struct, frozen=True):
     references: References
     secrets: tuple[Encoded, ...] = ()
 
 
-_remembered: dict[tuple[int, int, str], tuple[ExternalServiceView, Sources, Served]] = {}
+_Key: TypeAlias = tuple[int, int, str | tuple[References, Failure | None]]
+_remembered: dict[_Key, tuple[ExternalServiceView, Sources, Served | Encoded]] = {}
 # By identity, since an unchanged service is the same object in the next view; the entry keeps it alive, so
-# its id cannot be another's. Services with sealed material are asked anew: their bytes may come or go.
+# its id cannot be another's. Services with sealed material are asked anew, since their bytes may come or go;
+# of these the cluster alone is kept, for what was found.
 
 
 def serve(service: ExternalServiceView, mesh_sources: Sources, system_ca_path: str, source: SecretSource) -> Served:
@@ -41,12 +48,26 @@ def serve(service: ExternalServiceView, mesh_sources: Sources, system_ca_path: s
         return _serve(service, mesh_sources, system_ca_path, source)
     key = (id(service), id(mesh_sources), system_ca_path)
     known = _remembered.get(key)
-    if known is None:
-        known = (service, mesh_sources, _serve(service, mesh_sources, system_ca_path, source))
-        if len(_remembered) >= REMEMBERED:
-            del _remembered[next(iter(_remembered))]
-        _remembered[key] = known
-    return known[2]
+    if known is not None and isinstance(known[2], Served):
+        return known[2]
+    return _keep(key, service, mesh_sources, _serve(service, mesh_sources, system_ca_path, source))
+
+
+def _cluster(
+    service: ExternalServiceView, references: References, failure: Failure | None, mesh_sources: Sources
+) -> Encoded:
+    key = (id(service), id(mesh_sources), (references, failure))
+    known = _remembered.get(key)
+    if known is not None and isinstance(known[2], Encoded):
+        return known[2]
+    return _keep(key, service, mesh_sources, service_cluster(service, references, failure, mesh_sources))
+
+
+def _keep(key: _Key, service: ExternalServiceView, mesh_sources: Sources, made: T) -> T:
+    if len(_remembered) >= REMEMBERED:
+        del _remembered[next(iter(_remembered))]
+    _remembered[key] = (service, mesh_sources, made)
+    return made
 
 
 def _serve(service: ExternalServiceView, mesh_sources: Sources, system_ca_path: str, source: SecretSource) -> Served:
@@ -61,7 +82,9 @@ def _serve(service: ExternalServiceView, mesh_sources: Sources, system_ca_path: 
             failure = outcome
         else:
             found = outcome
-    return Served(service_cluster(service, found.references, failure, mesh_sources), found.secrets, failure)
+    sealed = any((service.ca_cert, service.client_cert, service.client_key))
+    made = (_cluster if sealed else service_cluster)(service, found.references, failure, mesh_sources)
+    return Served(made, found.secrets, failure)
 
 
 def resolve(service: ExternalServiceView, system_ca_path: str, source: SecretSource) -> _Found | Failure:
