@@ -141,7 +141,7 @@ def decide_write(
         msgspec.structs.replace(result, change=result.change + shift) if result.change is not None else result
         for result in batch.results
     )
-    return Decision(first + tuple(batch.changes), results, tuple(dict.fromkeys(batch.warnings)))
+    return Decision(first + tuple(batch.changes), results, tuple(dict.fromkeys(batch.warnings())))
 
 
 def _rejected(refusals: Sequence[Refusal]) -> Rejected:
@@ -176,7 +176,7 @@ class _Batch:
         self.changes: list[Change] = []
         self.results: list[Result] = []
         self.refusals: list[Refusal] = []
-        self.warnings: list[str] = []
+        self._applied: list[Resource] = []
         self._staged: dict[ResourceKey, Resource | None] = {}
         self._refused_meshes: set[str] = set()
 
@@ -199,7 +199,7 @@ class _Batch:
             self._refuse(index, "", f"is too large: {size} bytes, at most {RESOURCE_MAX_BYTES} are possible")
             return
         self._staged[key] = after
-        self.warnings.extend(self._warnings(after))
+        self._applied.append(after)
         if stored is not None and stored.resource == after:
             self.results.append(Result(key, "unchanged", stored.last.n))
             return
@@ -229,6 +229,11 @@ class _Batch:
             self.changes.append(ResourceDeleted(key=key))
 
     # --- judging --------------------------------------------------------------------------------------------
+
+    def warnings(self) -> Iterator[str]:
+        """What authors should know, seen with all of the batch: what one resource names may come after it."""
+        for resource in self._applied:
+            yield from self._warnings(resource)
 
     def _refuse(self, index: int, path: str, reason: str, status: int = 400) -> None:
         self.refusals.append(Refusal(index, path, reason, status))

@@ -274,5 +274,14 @@ def test_authors_are_told_what_will_not_be_reached(world: World) -> None:
     with http_route(world, rule("/a", ref("nobody"), ref("lines"))) as said:
         assert any("there is no MeshExternalService nobody" in one for one in said)
         assert any("lines has protocol tcp" in one for one in said)
+    key = ResourceKey("MeshExternalService", "default", "later")
+    spec = {"to": [{"targetRef": {"kind": "MeshExternalService", "name": "slow"}, "rules": [rule("/a", ref("later"))]}]}
+    text = f"{{type: MeshHTTPRoute, name: r, mesh: default, spec: {json.dumps(spec)}}}"
+    try:
+        # What comes later in the same batch is there.
+        assert world.zone.apply(text, service("later", world.port, 1).replace("tcp", "http")) == ()
+    finally:
+        world.delete(ResourceKey("MeshHTTPRoute", "default", "r"))
+        world.delete(key)
     with http_route(world, rule("/a"), to="lines") as said:
         assert said == ("MeshHTTPRoute r has no effect on MeshExternalService lines: its protocol is tcp",)

@@ -41,6 +41,9 @@ MATCHED: list[dict[str, Any]] = [
     {"type": "Domain", "value": "*.wild.example.com", "protocol": "tls"},
     {"type": "IP", "value": HERE, "port": 5432},
     {"type": "CIDR", "value": f"{HERE}/31", "port": 3306, "protocol": "mysql"},
+    {"type": "CIDR", "value": "203.0.113.0/24", "protocol": "http2"},
+    {"type": "Domain", "value": "*.any.example.com", "port": 8080, "protocol": "grpc"},
+    {"type": "Domain", "value": "any.example.com", "protocol": "http"},
 ]
 ALL = {"http a", "http b", "tls a", "tls w", "tls b", "tcp here", "tcp there", "mysql", "vip"}
 

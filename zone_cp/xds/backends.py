@@ -6,10 +6,11 @@ closes answers 403, and of TCP both are closed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
+from immutables import Map
 
 from shared.events.event import EventRef
 from shared.model.resource import Labels, ProtocolClass, ResourceKey
@@ -56,12 +57,12 @@ class Shares(msgspec.Struct, frozen=True):
 class Judge(msgspec.Struct, frozen=True):
     """Who may be reached, where this proxy decides it (direct mode): by SNI, and otherwise `rest`."""
 
-    verdicts: tuple[tuple[str, bool], ...] = ()
+    verdicts: Mapping[str, bool] = Map()
     rest: bool = True
 
     def allows(self, sni: str) -> bool:
         """Whether a service is open."""
-        return dict(self.verdicts).get(sni, self.rest)
+        return self.verdicts.get(sni, self.rest)
 
 
 ANYONE = Judge()

@@ -66,9 +66,9 @@ class Plan(msgspec.Struct, frozen=True):
 
 def planned(mesh: MeshView, service: ExternalServiceView, said: Effective, judge: Judge) -> Plan | None:
     """The plan of a service of class http; None where no route is about it."""
-    entries = tuple(_entry(mesh, service, one, said, judge) for one in said.http)
-    if not entries and said.tcp is None:
+    if not said.http and said.tcp is None:
         return None
+    entries = tuple(_entry(mesh, service, one, said, judge) for one in said.http)
     rest = just(service, judge)
     if not entries and said.tcp is not None:
         # A MeshTCPRoute holds for HTTP too while no MeshHTTPRoute does; requests are shared out, not connections.

@@ -157,7 +157,7 @@ def _particular(
         header = service.sni if hop == "mesh" else service.cluster
         tuning = route_tuning(said.about(service), service.protocol)
         verdict = judged.get(service.sni)
-        plan = planned(mesh, service, said.about(service), Judge(tuple(sorted(judged.items())), not forbidden))
+        plan = planned(mesh, service, said.about(service), Judge(judged, not forbidden))
         if plan is not None:
             found.append((header, plan))
             continue
