@@ -1,14 +1,14 @@
 """From each new state to what every connected proxy should hold.
 
 One task: it takes the newest state whenever there is one (a burst of events costs one turn), brings the fleet up to
-it (`xds/fleet.py`) and hands the snapshots that differ to ADS. Hostnames follow only once the egresses have ACKed the
-clusters behind them (decision 27).
+it (`xds/fleet.py`) and hands the snapshots that differ to ADS, egresses before sidecars where it matters (`order.py`).
+Hostnames follow only once the egresses have ACKed the clusters behind them (decision 27).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 import structlog
@@ -19,6 +19,7 @@ from shared.events.state import Position, ZoneState
 from shared.model.resource import ResourceKey
 from zone_cp.ads.hub import DnsTable
 from zone_cp.gate import NameGate, Tables
+from zone_cp.order import PushOrder
 from zone_cp.view.names import Names
 from zone_cp.view.zone_view import Failure, ProxyView, ZoneView
 from zone_cp.xds.compare import Diverged, divergences
@@ -45,8 +46,8 @@ class Delivery(Protocol):
     def advance(self, position: Position) -> None:
         """What proxies were offered last holds at this moment too."""
 
-    def leave(self, proxy: str) -> None:
-        """What this proxy was offered is not kept up to date from now on."""
+    def leave(self, proxy: str, position: Position | None = None) -> None:
+        """What this proxy was offered is not kept up to date from now on, or was not since `position`."""
 
     def offer_dns(self, proxy: str, table: DnsTable) -> None:
         """Make this the table that the proxy's agent answers from."""
@@ -112,6 +113,8 @@ class Publisher:
         self._published = published
         self._compare = compare
         self._gate = NameGate()
+        self._order = PushOrder()
+        self._alarm: asyncio.TimerHandle | None = None
         self._tables: Tables = Map()
         self._newest: ZoneState | None = None
         self._events: list[Event] | None = []
@@ -145,6 +148,7 @@ class Publisher:
 
     def acked(self, proxy: str, position: Position) -> None:
         """`proxy` ACKed everything up to `position`."""
+        self._offer(self._order.acked(_now(), proxy, position))
         self._offer_names(self._gate.acked(proxy, position))
 
     def refuse(self, clusters: Collection[str]) -> None:
@@ -186,9 +190,12 @@ class Publisher:
             # It keeps what it has; the others are served (decision 28).
             log.error("cannot compile", proxy=proxy, position=str(fleet.view.position), fault=fault)
         for proxy in turn.left:
+            self._order.left(proxy)
             self._delivery.leave(proxy)
-        for proxy, snapshot in turn.offers:
-            self._delivery.offer(proxy, snapshot)
+        offers, later = self._order.want(_now(), fleet.view.position, turn.offers, fleet.egresses())
+        for proxy in later:
+            self._delivery.leave(proxy)
+        self._offer(offers)
         self._delivery.advance(fleet.view.position)
         # Names wait for the egresses' ACKs anyway: let the streams write before they are worked out.
         await asyncio.sleep(0)
@@ -196,6 +203,19 @@ class Publisher:
         self._published(turn)
         if self._compare and (found := divergences(fleet, self._secrets)):
             raise Diverged(found)
+
+    def _offer(self, offers: Iterable[tuple[str, Snapshot]]) -> None:
+        for proxy, snapshot in offers:
+            self._delivery.offer(proxy, snapshot)
+            if self._order.holds(proxy):
+                self._delivery.leave(proxy, snapshot.position)
+        if self._alarm is not None:
+            self._alarm.cancel()
+        due = self._order.due()
+        self._alarm = asyncio.get_running_loop().call_at(due, self._tick) if due is not None else None
+
+    def _tick(self) -> None:
+        self._offer(self._order.tick(_now()))
 
     def _offer_names(self, tables: Tables, came: Collection[str] = ()) -> None:
         before, self._tables = self._tables, tables
@@ -211,6 +231,10 @@ class Publisher:
             mesh = fleet.mesh_of(proxy)
             if mesh in tables:
                 self._delivery.offer_dns(proxy, _dns_table(tables[mesh]))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _dns_table(names: Names) -> DnsTable:

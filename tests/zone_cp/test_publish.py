@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from immutables import Map
 
-from shared.events.event import ProxyConnected, ProxyDisconnected
+from shared.events.event import ProxyConnected, ProxyDisconnected, ResourceDeleted
 from shared.events.state import Position, ZoneState
 from shared.model.resource import Dataplane, ZoneEgress, key_of
 from tests.builders import LogBuilder, ZoneBuilder, applied, dataplane, egress, generator, mes, mesh
+from zone_cp import order
 from zone_cp.ads.hub import DnsTable
 from zone_cp.gate import PENDING_LIMIT, NameGate, Tables
 from zone_cp.identity.svid import Svid
@@ -22,7 +24,7 @@ from zone_cp.xds.compile import compile_whole
 from zone_cp.xds.fleet import Turn
 from zone_cp.xds.parts import Compiled
 from zone_cp.xds.secrets import MaterialMissing
-from zone_cp.xds.snapshot import Snapshot
+from zone_cp.xds.snapshot import CLUSTER, LISTENER, Snapshot
 
 EGRESS, SIDECAR = ".egress-1", "default.web-1"
 
@@ -121,14 +123,23 @@ class Delivery:
         self.left: list[str] = []
         self._held: dict[str, Position] = {}
         self._changed = asyncio.Condition()
+        self._offered = asyncio.Event()
 
     def offer(self, proxy: str, snapshot: Snapshot) -> None:
         self.snapshots[proxy] = snapshot
+        self._offered.set()
+
+    async def offered(self, proxy: str, wanted: Callable[[Snapshot], bool]) -> None:
+        """Wait until the proxy is offered what is wanted."""
+        async with asyncio.timeout(5):
+            while not wanted(self.snapshots[proxy]):
+                self._offered.clear()
+                await self._offered.wait()
 
     def advance(self, position: Position) -> None:
         self.position = position
 
-    def leave(self, proxy: str) -> None:
+    def leave(self, proxy: str, position: Position | None = None) -> None:
         self.left.append(proxy)
 
     def offer_dns(self, proxy: str, table: DnsTable) -> None:
@@ -272,6 +283,46 @@ async def test_snapshots_at_once_names_after_the_ack() -> None:
     world.publisher.acked(EGRESS, world.zone.state.position)
     assert world.names() == {"a"}
     assert world.published[-1] == (world.zone.state, (EGRESS,))
+
+
+def listeners(snapshot: Snapshot) -> int:
+    return len([name for name in snapshot.resources[LISTENER] if name.startswith("outbound/")])
+
+
+@pytest.mark.anyio
+async def test_a_sidecars_listener_waits_for_the_egress() -> None:
+    """A sidecar without redirect: a new listener after the egress's ACK; one that goes at once, its cluster later."""
+    world = World()
+    world.declare("a")
+    await world.publish()
+    first = world.delivery.snapshots[SIDECAR]
+    world.declare("b")
+    await world.publish()
+    assert (world.delivery.snapshots[SIDECAR], world.delivery.left) == (first, [SIDECAR])
+    assert len(world.delivery.snapshots[EGRESS].resources[CLUSTER]) == 2
+    world.publisher.acked(EGRESS, world.zone.state.position)
+    assert listeners(world.delivery.snapshots[SIDECAR]) == listeners(first) + 1
+    world.hub.append(ResourceDeleted(key=key_of(mes("a"))))
+    world.zone.follow(world.hub)
+    await world.publish()
+    assert listeners(world.delivery.snapshots[SIDECAR]) == listeners(first)
+    assert len(world.delivery.snapshots[EGRESS].resources[CLUSTER]) == 2
+
+
+@pytest.mark.anyio
+async def test_an_egress_that_says_nothing_delays_a_listener_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a bounded time the sidecar is told in any case, and the egress drops what it kept."""
+    monkeypatch.setattr(order, "EGRESS_FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(order, "GRACE_SECONDS", 0.02)
+    world = World()
+    world.declare("a")
+    await world.publish()
+    first = world.delivery.snapshots[SIDECAR]
+    world.hub.append(ResourceDeleted(key=key_of(mes("a"))), applied(mes("b")))
+    world.zone.follow(world.hub)
+    await world.publish()
+    await world.delivery.offered(SIDECAR, lambda one: one is not first)
+    await world.delivery.offered(EGRESS, lambda one: len(one.resources[CLUSTER]) == 1)
 
 
 @pytest.mark.anyio

@@ -111,9 +111,12 @@ class Hub:
         for proxy in list(self._waiting):
             self._settle(proxy)
 
-    def leave(self, proxy: str) -> None:
-        """What the proxy was offered is not kept up to date any more, until it is offered something again."""
-        offered = self._offered(proxy)
+    def leave(self, proxy: str, position: Position | None = None) -> None:
+        """What the proxy was offered is not kept up to date any more, until it is offered something again.
+
+        position: the last moment at which it holds, where that has passed.
+        """
+        offered = self._offered(proxy) if position is None else position
         if offered is not None:
             self._left.setdefault(proxy, offered)
 

@@ -217,9 +217,9 @@ class AdsServer:
         """What every proxy was offered last holds at `position` too; see Hub.advance."""
         self.hub.advance(position)
 
-    def leave(self, proxy: str) -> None:
+    def leave(self, proxy: str, position: Position | None = None) -> None:
         """What the proxy was offered is not kept up to date any more; see Hub.leave."""
-        self.hub.leave(proxy)
+        self.hub.leave(proxy, position)
 
     async def acked(self, proxy: str, position: Position, timeout_seconds: float) -> Position:
         """Wait until a proxy has answered all of a position; see Hub.acked."""
