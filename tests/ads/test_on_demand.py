@@ -7,6 +7,7 @@ import pytest
 
 from tests.ads.stream_pair import SHORT, SotwPair, StreamPair, snapshot, told, wire_version
 from zone_cp.ads import on_demand
+from zone_cp.ads.facts import Nacked
 from zone_cp.xds.snapshot import CLUSTER, Snapshot
 from zone_cp.xds.tombstone import tombstone
 
@@ -162,6 +163,8 @@ def test_what_is_refused_on_demand_answers_as_a_tombstone_until_it_is_mended() -
     assert held(pair)["mes/a"] == tombstone("mes/a", refused=True).version
     (cds,) = (one for one in pair.server.status() if one.type_url == CLUSTER)
     assert [name for name, *_ in cds.rejected] == ["mes/a"]
+    facts = [(type(fact).__name__, fact.names if isinstance(fact, Nacked) else fact.versions) for fact in pair.facts]
+    assert facts[-2:] == [("Nacked", ("mes/a",)), ("Acked", ())], "the stand-in is not the service accepted"
     pair.offer(lazy(2, {"mes/a": "2"}))
     assert told(pair.run()) == ["CDS +mes/a"]
     assert held(pair)["mes/a"] == wire_version("CDS", "mes/a", "2")

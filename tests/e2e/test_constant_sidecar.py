@@ -93,6 +93,17 @@ class Redirected(Living):
         vip = await application.resolve(f"{name}.ext.mesh", self.dns)
         return (await application.get(vip, self.port, name)).status
 
+    async def intended(self, proxy: str) -> bool:
+        """Whether a proxy's Envoy has what its zone says it was sent."""
+        at = (
+            "--api",
+            f"http://127.0.0.1:{self.zone_ports[ZONE].api}",
+            "--token-file",
+            str(self.deployment.admin_token),
+        )
+        code, told, _ = await self.cli("inspect", "xds", proxy, "--actual", *at)
+        return (code, "Envoy has what is intended." in told) == (0, True)
+
     async def ready(self) -> set[str]:
         """Services that the zone says are ready."""
         listed = await self.api("GET", f"/status/meshexternalservices?size={10 * MANY}", zone=ZONE)
@@ -131,6 +142,8 @@ async def test_a_thousand_services_are_no_message_to_a_sidecar(tmp_path: Path) -
         assert await system.messages() == messages
         egress = await system.admin(ZONE, system.egress_admin(ZONE), "/clusters")
         assert len(re.findall(r"^mes/.+::observability_name::", egress.text, re.MULTILINE)) < MANY
+
+        assert await system.intended(".egress")
 
         await system.terminate(f"{ZONE}-batch")
         await system.start(f"{ZONE}-batch")

@@ -12,7 +12,7 @@ from shared.events.state import Position
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
 from zone_cp.ads.batch import Batch
 from zone_cp.ads.facts import Acked, Fact, Nacked, Part, RemoteProtocolError, Sent, split_suspects
-from zone_cp.ads.on_demand import OnDemand
+from zone_cp.ads.on_demand import OnDemand, accepted
 from zone_cp.xds.snapshot import CLUSTER, LISTENER, Encoded
 
 WILDCARD = "*"
@@ -74,7 +74,7 @@ class Asked:
         first, self._asked = not self._asked, True
         initial: Mapping[str, str] = request.initial_resource_versions if first else {}
         subscribe = request.resource_names_subscribe
-        if first:
+        if first and self.type_url == CLUSTER:
             self._demand.returns_with(name for name in subscribe if name not in initial)
         if first and not subscribe and self.type_url in LEGACY_WILDCARD_TYPES:
             self._start_wildcard()  # rule 4
@@ -171,7 +171,8 @@ class Asked:
             self._uncertain.discard(name)
             self.held.pop(name, None)
         self.acked_position = sent.position
-        return Acked(self.type_url, nonce, sent.position, batch.pairs, sent.removed)
+        taken = batch.pairs if self._demand.idle else accepted(batch)
+        return Acked(self.type_url, nonce, sent.position, taken, sent.removed)
 
     def _refuse(self, sent: Sent, nonce: str, message: str) -> Nacked:
         names = tuple(e.name for e in sent.upserts)

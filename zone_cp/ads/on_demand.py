@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from zone_cp.xds.snapshot import Encoded
 from zone_cp.xds.tombstone import Tombstone, tombstone
 
 MAX_TOMBSTONES = 256
@@ -68,3 +69,9 @@ class OnDemand:
     def lift(self, name: str) -> None:
         """Something else was given, or the client holds it no more."""
         self._standing.pop(name, None)
+        self._returning.discard(name)
+
+
+def accepted(sent: Iterable[Encoded]) -> tuple[tuple[str, str], ...]:
+    """Name and version of what a client accepts with this; what stands in for something refused accepts nothing."""
+    return tuple((one.name, one.version) for one in sent if not (isinstance(one, Tombstone) and one.refused))

@@ -12,7 +12,9 @@ from zone_cp.xds.wire import encode
 
 
 class Tombstone(Encoded, frozen=True):
-    """An Encoded that stands for nothing."""
+    """An Encoded that stands for nothing. refused: it stands in for one that the client has refused."""
+
+    refused: bool = False
 
 
 def tombstone(name: str, *, refused: bool = False) -> Tombstone:
@@ -22,4 +24,4 @@ def tombstone(name: str, *, refused: bool = False) -> Tombstone:
     if refused:
         why = f"this proxy has refused the configuration of {said}: see the condition of its MeshExternalService"
     made = encode(CLUSTER, name, closed_body(name, said, why))
-    return Tombstone(made.name, made.type_url, made.version, made.body, made.field)
+    return Tombstone(made.name, made.type_url, made.version, made.body, made.field, refused=refused)
