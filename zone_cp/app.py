@@ -221,6 +221,7 @@ class _Zone:
 
     async def _follow(self, copier: Copier) -> None:
         async for batch in copier.batches():
+            log.debug("taken", g=batch[-1].sequence, monotonic_ns=time.monotonic_ns())
             await self._owner.hub_events([decode_event(raw.data) for raw in batch])
 
     async def _stop_ads(self) -> None:

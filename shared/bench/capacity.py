@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shared.bench import services
-from shared.bench.place import Place
+from shared.bench.place import EGRESS, Place
 
 SERVICES = 10_000
 BATCH = 500
@@ -23,6 +23,6 @@ async def measure(step: Callable[[int], None]) -> float:
                 batch = [services.service(number) for number in range(start, start + BATCH)]
                 g = await api.apply(services.batch(batch))
                 step(1)
-        await place.egress_holds(g)
+        await place.holds(EGRESS, g)
         step(1)
         return float(place.resident_bytes("zone"))

@@ -12,7 +12,7 @@ import msgspec
 
 from shared.bench import limits, services
 from shared.bench.http import Api, version
-from shared.bench.place import Place
+from shared.bench.place import EGRESS, Place
 from shared.demo import application
 
 CHANGES = 200
@@ -51,7 +51,7 @@ async def _prepare(place: Place, api: Api) -> int:
     await api.apply(services.batch([services.MESH, services.HOSTNAMES]))
     g = await api.apply(services.batch([services.service(number) for number in range(SERVICES)]))
     await place.start_egress()
-    await place.egress_holds(g)
+    await place.holds(EGRESS, g)
     return g
 
 

@@ -11,7 +11,7 @@ import asyncio
 import importlib
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,33 @@ async def measure(place: Place, first: int, warm_up: int, step: Step) -> tuple[f
         published = await _publish(place, hub, raws[first:], step)
     pushed = await _push(place, [decode_event(raw.data) for raw in raws], own, first, step)
     return tuple(there + into for there, into in zip(published[warm_up:], pushed[warm_up:], strict=True))
+
+
+async def measure_pushes(place: Place, first: int, step: Step) -> list[float]:
+    """Microseconds per change after global's event `first`, of services that changed once: Envoy alone."""
+    hub = await _connect(place.deployment.keys(GLOBAL), f"tls://127.0.0.1:{place.deployment.ports.nats}")
+    async with hub:
+        events = [event async for event in topology.global_log(hub).read()]
+        own = [event async for event in topology.zone_log_on_hub(hub, ZONE).read()]
+    await place.stop("egress", "zone", "global")
+    history = History.of(events, {ZONE: own})
+    before, after = (_clusters_at(history, g) for g in (first, history.position(ZONE).g))
+    changed = [[field] for name, field in after.items() if before.get(name) != field]
+    return await _pushed(place, before, changed, step)
+
+
+async def measure_empty(place: Place, kind: str, rest_seconds: float) -> int:
+    """Resident bytes of an Envoy with the bootstrap of a proxy that was here, and nothing served to it."""
+    certificate, key = place.deployment.keys(ZONE).ads_files
+    admin = place.ports.sidecar_admin if kind == "sidecar" else place.ports.egress_admin
+    async with BareAds(place.ports.ads, certificate.read_bytes(), key.read_bytes(), {}) as ads:
+        await place.start(f"empty-{kind}", _envoy(place.workdir(kind)), admin)
+        async with asyncio.timeout(ADS_SETTLES_SECONDS):
+            await ads.settled()
+        await asyncio.sleep(rest_seconds)
+        found = place.resident_bytes(f"empty-{kind}")
+        await place.stop(f"empty-{kind}")
+    return found
 
 
 # --- NATS -------------------------------------------------------------------------------------------------------
@@ -92,19 +119,29 @@ async def _pull(zone: Connection, receive: MessageCallback, *, after: int) -> No
 
 
 async def _push(place: Place, hub: list[Event], own: list[Event], first: int, step: Step) -> list[float]:
-    certificate, key = place.deployment.keys(ZONE).ads_files
     before, *changes = _clusters(History.of(hub, {ZONE: own}), first)
+    steps, known = [], before
+    for clusters in changes:
+        steps.append([field for name, field in clusters.items() if known.get(name) != field])
+        known = clusters
+    return await _pushed(place, before, steps, step)
+
+
+async def _pushed(
+    place: Place, before: Mapping[str, bytes], changes: Sequence[Sequence[bytes]], step: Step
+) -> list[float]:
+    """Microseconds per change, on an Envoy that holds what was before them."""
+    certificate, key = place.deployment.keys(ZONE).ads_files
     async with BareAds(place.ports.ads, certificate.read_bytes(), key.read_bytes(), before) as ads:
         await place.start("bare-egress", _envoy(place.workdir("egress")), place.ports.egress_admin)
         async with asyncio.timeout(ADS_SETTLES_SECONDS):
             await ads.settled()
-        found, known = [], before
-        for clusters in changes:
-            changed = [field for name, field in clusters.items() if known.get(name) != field]
+        found = []
+        for changed in changes:
             async with asyncio.timeout(ADS_SETTLES_SECONDS):
                 found.append(await ads.push(changed))
-            known = clusters
             step(1)
+        await place.stop("bare-egress")
     return found
 
 
@@ -123,12 +160,13 @@ def _envoy(workdir: Path) -> list[str]:
 
 def _clusters(history: History, first: int) -> list[dict[str, bytes]]:
     """What the egress held at global's event `first` and at each later one: encoded `resources` fields by name."""
+    return [_clusters_at(history, g) for g in range(first, history.position(ZONE).g + 1)]
+
+
+def _clusters_at(history: History, g: int) -> dict[str, bytes]:
     replay: Any = importlib.import_module(COMPILER)
     kind = importlib.import_module("zone_cp.xds.snapshot").CLUSTER
     last = history.position(ZONE)
-    found = []
-    for g in range(first, last.g + 1):
-        # The zone's own log as it is at the end: the egress was online for each of these changes.
-        snapshot = replay.snapshot_at(history, ZONE, type(last)(g, last.z), EGRESS)
-        found.append({name: encoded.field for name, encoded in snapshot.resources[kind].items()})
-    return found
+    # The zone's own log as it is at the end: the egress was online for each of these changes.
+    snapshot = replay.snapshot_at(history, ZONE, type(last)(g, last.z), EGRESS)
+    return {name: encoded.field for name, encoded in snapshot.resources[kind].items()}

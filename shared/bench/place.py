@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -55,8 +55,15 @@ networking:
     port: {admin}
 """
 
+_REDIRECT = """\
+  transparentProxying:
+    redirectPortOutbound: {outbound}
+"""
+
 EGRESS = ".egress"
 """Proxy id of the zone's egress."""
+SIDECAR = "default.app"
+"""Proxy id of the sidecar."""
 
 
 def free_base() -> int:
@@ -82,6 +89,7 @@ class Deliveries:
 
     def __init__(self) -> None:
         self._moments: list[tuple[int, int]] = []
+        self._taken: dict[int, int] = {}
         self._grown = asyncio.Condition()
 
     async def read(self, descriptor: int, copy: Path) -> None:
@@ -95,7 +103,7 @@ class Deliveries:
             with copy.open("ab", buffering=0) as kept:
                 while line := await reader.readline():
                     kept.write(line)
-                    if b'"delivered"' in line:
+                    if b'"delivered"' in line or b'"taken"' in line:
                         await self._note(line)
         finally:
             transport.close()
@@ -105,7 +113,9 @@ class Deliveries:
             said = json.loads(line)
         except ValueError:
             return
-        if said.get("event") == "delivered" and said.get("proxy") == EGRESS:
+        if said.get("event") == "taken":
+            self._taken = {said["g"]: said["monotonic_ns"]}
+        elif said.get("event") == "delivered" and said.get("proxy") == EGRESS:
             async with self._grown:
                 self._moments.append((said["g"], said["monotonic_ns"]))
                 self._grown.notify_all()
@@ -118,12 +128,21 @@ class Deliveries:
             del self._moments[:-1]
             return found
 
+    def taken(self, g: int) -> int:
+        """Nanoseconds of the same clock when the zone's state began to take event g, the last that it took alone.
+
+        Raises KeyError when it was not alone.
+        """
+        return self._taken[g]
+
 
 class Place:
     """The processes. Use `async with`: leaving it ends them, last started first, and removes their files."""
 
-    def __init__(self, *, log_level: str = "warning") -> None:
+    def __init__(self, *, log_level: str = "warning", zone_options: Sequence[str] = ()) -> None:
+        """zone_options: further flags of `zonal zone`."""
         self._log_level = log_level
+        self._zone_options = tuple(zone_options)
         self._scratch = tempfile.TemporaryDirectory(prefix="zonal-bench-")
         self.directory = Path(self._scratch.name)
         self.base_port = free_base()
@@ -167,7 +186,13 @@ class Place:
             await self._reading
         read_end, write_end = os.pipe()
         self._reading = asyncio.create_task(self.deliveries.read(read_end, self.directory / "logs" / "zone.log"))
-        settings = ("--config", str(self.deployment.zone_settings(ZONE)), "--log-level", self._log_level)
+        settings = (
+            "--config",
+            str(self.deployment.zone_settings(ZONE)),
+            "--log-level",
+            self._log_level,
+            *self._zone_options,
+        )
         try:
             await self._zonal("zone", "zone", *settings, port=self.ports.api, output=write_end)
         finally:
@@ -179,10 +204,11 @@ class Place:
         token = self._tokens.egress_token(ZONE, name="egress")
         await self._proxy("egress", text, token, self.ports.egress_admin)
 
-    async def start_sidecar(self) -> None:
-        """A sidecar with its DNS."""
+    async def start_sidecar(self, *, redirect: bool = False) -> None:
+        """A sidecar with its DNS; redirect: with the listener that traffic would be redirected to."""
         ports = self.ports
         text = _DATAPLANE.format(inbound=ports.inbound, application=ports.application, admin=ports.sidecar_admin)
+        text += _REDIRECT.format(outbound=ports.sidecar_status) if redirect else ""
         token = self._tokens.dataplane_token("default", name="app", zone=ZONE)
         # Names that are not there yet are refused at once: how long the machine's resolvers take is not measured.
         dns = ("--dns-enabled", "--dns-port", str(ports.dns), "--dns-upstream", f"127.0.0.1:{ports.sidecar_status}")
@@ -234,18 +260,28 @@ class Place:
             while not wanted(await zone.get(path)):  # noqa: ASYNC110 - from outside; this is not what is measured
                 await asyncio.sleep(LOOK_SECONDS)
 
-    async def egress_holds(self, g: int) -> None:
-        """Wait until the egress has ACKed global's event g; for what is not measured. Raises TimeoutError."""
-        await self.until("/proxies", lambda found: any(_acked(row) >= g for row in found["items"]))
+    async def holds(self, proxy: str, g: int) -> None:
+        """Wait until a proxy has ACKed global's event g; for what is not measured. Raises TimeoutError."""
+        await self.until("/proxies", lambda found: any(_acked(row, proxy) >= g for row in found["items"]))
 
     def resident_bytes(self, name: str) -> int:
-        """Resident set size of a process (VmRSS)."""
-        status = Path(f"/proc/{self._named[name].pid}/status").read_text()
-        line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
-        return int(line.split()[1]) * 1024
+        """Resident set size of a process."""
+        return _resident_bytes(self._named[name].pid)
+
+    def envoy_bytes(self, name: str) -> int:
+        """Resident set size of the one process that a proxy's agent started: its Envoy."""
+        pid = self._named[name].pid
+        (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return _resident_bytes(int(child))
 
 
-def _acked(row: dict[str, Any]) -> int:
-    if row["proxy"] != EGRESS or not row["online"] or not row["acked"]:
+def _resident_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1024
+
+
+def _acked(row: dict[str, Any], proxy: str) -> int:
+    if row["proxy"] != proxy or not row["online"] or not row["acked"]:
         return 0
     return int(row["acked"].partition(".")[0].removeprefix("g"))

@@ -16,7 +16,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from shared.bench import capacity, delivery, dns, fanout, fold, turns
+from shared.bench import capacity, delivery, dns, fanout, fold, large, turns
 from shared.bench.result import Document, Goal, Result, encoded, merged, percentile, result
 from shared.commands import output as printing
 from shared.commands.output import Output
@@ -88,6 +88,17 @@ def _turns(step: Step) -> Mapping[str, Result]:
     }
 
 
+def _large(step: Step) -> Mapping[str, Result]:
+    seen = _run(large.measure(step))
+    found = {}
+    for name, percent in (("change_to_ack_p50_us", 50), ("change_to_ack_p99_us", 99)):
+        value, limit = percentile(seen.changes, percent), percentile(seen.bare, percent)
+        found[name] = result(value, "us", limit=limit, goal=Goal(on="ratio", op="<=", bound=1.5))
+    goal = Goal(on="ratio", op="<=", bound=1.1)
+    found["sidecar_rss_10k_mes_mb"] = result(seen.sidecar_bytes / 1e6, "MB", limit=seen.empty_bytes / 1e6, goal=goal)
+    return found
+
+
 def _capacity(step: Step) -> Mapping[str, Result]:
     return {"zone_rss_10k_mes_mb": result(_run(capacity.measure(step)) / 1e6, "MB", goal=NO_GOAL)}
 
@@ -104,6 +115,12 @@ MEASUREMENTS = (
     ),
     Measurement(("one_change_10k_1000_us", "rebuild_10k_ms"), "one change in 10k", turns.STEPS, _turns),
     Measurement(("dns_p99_us",), "DNS with 10k names", dns.STEPS, _dns),
+    Measurement(
+        ("change_to_ack_p50_us", "change_to_ack_p99_us", "sidecar_rss_10k_mes_mb"),
+        "10k services on Envoys",
+        large.STEPS,
+        _large,
+    ),
     Measurement(("zone_rss_10k_mes_mb",), "zone with 10k services", capacity.STEPS, _capacity),
 )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.bench import capacity, delivery, dns, dns_load, fanout, fold, turns
+from shared.bench import capacity, delivery, dns, dns_load, fanout, fold, large, turns
 from shared.bench import run as bench
 from shared.bench.result import Goal, Result, result
 
@@ -73,6 +73,9 @@ def test_the_names_are_those_of_the_issue() -> None:
         "apply_to_ack_p50_us",
         "apply_to_ack_p99_us",
         "new_mes_to_first_200_p50_us",
+        "change_to_ack_p50_us",
+        "change_to_ack_p99_us",
+        "sidecar_rss_10k_mes_mb",
         "fanout_1000_ms",
         "proxy_updates_per_core_s",
         "rss_per_proxy_kb",
@@ -86,6 +89,7 @@ def test_the_names_are_those_of_the_issue() -> None:
     assert delivery.CHANGES == 200
     assert fanout.STREAMS == 1_000
     assert (fanout.SYNC_STREAMS, fanout.SYNC_CLUSTERS) == (100, 10_000)
+    assert (large.SERVICES, large.CHANGES) == (10_000, 200)
     assert fold.EVENTS == 100_000
     assert (turns.SERVICES, turns.SIDECARS) == (10_000, 1_000)
     assert (dns.NAMES, dns_load.QUERIES_PER_SECOND) == (10_000, 5_000)
