@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,50 @@ def service(name: str, port: int, to: int) -> str:
         f"{{type: MeshExternalService, name: {name}, mesh: default, labels: {{team: {name}}}, spec: "
         f"{{match: {{port: {port}, protocol: {protocol}}}, endpoints: [{{address: 127.0.0.1, port: {to}}}]}}}}"
     )
+
+
+class Held:
+    """An HTTP/1.1 or TCP connection that stays open."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._socket = socket.create_connection((host, port), 10)
+        self._file = self._socket.makefile("rb")
+
+    def get(self, path: str = "/") -> int:
+        """Status of a request on this connection; 0 when it is closed."""
+        try:
+            self._socket.sendall(f"GET {path} HTTP/1.1\r\nhost: app\r\n\r\n".encode())
+            first = self._file.readline()
+            length = 0
+            while (line := self._file.readline().strip()) != b"":
+                key, _, value = line.partition(b":")
+                length = int(value) if key.lower() == b"content-length" else length
+            self._file.read(length)
+        except OSError:
+            return 0
+        return int(first.split()[1]) if first else 0
+
+    def talk(self) -> bool:
+        """Whether a line comes back."""
+        try:
+            self._socket.sendall(b"line\n")
+            return self._file.readline() == b"line\n"
+        except OSError:
+            return False
+
+    def closed_within(self, seconds: float) -> bool:
+        """Whether the other side closes first."""
+        self._socket.settimeout(seconds)
+        try:
+            return self._socket.recv(1) == b""
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from immutables import Map
 from shared.events.event import ProxyConnected, ResourceDeleted
 from shared.model.resource import key_of
 from tests.conftest import take_port
-from tests.e2e.governed import DATAPLANE, service
-from tests.e2e.test_policies import EVERYBODY, WEB, Held, permission
+from tests.e2e.governed import DATAPLANE, Held, service
+from tests.e2e.test_policies import EVERYBODY, WEB, permission
 from tests.xds.delta_server import DeltaServer
 from tests.xds.envoys import Envoy, eventually
 from tests.xds.loopback import DIRECT, MESH, ZONE, LoopbackZone, read

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from shared.model.resource import ResourceKey
-from tests.e2e.governed import World, both_worlds, service
+from tests.e2e.governed import Held, World, both_worlds, service
 from tests.xds.clients import http1
 from tests.xds.envoys import eventually
 
@@ -36,50 +36,6 @@ def world(worlds: dict[str, World], request: pytest.FixtureRequest) -> Iterator[
     for server in world.servers.values():
         server.status, server.seen = 200, 0
     assert world.zone.nacks() == []
-
-
-class Held:
-    """An HTTP/1.1 or TCP connection that stays open."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._socket = socket.create_connection((host, port), 10)
-        self._file = self._socket.makefile("rb")
-
-    def get(self, path: str = "/") -> int:
-        """Status of a request on this connection; 0 when it is closed."""
-        try:
-            self._socket.sendall(f"GET {path} HTTP/1.1\r\nhost: app\r\n\r\n".encode())
-            first = self._file.readline()
-            length = 0
-            while (line := self._file.readline().strip()) != b"":
-                key, _, value = line.partition(b":")
-                length = int(value) if key.lower() == b"content-length" else length
-            self._file.read(length)
-        except OSError:
-            return 0
-        return int(first.split()[1]) if first else 0
-
-    def talk(self) -> bool:
-        """Whether a line comes back."""
-        try:
-            self._socket.sendall(b"line\n")
-            return self._file.readline() == b"line\n"
-        except OSError:
-            return False
-
-    def closed_within(self, seconds: float) -> bool:
-        """Whether the other side closes first."""
-        self._socket.settimeout(seconds)
-        try:
-            return self._socket.recv(1) == b""
-        except TimeoutError:
-            return False
-        except OSError:
-            return True
-
-    def close(self) -> None:
-        self._file.close()
-        self._socket.close()
 
 
 @pytest.fixture

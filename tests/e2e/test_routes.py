@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shared.model.resource import ResourceKey
-from tests.e2e.governed import World, both_worlds, service
+from tests.e2e.governed import Held, World, both_worlds, service
 from tests.xds.clients import Answer, http1, http2, tcp
 from tests.xds.envoys import eventually
 
@@ -95,7 +95,12 @@ def by_header(value: str) -> dict[str, Any]:
 
 
 def test_requests_are_shared_out_by_weight(world: World) -> None:
-    """backendRefs with weights: 80 of 100 here, 20 there; what no rule takes goes where it was meant to go."""
+    """backendRefs with weights: 80 of 100 here, 20 there; what no rule takes goes where it was meant to go.
+
+    A connection that is open stays so, when the route comes and when it goes.
+    """
+    held = Held(world.vip("slow"), world.port)
+    assert held.get() == 200
     with http_route(world, rule("/split", ref("slow", 80), ref("other", 20)), rule(by_header("other"), ref("other"))):
         eventually(lambda: reached(world, "/", "x-to: other\r\n") == "other", "the route")
         drawn = Counter(answer.seen["server"] for answer in together(world, *["/split"] * MANY))
@@ -103,7 +108,12 @@ def test_requests_are_shared_out_by_weight(world: World) -> None:
         assert abs(drawn["slow"] - MANY * 0.8) < MARGIN
         assert {reached(world, path) for path in ("/", "/splitter", "/x/split")} == {"slow"}
         assert reached(world, "/", name="other") == "other"
+        seen = world.servers["other"].seen
+        assert {held.get("/split") for _ in range(40)} == {200}
+        assert world.servers["other"].seen > seen
     eventually(lambda: reached(world, "/", "x-to: other\r\n") == "slow", "the end of the route")
+    assert held.get() == 200
+    held.close()
 
 
 def test_the_most_specific_match_wins(world: World) -> None:
