@@ -27,7 +27,7 @@ _ENDS: tuple[tuple[str, Literal["drained", "superseded", "lost"]], ...] = (
     ("stopping", "drained"),
     ("lost", "lost"),
 )
-_FEATURES = frozenset({"redirect", "bind-vips"})
+_FEATURES = frozenset({"redirect", "bind-vips", "proxyless"})
 _FEATURE_PREFIXES = ("access-log=",)
 
 

@@ -22,6 +22,7 @@ from zone_cp.view.project import proxy_view
 from zone_cp.view.workloads import outbound_note
 from zone_cp.view.zone_view import ProxyView
 from zone_cp.xds.inspect import plain
+from zone_cp.xds.proxyless import PROXYLESS
 
 
 class _Refused(Exception):
@@ -126,6 +127,8 @@ class ZoneStore:
         if view is None or not isinstance(proxy.resource, Dataplane):
             return
         mesh = view.meshes.get(proxy.resource.mesh)
+        if mesh is not None and mesh.mtls and not mesh.permissive and PROXYLESS in proxy.features:
+            yield f"mesh {mesh.name} is STRICT: its inbounds refuse a proxyless client, which speaks plaintext"
         for outbound in proxy.resource.networking.outbound if mesh is not None else ():
             if mesh and (note := outbound_note(mesh.workloads, view.zone, outbound, mtls=mesh.mtls)):
                 yield note

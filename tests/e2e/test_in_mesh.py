@@ -8,6 +8,7 @@ import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from google.protobuf import json_format
 
 from shared.demo.story import eventually
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
+from tests.e2e.grpc_client import client, echo, say
 from tests.e2e.living import WITHIN_SECONDS, Living, left_behind
 from tests.xds.clients import Answer, ask, http1
 from tests.xds.servers import Servers
@@ -30,7 +32,10 @@ FIRST = BASE_PORT + 100
 PROTOCOLS = ("http", "grpc", "tcp")
 OUTBOUND = {"http": FIRST, "grpc": FIRST + 1, "tcp": FIRST + 2, "v2": FIRST + 3, "absent": FIRST + 4}
 INBOUND = {name: FIRST + 10 * number for number, name in enumerate(("backend-1", "backend-2"), 1)}
-ADMIN = {name: FIRST + 40 + number for number, name in enumerate(("client", "backend-1", "backend-2", "outsider"))}
+INBOUND_ECHO = FIRST + 30
+AT_ONCE = ("client", "backend-1", "backend-2", "outsider")
+ONLINE = {"default.client", "default.backend-1", "default.backend-2"}
+ADMIN = {name: FIRST + 40 + number for number, name in enumerate((*AT_ONCE, "echo-1"))}
 MESH = """\
 type: Mesh
 name: {name}
@@ -47,8 +52,13 @@ class Neighbours(Living):
 
     def dataplane(self, name: str, *, state: str = "Ready") -> dict[str, Any]:
         """A sidecar's own resource."""
-        networking: dict[str, Any] = {"address": "127.0.0.1", "admin": {"port": ADMIN[name]}}
-        if name.startswith("backend"):
+        networking: dict[str, Any] = {"address": "127.0.0.1"}
+        if name in ADMIN:
+            networking["admin"] = {"port": ADMIN[name]}
+        if name == "echo-1":
+            tags = {"kuma.io/service": "backend", "kuma.io/protocol": "grpc"}
+            networking["inbound"] = [{"port": INBOUND_ECHO, "servicePort": self._applications[name], "tags": tags}]
+        elif name.startswith("backend"):
             networking["inbound"] = [
                 {
                     "port": INBOUND[name] + number,
@@ -70,6 +80,10 @@ class Neighbours(Living):
         mesh = "other" if name == "outsider" else "default"
         return {"type": "Dataplane", "mesh": mesh, "name": name, "networking": networking}
 
+    def serve(self, name: str, port: int) -> None:
+        """Behind the sidecar `name`, an application listens at `port`."""
+        self._applications[name] = port
+
     async def begin(self, *, declare: bool = True) -> None:
         """Control planes, two meshes, four sidecars."""
         self.prepare()
@@ -77,7 +91,7 @@ class Neighbours(Living):
         await self.apply(
             MESH.format(name="default", mode="STRICT") + "---\n" + MESH.format(name="other", mode="STRICT")
         )
-        await asyncio.gather(*(self.join(name) for name in ADMIN))
+        await asyncio.gather(*(self.join(name) for name in AT_ONCE))
 
     async def apply(self, text: str, *zone: str) -> str:
         """`zonal apply`; what it said."""
@@ -127,7 +141,7 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Neig
                 await eventually(lambda one=protocol: made.who(one, 4), lambda seen: len(seen) == 2, protocol)  # type: ignore[misc]
             yield made
             # Nobody uses them any more: what a graceful stop drains is not waited for.
-            await asyncio.gather(*(made.kill(f"east-{name}") for name in ADMIN))
+            await asyncio.gather(*(made.kill(f"east-{name}") for name in ADMIN if f"east-{name}" in made._named))
     assert left_behind(directory) == []
 
 
@@ -183,8 +197,9 @@ async def test_an_inbound_that_is_not_ready_gets_no_traffic(system: Neighbours) 
     assert await system.clusters() == before
 
 
-async def test_a_dead_proxy_leaves_and_nobody_notices(system: Neighbours) -> None:
-    """kill -9 of one backend's sidecar under calls: none fails, it leaves the endpoints, and it comes back."""
+@asynccontextmanager
+async def calls(system: Neighbours) -> AsyncIterator[Counter[str]]:
+    """Call all the while over HTTP; how often who answered. None may fail."""
     stop, failures, answers = asyncio.Event(), list[Answer](), Counter[str]()
 
     async def call() -> None:
@@ -196,15 +211,53 @@ async def test_a_dead_proxy_leaves_and_nobody_notices(system: Neighbours) -> Non
 
     async with asyncio.TaskGroup() as group:
         group.create_task(call())
-        await eventually(_later(lambda: dict(answers)), lambda seen: len(seen) == 2, "calls to both")
+        try:
+            await eventually(_later(lambda: dict(answers)), lambda seen: len(seen) == 2, "calls to both")
+            yield answers
+        finally:
+            stop.set()
+    assert failures == []
+
+
+async def test_a_dead_proxy_leaves_and_nobody_notices(system: Neighbours) -> None:
+    """kill -9 of one backend's sidecar under calls: none fails, it leaves the endpoints, and it comes back."""
+    async with calls(system) as answers:
         await system.kill("east-backend-2")
         await eventually(system.endpoints, lambda ports: ports == [INBOUND["backend-1"]], "one endpoint")
         after = answers["backend-1"]
         await eventually(_later(lambda: answers["backend-1"]), lambda count: count > after + 20, "more calls")
         await system.join("backend-2")
         await eventually(system.endpoints, lambda ports: len(ports) == 2, "two endpoints")
-        stop.set()
-    assert failures == []
+
+
+async def test_endpoints_outlive_their_control_plane(system: Neighbours) -> None:
+    """kill -9 of the zone under calls, and its return: who has not reconnected yet is not taken for dead."""
+    before = await system.clusters()
+    async with calls(system) as answers:
+        await system.kill("east-zone")
+        await system.start("east-zone")
+        told = set[tuple[int, ...]]()
+
+        async def back() -> bool:
+            told.add(tuple(await system.endpoints()))
+            listed = await system.api("GET", "/proxies", zone="east")
+            return all(row["online"] and row["acked"] for row in listed["items"] if row["proxy"] in ONLINE)
+
+        await eventually(back, bool, "every sidecar to be back", within=60)
+        after = answers["backend-2"]
+        await eventually(_later(lambda: answers["backend-2"]), lambda count: count > after + 5, "more calls")
+    assert told == {(INBOUND["backend-1"], INBOUND["backend-2"])}
+    assert await system.clusters() == before
+
+
+async def test_an_outbound_leads_elsewhere_without_a_failure(system: Neighbours) -> None:
+    """Its tags change under calls: listener, routes and cluster are others, made before the old ones are broken."""
+    changed = system.dataplane("client")
+    changed["networking"]["outbound"][0]["tags"]["version"] = "v1"
+    async with calls(system):
+        for resource, seen in ((changed, {"backend-1"}), (system.dataplane("client"), set(INBOUND))):
+            await system.apply(json.dumps(resource), "--zone", "east")
+            await eventually(lambda: system.who("http"), lambda found, seen=seen: set(found) == seen, f"{seen}")  # type: ignore[misc]
 
 
 def _later(look: Any) -> Any:
@@ -273,3 +326,24 @@ async def test_an_inbound_lets_in_its_own_mesh_alone(system: Neighbours) -> None
         assert await knock(port, own) == 200
         assert await knock(port, foreign) == 0
         assert set(await system.who("http")) == set(INBOUND)
+
+
+async def test_a_proxyless_grpc_client_calls_an_in_mesh_service(system: Neighbours, tmp_path: Path) -> None:
+    """`xds:///backend` against the real zone: the sidecar in front of the service lets plaintext in (PERMISSIVE)."""
+    async with echo("echo") as port:
+        system.serve("echo-1", port)
+        await system.join("echo-1")
+        resource = system.dataplane("caller")
+        token = tmp_path / "token"
+        token.touch(mode=0o600)
+        token.write_text(system._issuer().dataplane_token("default", name="caller", zone="east"))
+        ca = {"ca_certificate_file": str(system.deployment.ca_file)}
+        bearer = {"type": "jwt_token_file", "config": {"jwt_token_file": str(token)}}
+        creds = {"channel_creds": [{"type": "tls", "config": ca}], "call_creds": [bearer]}
+        metadata = {"dataplane.resource": json.dumps(resource), "features": ["proxyless"]}
+        node = {"id": "default.caller", "metadata": metadata}
+        async with client(tmp_path, system.zone_ports["east"].ads, creds, node) as process:
+            assert await say(process, "hello") == "echo hello"
+        code, out, _ = await system.cli("inspect", "default.caller", "--zone", "east", "-o", "json")
+        assert code == 0
+        assert "backend" in json.loads(out)["Listener"]

@@ -37,6 +37,7 @@ from tests.builders import (
     mesh,
     resource,
 )
+from zone_cp.join import proxy_id
 from zone_cp.replay import REDACTED, RedactedSecrets
 from zone_cp.view.zone_view import TlsMaterial
 from zone_cp.xds import compile as compiling
@@ -58,6 +59,7 @@ PROXIES: tuple[tuple[Dataplane | ZoneEgress, tuple[str, ...]], ...] = (
     (dataplane("back", "back", outbound=[BACK]), ("redirect",)),
     (dataplane("caller", "caller", outbound=[CALL]), ("redirect",)),
     (msgspec.structs.replace(dataplane("other", "other"), mesh="other"), ()),
+    (dataplane("client", "client"), ("proxyless",)),
 )
 
 
@@ -123,14 +125,15 @@ class Played:
 
     def connect(self, one: Dataplane | ZoneEgress, features: tuple[str, ...]) -> None:
         key = key_of(one, "east")
-        status = self.zone.state.own.proxies.get(one.name)
+        proxy = proxy_id(one)
+        status = self.zone.state.own.proxies.get(proxy)
         if key not in self.zone.state.own.resources:
             self.zone.apply(one)
         if status is not None and status.online:
-            self.zone.write(ProxyDisconnected(proxy=one.name, connection=status.connection))
+            self.zone.write(ProxyDisconnected(proxy=proxy, connection=status.connection))
         else:
             connection = f"{self.zone.own.state.n}"
-            self.zone.write(ProxyConnected(proxy=one.name, key=key, connection=connection, features=features))
+            self.zone.write(ProxyConnected(proxy=proxy, key=key, connection=connection, features=features))
 
 
 def secured(number: int) -> ExternalTls:
@@ -226,7 +229,7 @@ VERBS = (
     *("service", "service", "answering", "local", "gone", "secret", "key", "rotated", "authority"),
     *("settings", "mesh", "no mesh", "policy", "route", "passing", "guard", "proxy", "proxy", "proxy", "moved"),
 )
-acts = st.tuples(st.sampled_from(VERBS), st.integers(0, 8), st.booleans())
+acts = st.tuples(st.sampled_from(VERBS), st.integers(0, 9), st.booleans())
 turns = st.lists(st.tuples(st.lists(acts, min_size=1, max_size=4), st.booleans(), st.booleans()), max_size=12)
 
 
@@ -278,12 +281,12 @@ def test_a_sidecar_with_one_listener_for_all_is_not_visited_when_a_service_chang
         return whole(before, view, proxy, *rest)
 
     monkeypatch.setattr("zone_cp.xds.fleet.compile_next", counted)
-    before = played.fleet.snapshot("egress-1")
+    before = played.fleet.snapshot(".egress-1")
     played.hub.append(applied(mes("s1", port=81, endpoints=("203.0.113.9:1",))))
     events = played.events()
     turn = played.next(events)
     assert compiled == ["ZoneEgress"]
-    assert [proxy for proxy, _ in turn.offers] == ["egress-1"]
+    assert [proxy for proxy, _ in turn.offers] == [".egress-1"]
     (_, after), *_ = turn.offers
     assert before is not None
     assert [kind for kind, held in after.resources.items() if held is not before.resources[kind]] == [CLUSTER]
@@ -301,11 +304,11 @@ def test_a_sidecar_with_one_listener_for_all_is_not_visited_when_a_service_chang
 def test_proxies_in_equal_situation_hold_one_snapshot(kind: str, says: dict[str, Any]) -> None:
     """Until a policy tells them apart by name."""
     played = _connected(2, 3)
-    assert played.fleet.snapshot("web-1") is played.fleet.snapshot("web-2")
+    assert played.fleet.snapshot("default.web-1") is played.fleet.snapshot("default.web-2")
     spec = {"targetRef": {"kind": "Dataplane", "name": "web-1"}} | says
     played.hub.append(applied(resource(type=kind, name="t", mesh="default", spec=spec)))
     played.step()
-    one, other = played.fleet.snapshot("web-1"), played.fleet.snapshot("web-2")
+    one, other = played.fleet.snapshot("default.web-1"), played.fleet.snapshot("default.web-2")
     assert one is not None
     assert other is not None
     assert one.resources[LISTENER] != other.resources[LISTENER]
@@ -318,9 +321,9 @@ def test_a_replaced_certificate_reaches_those_who_hold_it() -> None:
     assert workload in played.fleet.workloads()
     played.secrets.generations[workload] = 1
     played.identities = {workload}
-    before = played.fleet.snapshot("explicit")
+    before = played.fleet.snapshot("default.explicit")
     ((proxy, after),) = played.step().offers
-    assert proxy == "explicit"
+    assert proxy == "default.explicit"
     assert before is not None
     assert [kind for kind, held in after.resources.items() if held is not before.resources[kind]] == [SECRET]
 

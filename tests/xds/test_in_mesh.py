@@ -9,9 +9,18 @@ from immutables import Map
 
 from shared.events.event import EventRef
 from shared.model.inbound import Inbound
-from shared.model.resource import Outbound, Protocol
+from shared.model.policy import (
+    BreakerConf,
+    ConnectionLimits,
+    HttpRetry,
+    HttpTimeouts,
+    RetryConf,
+    TimeoutConf,
+)
+from shared.model.resource import Outbound, Protocol, ResourceKey
+from shared.model.target import TargetRef
 from tests.xds.views import Secrets, mesh_view, sidecar, zone_view
-from zone_cp.view.policies import NOTHING_SAID
+from zone_cp.view.policies import NOTHING_SAID, MeshPolicies, Rule
 from zone_cp.view.workloads import Instance, Workloads, WorkloadService
 from zone_cp.view.zone_view import MeshView
 from zone_cp.xds.compile import compile_proxy
@@ -149,3 +158,22 @@ def test_tags_are_a_destination() -> None:
     assert destination(tags).cluster("m") == "service/m/backend{env=dev,version=v1}"
     with pytest.raises(KeyError):
         destination(Map({"version": "v1"}))
+
+
+def test_policies_on_the_whole_mesh_hold_for_in_mesh_traffic() -> None:
+    """`to: Mesh`: timeouts in cluster and route, retries in the route, limits in the cluster."""
+    everybody, source = TargetRef(kind="Mesh"), EventRef("global", 9)
+    confs = (
+        TimeoutConf(connection_timeout="7s", http=HttpTimeouts(request_timeout="3s")),
+        RetryConf(http=HttpRetry(num_retries=2)),
+        BreakerConf(connection_limits=ConnectionLimits(max_connections=5)),
+    )
+    rules = tuple(
+        Rule(everybody, everybody, "", conf, source, ResourceKey("MeshTimeout", "default", "p")) for conf in confs
+    )
+    found = compiled(serving(instance(1), policies=MeshPolicies(rules)))
+    cluster = plain(found)["Cluster"][NAME]
+    action = plain(found)["RouteConfiguration"][NAME]["virtual_hosts"][0]["routes"][0]["route"]
+    assert (cluster["connect_timeout"], cluster["circuit_breakers"]["thresholds"][0]["max_connections"]) == ("7s", 5)
+    assert (action["timeout"], action["retry_policy"]["num_retries"]) == ("3s", 2)
+    assert source in found.resources[CLUSTER][NAME].sources

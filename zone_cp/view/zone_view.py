@@ -167,7 +167,8 @@ class ProxyView(msgspec.Struct, frozen=True, cache_hash=True):
     """One proxy: its resource and what its node metadata said (as recorded in ProxyConnected).
 
     features known to the compiler: `redirect` (all outbound traffic arrives at one original-destination
-    listener), `bind-vips` (one listener per VIP:port; the default without redirect).
+    listener), `bind-vips` (one listener per VIP:port; the default without redirect), `proxyless` (no Envoy but a gRPC
+    client's own resolver).
     """
 
     proxy: str

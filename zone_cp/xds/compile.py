@@ -11,6 +11,7 @@ from zone_cp.view.zone_view import ProxyView, ZoneView
 from zone_cp.xds import defaults
 from zone_cp.xds.egress import compile_egress
 from zone_cp.xds.parts import Changed, Compiled, all_of
+from zone_cp.xds.proxyless import PROXYLESS, compile_proxyless
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.sidecar import compile_sidecar
 from zone_cp.xds.snapshot import Snapshot
@@ -33,6 +34,8 @@ def compile_next(
     match proxy.resource:
         case ZoneEgress() as resource:
             return compile_egress(before, view, proxy, resource, secrets, access_log_path(proxy), changed)
+        case Dataplane() as resource if PROXYLESS in proxy.features:
+            return compile_proxyless(before, view, proxy, resource, changed)
         case Dataplane() as resource:
             return compile_sidecar(before, view, proxy, resource, secrets, access_log_path(proxy), changed)
 
