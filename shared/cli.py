@@ -19,6 +19,7 @@ COMMANDS = (
     ("delete", "resources:delete", "Delete a resource."),
     ("events", "events:events", "Show what happened, from any origin's log."),
     ("inspect", "inspect:inspect", "List proxies, or show what one is served."),
+    ("release", "release:release", "Let proxies have what is kept from them."),
     ("replay", "history:replay", "Show what a proxy was served at a moment, from the log alone."),
     ("diff", "history:diff", "Show what changed for a proxy between two moments."),
     ("explain", "history:explain", "Name the events behind a proxy's resource."),

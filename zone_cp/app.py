@@ -50,6 +50,7 @@ from zone_cp.join import Joining, NotAdmitted, connected, disconnected, end_of, 
 from zone_cp.publish import EgressWatch, Publisher
 from zone_cp.record import Recorder
 from zone_cp.refusals import Refusals
+from zone_cp.safety import Safety
 from zone_cp.status import StatusBoard
 from zone_cp.store import ZoneStore
 from zone_cp.view.zone_view import ZoneView
@@ -109,16 +110,20 @@ class _Zone:
         await topology.ensure_zone(connection, settings.name)
         own, copy = topology.own_log(connection, settings.name), topology.copied_log(connection)
         status = topology.own_status(connection, settings.name)
-        self._build(own, status)
-        await self._owner.recover(copy)
+        target = topology.outbox_target(connection, settings.name)
+        self._build(own, status, topology.own_delivery(connection, settings.name))
+        await self._safety.recover(own, copy, target)
         await self._board.recall()
-        await self._create_defaults()
+        if not self._owner.lost:
+            await self._create_defaults()
         life.start("publish", self._publisher.run())
+        life.start("regain the own log", self._safety.regain())
+        life.start("record marks", self._safety.marks.run())
+        life.on_stop("marks recorded", self._safety.marks.settle)
         life.start("record status", self._board.run())
         source = topology.hub_log_from_zone(connection, settings.name)
         self._copier = Copier(source, copy, on_fault=_halted("copy of global's log"))
         life.start("follow global", self._follow(self._copier))
-        target = topology.outbox_target(connection, settings.name)
         self._outbox = Outbox(own, target, on_fault=_halted("outbox"))
         life.start("outbox", self._outbox.run())
         life.start("status outbox", StatusOutbox(status, topology.status_target(connection, settings.name)).run())
@@ -133,7 +138,7 @@ class _Zone:
 
     # --- parts ---------------------------------------------------------------------------------------------
 
-    def _build(self, own: EventLog, status: StatusStream) -> None:
+    def _build(self, own: EventLog, status: StatusStream, delivery: StatusStream) -> None:
         self._owner = ZoneOwner(self._settings.name, own, self._recorded_settings(), self._changed)
         self._rotation = Rotation(
             loop=asyncio.get_running_loop(),
@@ -142,16 +147,24 @@ class _Zone:
         )
         self._secrets = ZoneSecrets(self._keys.keyring(), lambda: self._owner.state, self._rotation)
         self._ads = self._ads_server()
+        self._recorder = Recorder(self._owner.write_many)
+        self._safety = Safety(
+            self._owner,
+            self._ads,
+            delivery,
+            share_percent=self._settings.shrink_guard_percent,
+            present=lambda: self._publisher.state or self._owner.state,
+            record=self._recorder.record,
+        )
         self._publisher = Publisher(
             self._secrets,
-            self._ads,
+            self._safety.guard,
             self._authorities,
             self._published,
             compare=self._settings.compare_with_recomputed,
         )
         self._board = StatusBoard(self._settings.name, status, self._present, self._publisher.failures)
         self._watch = EgressWatch(self._ads, self._delivered)
-        self._recorder = Recorder(self._owner.write_many)
 
     def _recorded_settings(self) -> ZoneSettingsChanged:
         settings = self._settings
@@ -189,6 +202,7 @@ class _Zone:
             logs=sources,
             statuses=lambda: self._board.rows,
             acked=self._acked,
+            waits=self._safety.reason,
             allowed=settings.allowed_addresses,
             reserved=(settings.mesh_external_service_cidr,),
         )
@@ -199,9 +213,12 @@ class _Zone:
             zone=settings.name,
             version=VERSION,
             ready=lambda: self._ready,
-            metrics=partial(render, zone_registry(self._owner, self._copier, self._outbox, self._ads)),
+            metrics=partial(
+                render, zone_registry(self._owner, self._copier, self._outbox, self._ads, self._safety.guard)
+            ),
             checker=ZoneChecker(self._ads.agents, self._secrets, self._present),
-            inspector=ZoneInspector(settings.name, self._ads.hub, self._ads.agents),
+            inspector=ZoneInspector(settings.name, self._ads.hub, self._ads.agents, self._safety.reason),
+            releaser=self._safety,
             past=PlaneHistory(sources, Path(settings.data_dir) / "history"),
         )
         await serve_api(self._life, api, settings.api_host, settings.api_port)
@@ -278,7 +295,7 @@ class _Zone:
             return Refused(grpc_status(judged.status), judged.reason)
         if isinstance(judged, Joining):
             if replaces(judged, self._owner.state):
-                self._ads.forget(judged.proxy)
+                self._safety.guard.forget(judged.proxy)
             self._joining[judged.proxy] = judged
             return Admitted(judged.proxy, first=isinstance(judged.resource, ZoneEgress))
         return Admitted(judged)

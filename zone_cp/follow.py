@@ -8,17 +8,19 @@ it decided carries `seen`. Nothing is served at g before the local copy holds g 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import structlog
+from immutables import Map
 
-from shared.events.event import Change, Event, ResourceApplied, ResourceDeleted, ZoneSettingsChanged
+from shared.events.event import Change, Event, LogRestored, ResourceApplied, ResourceDeleted, ZoneSettingsChanged
 from shared.events.fold import fold, fold_all
 from shared.events.log import Conflict, EventLog, LogUnavailable
 from shared.events.state import LogState, ZoneState
 from shared.process.collector import collector_paused
 from shared.process.writer import LogWriter
+from zone_cp.ads.fence import Mark, lost
 from zone_cp.decide import decide
 
 APPEND_BATCH = 500
@@ -27,6 +29,7 @@ RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Pauses between attempts while the zone's own server is away; the last one repeats."""
 
 SYSTEM = "system:zone"
+NO_MARKS: Map[str, Mark] = Map()
 
 Decided: TypeAlias = Callable[[ZoneState], Sequence[Change]]
 Changed: TypeAlias = Callable[[ZoneState, Sequence[Event] | None], None]
@@ -38,7 +41,8 @@ class ZoneOwner:
     """Holds the ZoneState; the only one that moves it.
 
     `changed(state, events)` is called after every move, inside the lock, and must not block; `events`, of both logs,
-    are those that led there since the last call, None where they are not known one by one.
+    are those that led there since the last call, None where they are not known one by one. `lost` is up to which event
+    the own log is known to have been while it is shorter, 0 when all is there.
     """
 
     def __init__(self, zone: str, own_log: EventLog, settings: ZoneSettingsChanged, changed: Changed) -> None:
@@ -49,6 +53,7 @@ class ZoneOwner:
         self._changed = changed
         self._lock = asyncio.Lock()
         self._moved_by: list[Event] | None = None
+        self.lost = 0
 
     @property
     def state(self) -> ZoneState:
@@ -56,19 +61,23 @@ class ZoneOwner:
         return ZoneState(self.zone, self._hub, self._writer.state)
 
     def _is_behind(self) -> bool:
-        """Whether the copy of global's log was lost or cut: what is missing was decided on, so nothing is served
-        or decided before it is there again. To decide without it would take VIPs and names away.
+        """Whether a log was lost or cut. What is missing of the copy of global's was decided on, and what is missing of
+        the own one was decided: nothing is served or decided before it is there again. To decide without it would take
+        VIPs and names away, or give them anew.
         """
-        return self._hub.n < self._writer.state.seen
+        return bool(self.lost) or self._hub.n < self._writer.state.seen
 
-    async def recover(self, copy: EventLog) -> None:
+    async def recover(self, copy: EventLog, marks: Mapping[str, Mark] = NO_MARKS) -> None:
         """Rebuild the state from the zone's own log and its copy of global's, as a restart must.
+
+        marks: what proxies have had, which the own log must reach.
 
         Global's events up to the last one a decision was recorded for are folded only; later ones are
         decided anew, one by one, which yields exactly what a crash kept from being recorded.
         """
         async with self._lock:
             await self._writer.catch_up()
+            self.lost = lost(marks, self._writer.state)
             decided = self._writer.state.seen
             decided_on: list[Event] = []
             pending: list[Event] = []
@@ -77,11 +86,21 @@ class ZoneOwner:
                     (decided_on if event.n <= decided else pending).append(event)
                 self._hub = fold_all(self._hub, decided_on)
             if self._is_behind():
-                log.error("the copy of global's log lost what was decided on", copied=self._hub.n, decided=decided)
+                if not self.lost:
+                    log.error("the copy of global's log lost what was decided on", copied=self._hub.n, decided=decided)
                 return
             await self._settle()
             await self._advance(pending)
             self._tell()
+
+    async def accept_loss(self, actor: str) -> None:
+        """Go on without what the own log lost: a new incarnation of it begins. Call `recover` afterwards."""
+        async with self._lock:
+            if self.lost:
+                last = self._writer.state.n
+                restored = LogRestored(lost_from=last, lost_to=self.lost)
+                await self._writer.commit(self._writer.prepare((restored,), actor=actor, seen=self._hub.n))
+                self.lost, self._moved_by = 0, None
 
     async def hub_events(self, events: Sequence[Event]) -> None:
         """Take events of global that the local copy holds now."""
@@ -144,7 +163,8 @@ class ZoneOwner:
 
     def _refuse_while_behind(self, wanted: Sequence[object]) -> None:
         if wanted and self._is_behind():
-            raise LogUnavailable("the copy of global's log is not complete again yet")
+            which = "the zone's own log" if self.lost else "the copy of global's log"
+            raise LogUnavailable(f"{which} is not complete again yet")
 
     async def _record(self, events: Sequence[Event]) -> None:
         await self._writer.commit(events)

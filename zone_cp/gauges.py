@@ -11,9 +11,10 @@ from shared.nats.outbox import Outbox
 from shared.process.metrics import gauges, new_registry
 from zone_cp.ads.server import AdsServer
 from zone_cp.follow import ZoneOwner
+from zone_cp.guard import Guard
 
 
-def zone_registry(owner: ZoneOwner, copier: Copier, outbox: Outbox, ads: AdsServer) -> CollectorRegistry:
+def zone_registry(owner: ZoneOwner, copier: Copier, outbox: Outbox, ads: AdsServer, guard: Guard) -> CollectorRegistry:
     """The registry of a zone control plane."""
     registry = new_registry("zone", VERSION)
     gauges(
@@ -26,7 +27,11 @@ def zone_registry(owner: ZoneOwner, copier: Copier, outbox: Outbox, ads: AdsServ
         registry,
         "zonal_halted",
         "1 where this halted and waits for an operator; serving goes on.",
-        [({"what": "copy"}, lambda: copier.fault is not None), ({"what": "outbox"}, lambda: outbox.fault is not None)],
+        [
+            ({"what": "copy"}, lambda: copier.fault is not None),
+            ({"what": "outbox"}, lambda: outbox.fault is not None),
+            ({"what": "own log"}, lambda: owner.lost > 0),
+        ],
     )
     gauges(
         registry,
@@ -35,4 +40,10 @@ def zone_registry(owner: ZoneOwner, copier: Copier, outbox: Outbox, ads: AdsServ
         [({}, lambda: outbox.delivered)],
     )
     gauges(registry, "zonal_proxies_online", "Proxies with an open ADS stream.", [({}, lambda: len(ads.hub.streams()))])
+    gauges(
+        registry,
+        "zonal_proxies_waiting",
+        "Proxies that keep what they have: the next push takes away too much (hold), or the state is older (fence).",
+        [({"why": "hold"}, lambda: len(guard.held)), ({"why": "fence"}, lambda: len(guard.fenced))],
+    )
     return registry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any
 from uuid import uuid4
@@ -28,10 +28,19 @@ DUMP_MAX_BYTES = 512 * 1024 * 1024
 class ZoneInspector:
     """A `shared.api.xds.XdsInspector`."""
 
-    def __init__(self, zone: str, hub: Hub, agents: Agents, *, timeout_seconds: float = ANSWER_SECONDS) -> None:
+    def __init__(
+        self,
+        zone: str,
+        hub: Hub,
+        agents: Agents,
+        waits: Callable[[str], str],
+        *,
+        timeout_seconds: float = ANSWER_SECONDS,
+    ) -> None:
         self._zone = zone
         self._hub = hub
         self._agents = agents
+        self._waits = waits
         self._timeout_seconds = timeout_seconds
 
     async def xds(self, proxy: str, *, actual: bool) -> XdsReport:
@@ -51,6 +60,7 @@ class ZoneInspector:
             delivered=_text(delivery.delivered),
             resources=tuple(_resource(state) for state in states),
             differences=found,
+            waits=self._waits(proxy),
         )
 
     async def _differences(self, proxy: str, states: Sequence[ResourceState]) -> tuple[XdsDifference, ...]:

@@ -17,6 +17,8 @@ from shared.events.event import GLOBAL, EventRef
 from shared.events.history import History, NoSuchMoment
 from shared.events.state import Position, ZoneState
 from shared.model import codec
+from zone_cp.ads.delivery import NOTHING
+from zone_cp.ads.quarantine import without
 from zone_cp.view.project import project, proxy_view
 from zone_cp.view.zone_view import TlsMaterial, ZoneView
 from zone_cp.xds.compile import compile_proxy
@@ -71,8 +73,21 @@ def view_at(history: History, zone: str, position: Position) -> ZoneView:
 
 
 def snapshot_at(history: History, zone: str, position: Position, proxy: str) -> Snapshot:
-    """What `proxy` should have held at a moment. Raises NoSuchMoment if it was unknown then."""
-    return _snapshot(history.state(zone, position), proxy)
+    """What `proxy` should have held at a moment. Raises NoSuchMoment if it was unknown then.
+
+    While a push to it was held, that is what it was given before; in place of a resource in quarantine stands what the
+    resource was before.
+    """
+    state = history.state(zone, position)
+    hold = state.own.holds.get(proxy)
+    if hold is not None and not hold.released and hold.kept is not None:
+        state = history.state(zone, hold.kept)
+    snapshot = _snapshot(state, proxy)
+    for key, quarantine in state.own.quarantined.items():
+        before = None if quarantine.kept is None else _snapshot(history.state(zone, quarantine.kept), proxy)
+        good = None if before is None else before.resources.get(quarantine.type_url, NOTHING).get(quarantine.name)
+        snapshot = without(snapshot, key, good)
+    return snapshot
 
 
 def _snapshot(state: ZoneState, proxy: str) -> Snapshot:

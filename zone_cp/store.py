@@ -43,6 +43,7 @@ class ZoneStore:
         logs: Mapping[str, JetStreamLog],
         statuses: Callable[[], Mapping[str, ServiceStatus]],
         acked: Callable[[str], str],
+        waits: Callable[[str], str],
         allowed: tuple[str, ...],
         reserved: tuple[str, ...],
     ) -> None:
@@ -52,6 +53,7 @@ class ZoneStore:
         self._logs = logs
         self._statuses = statuses
         self._acked = acked
+        self._waits = waits
         self._allowed = allowed
         self._reserved = reserved
 
@@ -110,7 +112,10 @@ class ZoneStore:
         """See ResourceStore."""
         state = self._owner.state
         rows = proxy_rows(state.zone, state.own)
-        return [msgspec.structs.replace(row, acked=self._acked(row.proxy)) for row in rows]
+        return [
+            msgspec.structs.replace(row, acked=self._acked(row.proxy), waits=self._waits(row.proxy) or row.waits)
+            for row in rows
+        ]
 
     async def inspect(self, proxy: str) -> Mapping[str, Any] | None:
         """See ResourceStore."""

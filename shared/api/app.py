@@ -18,6 +18,7 @@ from shared.api.check import check_routes
 from shared.api.history import history_routes
 from shared.api.openapi import document
 from shared.api.problem import Problem, from_http, unavailable
+from shared.api.release import Releaser, release_routes
 from shared.api.resources import Resources
 from shared.api.response import Call, json_response, number
 from shared.api.status import listed, status_routes
@@ -49,12 +50,13 @@ def build_api(
     checker: TlsChecker | None = None,
     inspector: XdsInspector | None = None,
     past: PlaneHistory | None = None,
+    releaser: Releaser | None = None,
 ) -> Litestar:
     """The application, to be served by uvicorn in the plane's own loop.
 
     ready: whether the plane serves already. metrics: body and content type for a scrape's `Accept` header.
-    checker: what makes TLS checks, inspector: what tells of proxies; global has neither. past: the history of the
-    plane's logs.
+    checker: what makes TLS checks, inspector: what tells of proxies, releaser: what keeps things from them; global has
+    none of these. past: the history of the plane's logs.
     """
     resources = Resources(store, zone)
     handlers: list[HTTPRouteHandler] = []
@@ -69,6 +71,7 @@ def build_api(
     handlers += check_routes(store, checker, zone)
     handlers += xds_routes(inspector)
     handlers += history_routes(past)
+    handlers += release_routes(releaser)
 
     async def check(request: Request[Any, Any, State]) -> None:
         auth.check(request, authenticator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from shared.api.release import Released
 from shared.api.rollup import ServiceRollup
 from shared.api.schemas import REFERENCE, struct_schemas
 from shared.api.store import ProxyRow, ServiceStatus
@@ -28,7 +29,7 @@ def document(role: str, version: str) -> dict[str, Any]:
             "version": version or "0",
             "description": "Resources in Universal form; the Kubernetes form is accepted in the same places.",
         },
-        "paths": paths | _other_paths() | (_check_paths() if role == "zone" else {}),
+        "paths": paths | _other_paths() | (_zone_paths() if role == "zone" else {}),
         "components": {"schemas": _schemas(), "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
         "security": [{"token": []}],
     }
@@ -38,7 +39,9 @@ def document(role: str, version: str) -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    schemas = struct_schemas([*(kind.type for kind in KINDS), ServiceStatus, ServiceRollup, ProxyRow, TlsReport])
+    schemas = struct_schemas(
+        [*(kind.type for kind in KINDS), ServiceStatus, ServiceRollup, ProxyRow, TlsReport, Released]
+    )
     for kind in KINDS:
         schemas[f"{kind.name}Shown"] = _shown(schemas[kind.name])
     schemas["Problem"] = _problem()
@@ -190,9 +193,25 @@ def _other_paths() -> dict[str, Any]:
     }
 
 
+def _zone_paths() -> dict[str, Any]:
+    return _check_paths() | _release_path()
+
+
 def _check_paths() -> dict[str, Any]:
     path = "/meshes/{mesh}/meshexternalservices/{name}/_check-tls"
     return {path: _of_service("post", "checkTls", "TlsReport", "what the egress met", 409, 504)}
+
+
+def _release_path() -> dict[str, Any]:
+    body = {
+        "type": "object",
+        "properties": {"proxy": {"type": "string"}},
+        "required": ["proxy"],
+        "additionalProperties": False,
+    }
+    answers = {"200": _answer(_ref("Released"), "what is not kept from proxies any more")} | _problems(400, 404, 503)
+    request = {"required": True, "content": {_JSON: {"schema": body}}}
+    return {"/release": {"post": {**_operation("release", answers), "requestBody": request}}}
 
 
 def _of_service(method: str, name: str, schema: str, description: str, *problems: int) -> dict[str, Any]:

@@ -52,6 +52,8 @@ def proxy_rows(zone: str, log: LogState) -> list[ProxyRow]:
             name=status.key.name,
             online=status.online,
             connection=status.connection,
+            waits="" if hold is None or hold.released else f"held: {hold.reason}",
         )
         for _, status in sorted(log.proxies.items())
+        for hold in (log.holds.get(status.proxy),)
     ]

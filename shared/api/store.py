@@ -72,7 +72,10 @@ class ServiceStatus(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ProxyRow(msgspec.Struct, frozen=True, rename="camel"):
-    """One proxy as its zone knows it. `acked` is the moment every type was ACKed at, "" when unknown."""
+    """One proxy as its zone knows it. `acked` is the moment every type was ACKed at, "" when unknown.
+
+    waits: why it is not given what there is for it, "" when it is; global knows of holds only.
+    """
 
     zone: str
     proxy: str
@@ -82,6 +85,7 @@ class ProxyRow(msgspec.Struct, frozen=True, rename="camel"):
     online: bool
     connection: str = ""
     acked: str = ""
+    waits: str = ""
 
 
 class ResourceStore(Protocol):

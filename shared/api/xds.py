@@ -34,7 +34,10 @@ class XdsDifference(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class XdsReport(msgspec.Struct, frozen=True, rename="camel"):
-    """offered and delivered are positions, "" for none yet; differences is None when Envoy was not asked."""
+    """offered and delivered are positions, "" for none yet; differences is None when Envoy was not asked.
+
+    waits: why the proxy is not given what there is for it, "" when it is.
+    """
 
     proxy: str
     zone: str
@@ -43,6 +46,7 @@ class XdsReport(msgspec.Struct, frozen=True, rename="camel"):
     delivered: str
     resources: tuple[XdsResource, ...]
     differences: tuple[XdsDifference, ...] | None = None
+    waits: str = ""
 
 
 class InspectionImpossible(Exception):

@@ -45,7 +45,7 @@ def inspect(
         return ExitCode.OK
     rows = list(client.pages("/proxies"))
     if output == "table":
-        printing.table(["ZONE", "PROXY", "KIND", "MESH", "ONLINE", "ACKED"], [_row(row) for row in rows])
+        printing.table(["ZONE", "PROXY", "KIND", "MESH", "ONLINE", "ACKED", "WAITS"], [_row(row) for row in rows])
     else:
         printing.document({"items": rows, "total": len(rows)}, output)
     return ExitCode.OK
@@ -64,6 +64,8 @@ def _xds(proxy: str, client: Client, output: printing.Output, *, actual: bool) -
 
 def _tell_xds(report: dict[str, Any], differences: list[dict[str, Any]] | None) -> None:
     print(f"{report['proxy']}: offered {report['offered'] or '-'}, delivered {report['delivered'] or '-'}")
+    if report.get("waits"):
+        print(f"keeps what it has, {report['waits']}")
     columns = ("type", "name", "version", "state", "refused")
     rows = [[str(one.get(name, "")) for name in columns] for one in report["resources"]]
     printing.table([name.upper() for name in columns], rows)
@@ -79,4 +81,5 @@ def _tell_xds(report: dict[str, Any], differences: list[dict[str, Any]] | None) 
 
 def _row(row: dict[str, Any]) -> list[str]:
     online = "yes" if row.get("online") else "no"
-    return [*(str(row.get(name, "")) for name in ("zone", "proxy", "kind", "mesh")), online, str(row.get("acked", ""))]
+    words = [str(row.get(name, "")) for name in ("zone", "proxy", "kind", "mesh", "acked", "waits")]
+    return [*words[:4], online, *words[4:]]

@@ -17,7 +17,7 @@ from immutables import Map
 
 from shared.events.event import EventRef, ZoneSettingsChanged
 from shared.events.fold import expiry_of
-from shared.events.state import Authority, Claim, Lease, LogState, Narrowed, ProxyStatus, Stored
+from shared.events.state import Authority, Claim, Hold, Lease, LogState, Narrowed, ProxyStatus, Quarantine, Stored
 from shared.model import codec
 from shared.model.resource import ResourceKey
 
@@ -61,6 +61,8 @@ class _Image(msgspec.Struct, frozen=True, omit_defaults=True):
     skipped: list[tuple[int, str]]
     narrowed: list[tuple[str, list[tuple[Narrowed, EventRef]]]]
     derived: _Derived | None = None
+    holds: list[Hold] = []
+    quarantined: list[Quarantine] = []
 
 
 _decoder = codec.decoder(_Image)
@@ -92,6 +94,8 @@ def checkpoint_text(state: LogState) -> bytes:
         skipped=sorted(state.skipped.items()),
         narrowed=[(mesh, sorted(known.items(), key=_loss)) for mesh, known in sorted(state.narrowed.items())],
         derived=None if _derived(state) == state else _written_out(state),
+        holds=_sorted(state.holds),
+        quarantined=_sorted(state.quarantined),
     )
     return codec.encode(image)
 
@@ -134,6 +138,8 @@ def _plain(image: _Image) -> LogState:
         data_keys=Map({kid: Map(wraps) for kid, wraps in image.data_keys.items()}),
         skipped=Map(image.skipped),
         narrowed=_nested(image.narrowed),
+        holds=_by(image.holds, lambda hold: hold.proxy),
+        quarantined=_by(image.quarantined, lambda one: (one.type_url, one.name, one.version)),
     )
 
 

@@ -155,6 +155,52 @@ class ProxyDisconnected(_Change, frozen=True, tag="ProxyDisconnected"):
     reason: Literal["closed", "drained", "superseded", "lost"] = "closed"
 
 
+class PushHeld(_Change, frozen=True, tag="PushHeld"):
+    """`proxies` keep what they were given last: the next push would take away too much of it.
+
+    kept_g and kept_z are the moment at which they were given it, 0 where this is not known.
+    """
+
+    proxies: tuple[str, ...]
+    kept_g: int
+    kept_z: int
+    reason: str
+
+
+class PushReleased(_Change, frozen=True, tag="PushReleased"):
+    """`proxies` are given what is there for them again. by "operator": although it takes away much, or is older than
+    what they have; "itself": it takes away too much no more.
+    """
+
+    proxies: tuple[str, ...]
+    by: Literal["operator", "itself"]
+
+
+class ResourceQuarantined(_Change, frozen=True, tag="ResourceQuarantined"):
+    """An Envoy refused this version of an xDS resource; no proxy of the zone is sent it (decision 28).
+
+    In its place each gets what the resource was at the moment (kept_g, kept_z), or nothing where both are 0. proxy is
+    the one that refused it, reason what it said.
+    """
+
+    type_url: str
+    name: str
+    version: str
+    kept_g: int
+    kept_z: int
+    proxy: str
+    reason: str
+
+
+class QuarantineEnded(_Change, frozen=True, tag="QuarantineEnded"):
+    """A quarantined version may be sent again, or is not there any more. by as in PushReleased."""
+
+    type_url: str
+    name: str
+    version: str
+    by: Literal["operator", "itself"]
+
+
 class EventSkipped(_Change, frozen=True, tag="EventSkipped"):
     """A zone could not read global's event `g` and folded it as nothing (poison never stops a zone)."""
 
@@ -186,6 +232,10 @@ Change: TypeAlias = (
     | HostnameReleased
     | ProxyConnected
     | ProxyDisconnected
+    | PushHeld
+    | PushReleased
+    | ResourceQuarantined
+    | QuarantineEnded
     | EventSkipped
     | Unreadable
 )

@@ -1,4 +1,4 @@
-"""Fold: one event onto one log's state. The only place where the meaning of an event is written down.
+"""Fold: one event onto one log's state. The only place (with `safety`) where the meaning of an event is written down.
 
 Redelivery is harmless: an event at or before `state.n` changes nothing. `check` verifies an event against the
 chain before it is folded; it is the reader's duty to call it on everything that came over a link.
@@ -27,8 +27,12 @@ from shared.events.event import (
     LogRestored,
     ProxyConnected,
     ProxyDisconnected,
+    PushHeld,
+    PushReleased,
+    QuarantineEnded,
     ResourceApplied,
     ResourceDeleted,
+    ResourceQuarantined,
     RootCaCreated,
     Unreadable,
     VipLeased,
@@ -39,6 +43,7 @@ from shared.events.event import (
     payload_hash,
     ref,
 )
+from shared.events.safety import apply_hold, apply_quarantine
 from shared.events.state import Authority, Claim, Lease, LogState, ProxyStatus, Stored
 from shared.model.resource import ResourceKey, key_of
 
@@ -232,6 +237,10 @@ def _apply(state: LogState, event: Event) -> LogState:
             return msgspec.structs.replace(state, data_keys=wraps)
         case ProxyConnected() | ProxyDisconnected():
             return _apply_proxy(state, change, ref(event))
+        case PushHeld() | PushReleased():
+            return apply_hold(state, change, ref(event))
+        case ResourceQuarantined() | QuarantineEnded():
+            return apply_quarantine(state, change, ref(event))
         case ZoneSettingsChanged():
             return msgspec.structs.replace(state, settings=change)
         case EventSkipped():

@@ -56,6 +56,30 @@ class ProxyStatus(msgspec.Struct, frozen=True):
     event: EventRef
 
 
+class Hold(msgspec.Struct, frozen=True):
+    """Why a proxy keeps what it was given at `kept` (None: not known when). released: an operator has let the push
+    go, and what the proxy says it holds is not held against it before it has taken that.
+    """
+
+    proxy: str
+    kept: Position | None
+    reason: str
+    event: EventRef
+    released: bool = False
+
+
+class Quarantine(msgspec.Struct, frozen=True):
+    """A version of an xDS resource that is not sent; what it was at `kept` stands in its place (None: nothing)."""
+
+    type_url: str
+    name: str
+    version: str
+    kept: Position | None
+    proxy: str
+    reason: str
+    event: EventRef
+
+
 class Authority(msgspec.Struct, frozen=True):
     """A root or an intermediate: certificate chain in PEM (own first) and its sealed key."""
 
@@ -88,8 +112,9 @@ class LogState(msgspec.Struct, frozen=True):
     seen is the highest `seen` of its events: a zone has decided everything up to that g, so a restart folds the
     copy of global's log up to it and goes on event by event. kinds is `resources` by kind. retired is the
     quarantined leases by holder then address. expiring is what is quarantined, by whose event time ends it
-    ("" = global's, else the zone) and the second of the end; its items are ("", ip) and (mesh, hostname).
-    narrowed is, per mesh, who lost access to external services and the newest event that took it.
+    ("" = global's, else the zone) and the second of the end; its items are ("", ip) and (mesh, hostname). narrowed is,
+    per mesh, who lost access to external services and the newest event that took it. holds is by proxy, quarantined by
+    type URL, name and version.
     """
 
     origin: str
@@ -113,6 +138,8 @@ class LogState(msgspec.Struct, frozen=True):
     retired: Map[ResourceKey, Map[str, Lease]] = Map()
     expiring: Map[tuple[str, str], Map[tuple[str, str], str]] = Map()
     narrowed: Map[str, Map[Narrowed, EventRef]] = Map()
+    holds: Map[str, Hold] = Map()
+    quarantined: Map[tuple[str, str, str], Quarantine] = Map()
 
 
 class Position(msgspec.Struct, frozen=True, order=True):

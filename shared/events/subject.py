@@ -24,8 +24,12 @@ from shared.events.event import (
     LogRestored,
     ProxyConnected,
     ProxyDisconnected,
+    PushHeld,
+    PushReleased,
+    QuarantineEnded,
     ResourceApplied,
     ResourceDeleted,
+    ResourceQuarantined,
     RootCaCreated,
     Unreadable,
     VipLeased,
@@ -102,6 +106,10 @@ def _place(change: Change) -> tuple[str, str, str]:
             return change.mesh, "Hostname", change.hostname
         case ProxyConnected() | ProxyDisconnected():
             return "", "Proxy", change.proxy
+        case PushHeld() | PushReleased():
+            return "", "Push", change.proxies[0] if len(change.proxies) == 1 else ""
+        case ResourceQuarantined() | QuarantineEnded():
+            return "", "Quarantine", change.name
         case EventSkipped():
             return "", "Skipped", str(change.g)
         case Unreadable():

@@ -98,6 +98,12 @@ class StatusStream:
             if not subjects or len(found) >= int(page.get("total", 0)):
                 return found
 
+    async def values(self) -> dict[str, bytes]:
+        """The present value of every key. Raises LogUnavailable."""
+        wanted = {"multi_last": [f"{self.subjects}>"]}
+        found = await get_batch(self.connection, self._api, self.stream, wanted)
+        return {stored.raw.subject.removeprefix(self.subjects): stored.raw.data for stored in found}
+
     async def identity(self) -> str:
         """When the stream was created, as the server says: tells a stream from its successor. Raises LogUnavailable."""
         return str((await self._info())["created"])

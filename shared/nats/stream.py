@@ -13,6 +13,8 @@ STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
 MAX_WAITING_PULLS = 64
 API_TIMEOUT_SECONDS = 10.0
+DELIVERIES_KEPT = 16
+"""Messages of one subject of a delivery stream: how far back it can be looked."""
 
 
 def event_stream(name: str, subjects: str, *, replicas: int = 1) -> dict[str, Any]:
@@ -23,6 +25,11 @@ def event_stream(name: str, subjects: str, *, replicas: int = 1) -> dict[str, An
 def status_stream(name: str, subjects: str, *, replicas: int = 1) -> dict[str, Any]:
     """Settings of a stream that keeps the last message of each subject."""
     return _stream(name, subjects, replicas) | {"max_msgs_per_subject": 1, "discard": "old"}
+
+
+def delivery_stream(name: str, subjects: str) -> dict[str, Any]:
+    """Settings of a stream that keeps the last few messages of each subject."""
+    return _stream(name, subjects, 1) | {"max_msgs_per_subject": DELIVERIES_KEPT, "discard": "old"}
 
 
 def _stream(name: str, subjects: str, replicas: int) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 Hub, account GLOBAL: `EV` on `mesh.v1.>`, per zone `Z_<zone>` on `zone.v1.<zone>.>`, `S_<zone>` on
 `status.v1.<zone>.>`, and on `EV` one pull consumer `zone-<zone>` per zone. Zone server, account APP: the same three
-streams for its own zone; its `EV` is a copy. The hub's account of a zone imports what the zone may do there under two
-prefixes that no local stream listens to: `hub.js.` (JetStream API) and `hub.` (publishing). So a local publish never
-reaches the hub by accident, and the hub never writes into a zone.
+streams for its own zone, where `EV` is a copy, and `D_<zone>` on `delivery.v1.<zone>.>`, which never leaves it. The
+hub's account of a zone imports what the zone may do there under two prefixes that no local stream listens to:
+`hub.js.` (JetStream API) and `hub.` (publishing). So a local publish never reaches the hub by accident, and the hub
+never writes into a zone.
 
 A zone may not create consumers on the hub: a push consumer's deliver subject would let it write into another zone's
 stream. Global makes its one consumer, and the zone only resets (`CONSUMER.RESET`, nats-server >= 2.14) and pulls it.
@@ -15,7 +16,7 @@ from __future__ import annotations
 from shared.nats.connection import Connection
 from shared.nats.log import JetStreamLog
 from shared.nats.status import StatusStream
-from shared.nats.stream import ensure_reader, ensure_stream, event_stream, status_stream
+from shared.nats.stream import delivery_stream, ensure_reader, ensure_stream, event_stream, status_stream
 
 EVENTS = "EV"
 EVENTS_SUBJECTS = "mesh.v1.>"
@@ -44,6 +45,16 @@ def status_stream_name(zone: str) -> str:
 def status_prefix(zone: str) -> str:
     """Prefix of the subjects of the zone's observed conditions; the key follows."""
     return f"status.v1.{zone}."
+
+
+def delivery_stream_name(zone: str) -> str:
+    """Stream of how far the zone's proxies have come."""
+    return f"D_{zone}"
+
+
+def delivery_prefix(zone: str) -> str:
+    """Prefix of the subjects of how far the zone's proxies have come; the key follows."""
+    return f"delivery.v1.{zone}."
 
 
 def zone_reader(zone: str) -> str:
@@ -97,6 +108,11 @@ def own_status(connection: Connection, zone: str) -> StatusStream:
     return StatusStream(connection, status_stream_name(zone), status_prefix(zone))
 
 
+def own_delivery(connection: Connection, zone: str) -> StatusStream:
+    """How far the zone's proxies have come, on the zone's own server."""
+    return StatusStream(connection, delivery_stream_name(zone), delivery_prefix(zone))
+
+
 def status_target(connection: Connection, zone: str) -> StatusStream:
     """`S_<zone>` on the hub, written by the zone through its leaf link."""
     return StatusStream(connection, status_stream_name(zone), status_prefix(zone), api=HUB_API, prefix=HUB_PREFIX)
@@ -117,7 +133,8 @@ async def ensure_zone_on_hub(connection: Connection, zone: str, *, replicas: int
 
 
 async def ensure_zone(connection: Connection, zone: str) -> None:
-    """Create or update the three streams on the zone's own server. Raises ApiError, LogUnavailable."""
+    """Create or update the four streams on the zone's own server. Raises ApiError, LogUnavailable."""
     await ensure_stream(connection, event_stream(zone_stream(zone), zone_subjects(zone)))
     await ensure_stream(connection, status_stream(status_stream_name(zone), f"{status_prefix(zone)}>"))
     await ensure_stream(connection, event_stream(EVENTS, EVENTS_SUBJECTS))
+    await ensure_stream(connection, delivery_stream(delivery_stream_name(zone), f"{delivery_prefix(zone)}>"))

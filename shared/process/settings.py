@@ -81,6 +81,13 @@ class ZoneSettings(Settings, frozen=True, kw_only=True):
     vip_quarantine_seconds: Annotated[
         int, msgspec.Meta(ge=0), _about("how long the VIP and hostnames of a deleted resource are kept from others")
     ] = 600
+    shrink_guard_percent: Annotated[
+        int,
+        msgspec.Meta(ge=1, le=100),
+        _about(
+            "share of a proxy's clusters that a push may remove before it is held; 100: all of them, nothing is held"
+        ),
+    ] = 50
     allowed_addresses: Annotated[
         tuple[str, ...], _about("ranges that endpoints may use although they are dangerous, such as 127.0.0.0/8")
     ] = ()

@@ -38,6 +38,7 @@ class World:
             logs={},
             statuses=lambda: self.rows,
             acked=lambda proxy: f"acked {proxy}",
+            waits=lambda _: "",
             allowed=(),
             reserved=("242.0.0.0/8",),
         )

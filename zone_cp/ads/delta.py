@@ -5,7 +5,7 @@ What a snapshot goes through on its way is told in `staging`; what a client has 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
 from zone_cp.ads.batch import MAX_CHUNK_BYTES, Batch, batches
@@ -46,6 +46,10 @@ class DeltaStream(StagedStream):
         subscription.request(request)
         self._unpin(subscription.type_url, request.resource_names_unsubscribe)
         return facts
+
+    def reported(self, request: DeltaDiscoveryRequest) -> Mapping[str, str]:
+        """See StagedStream."""
+        return dict(request.initial_resource_versions)
 
     def _parts(self, subscription: Subscription, due: Due, removed: tuple[str, ...]) -> list[Part]:
         names = (*due.absent, *removed)

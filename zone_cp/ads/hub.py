@@ -12,7 +12,7 @@ moment. One event loop owns a hub; nothing here blocks or polls.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,7 +24,7 @@ from zone_cp.ads.delivery import TypeDelivery
 from zone_cp.ads.facts import Fact, RemoteProtocolError
 from zone_cp.ads.staging import StagedStream
 from zone_cp.view.lineage import UNKNOWN, Lineage
-from zone_cp.xds.snapshot import Snapshot
+from zone_cp.xds.snapshot import CLUSTER, Snapshot
 
 SUPERSEDED = "superseded by a newer stream of the same proxy"
 MAX_TYPE_STREAMS = 1_024
@@ -84,7 +84,13 @@ class Stream:
 
 
 class Hub:
-    """Snapshots in, wake-ups out, by proxy."""
+    """Snapshots in, wake-ups out, by proxy.
+
+    on_reported is called with a proxy and the clusters (with versions) it says it holds, when a new stream of it asks
+    for clusters and before it is answered; on_moved with a proxy that is offered or has answered something,
+    on_advanced when what all were offered is good for a newer moment; on_left with one whose stream ends and how far it
+    had come. None of them must block.
+    """
 
     def __init__(self) -> None:
         """Nobody is connected, nothing is offered."""
@@ -94,6 +100,10 @@ class Hub:
         self._waiting: dict[str, list[tuple[Position, asyncio.Future[Position]]]] = {}
         self._position: Position | None = None
         self._left: dict[str, Position] = {}
+        self.on_reported: Callable[[str, Mapping[str, str]], None] = _ignored
+        self.on_moved: Callable[[str], None] = _ignored
+        self.on_advanced: Callable[[], None] = _ignored
+        self.on_left: Callable[[str, Position | None], None] = _ignored
 
     def offer(self, proxy: str, snapshot: Snapshot) -> None:
         """Let this be what the proxy should hold, now or when it connects."""
@@ -102,12 +112,14 @@ class Hub:
             stream.reached = self._delivered_by(stream)  # the next snapshot takes nothing back
         self._snapshots[proxy] = snapshot
         self._left.pop(proxy, None)
+        self.on_moved(proxy)
         for stream in streams:
             stream.offer(snapshot)
 
     def advance(self, position: Position) -> None:
         """What every proxy was offered last holds at `position` too, save of those that were left behind."""
         self._position = position
+        self.on_advanced()
         for proxy in list(self._waiting):
             self._settle(proxy)
 
@@ -119,6 +131,12 @@ class Hub:
         offered = self._offered(proxy) if position is None else position
         if offered is not None:
             self._left.setdefault(proxy, offered)
+
+    def withhold(self, proxy: str) -> None:
+        """Take back what a proxy was offered: its streams say nothing more until it is offered something again."""
+        self.forget(proxy)
+        for stream in self.streams_of(proxy):
+            stream.xds.withhold()
 
     def forget(self, proxy: str) -> None:
         """Drop the snapshot of a proxy that is not expected back; its stream, if any, keeps what it has."""
@@ -153,6 +171,7 @@ class Hub:
     def detach(self, stream: Stream) -> None:
         """Forget a stream that has ended; harmless when a newer one has taken its place."""
         if self._streams.get(stream.proxy) is stream:
+            self.on_left(stream.proxy, self.delivered(stream.proxy))
             del self._streams[stream.proxy]
         typed = self._typed.get(stream.proxy, {})
         if typed.pop(stream.connection, None) is not None and not typed:
@@ -160,6 +179,10 @@ class Hub:
 
     def receive(self, stream: Stream, request: Any) -> Sequence[Fact]:
         """Feed a request to a stream; its writer wakes when there is something to write. Raises RemoteProtocolError."""
+        if request.type_url == CLUSTER and not stream.xds.asked(CLUSTER):
+            holds = stream.xds.reported(request)
+            if holds is not None:
+                self.on_reported(stream.proxy, holds)
         facts = stream.xds.receive(request)
         if stream.xds.delivered is None:
             stream.bell.set()  # it is still being started, and may have to wait for its turn
@@ -177,6 +200,7 @@ class Hub:
 
     def _news(self, stream: Stream) -> list[bytes]:
         responses = stream.xds.responses()
+        self.on_moved(stream.proxy)
         self._settle(stream.proxy)
         return responses
 
@@ -217,6 +241,11 @@ class Hub:
                 self._waiting[proxy].remove(entry)
                 if not self._waiting[proxy]:
                     del self._waiting[proxy]
+
+    @property
+    def position(self) -> Position | None:
+        """The newest moment that what proxies were offered is good for; None before the first."""
+        return self._position
 
     def streams(self) -> tuple[Stream, ...]:
         """The streams that serve now."""
@@ -264,6 +293,10 @@ class Hub:
     def deliveries(self) -> tuple[ProxyDelivery, ...]:
         """The delivery of every proxy that is connected or has been offered something, by name."""
         return tuple(self.delivery(proxy) for proxy in sorted(self._snapshots.keys() | self._connected()))
+
+
+def _ignored(*_: object) -> None:
+    """Nobody asked to be told."""
 
 
 class DnsTable(msgspec.Struct, frozen=True):

@@ -204,6 +204,10 @@ class AdsServer:
         """Let the proxy's agent answer from this table, now or when it attaches."""
         self.agents.offer(proxy, table)
 
+    def withhold(self, proxy: str) -> None:
+        """Take back what a proxy was offered; see Hub.withhold."""
+        self.hub.withhold(proxy)
+
     def forget(self, proxy: str) -> None:
         """Drop what was offered to a proxy that is gone for good."""
         self.hub.forget(proxy)

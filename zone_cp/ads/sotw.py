@@ -15,7 +15,7 @@ while it reports the version before, so no version proves what it holds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from shared.pb.discovery_pb2 import DiscoveryRequest
 from zone_cp.ads.batch import batches
@@ -54,6 +54,10 @@ class SotwStream(StagedStream):
         subscription.replace_names(request.resource_names)
         self._unpin(subscription.type_url, [*(before - subscription.names)])
         return facts
+
+    def reported(self, request: DiscoveryRequest) -> Mapping[str, str] | None:
+        """See StagedStream: a client that has accepted something says which version, but not what is in it."""
+        return None if request.version_info else {}
 
     def _parts(self, subscription: Subscription, due: Due, removed: tuple[str, ...]) -> list[Part]:
         groups = subscription.groups(due.upserts)

@@ -22,7 +22,7 @@ No clock and no IO: the caller feeds `receive` and `offer` and writes what `resp
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 from immutables import Map
@@ -81,6 +81,14 @@ class StagedStream(ABC):
         """Say what the proxy should hold from now on; the newest offer wins."""
         self._target = snapshot
 
+    def withhold(self) -> None:
+        """Say nothing more until something is offered again: the client keeps what it has."""
+        self._target = None
+
+    def asked(self, type_url: str) -> bool:
+        """Whether the client has asked for this type."""
+        return type_url in self._subscriptions and self._subscriptions[type_url].asked
+
     def responses(self) -> list[bytes]:
         """All that may be sent now, as encoded DeltaDiscoveryResponses in the order to write them."""
         out: list[bytes] = []
@@ -110,6 +118,12 @@ class StagedStream(ABC):
         """How far each type that was asked for has come."""
         return tuple(delivery_of(s, self._target) for s in self._ordered() if s.asked)
 
+    def positions(self) -> Iterator[tuple[str, Position | None, Position | None]]:
+        """Of every type that was asked for: the moment of what was sent last, and of what was ACKed last."""
+        for subscription in self._subscriptions.values():
+            if subscription.asked:
+                yield subscription.type_url, subscription.sent_position, subscription.acked_position
+
     def states(self) -> list[ResourceState]:
         """Every resource of every type that was asked for."""
         return [state for s in self._ordered() if s.asked for state in states_of(s, self._target)]
@@ -119,6 +133,10 @@ class StagedStream(ABC):
     @abstractmethod
     def receive(self, request: Any) -> Sequence[Fact]:
         """Take a request of the variant's own type. Raises RemoteProtocolError."""
+
+    @abstractmethod
+    def reported(self, request: Any) -> Mapping[str, str] | None:
+        """What the first request for a type says the client holds, names and versions; None: it cannot be told."""
 
     @abstractmethod
     def _parts(self, subscription: Subscription, due: Due, removed: tuple[str, ...]) -> list[Part]:

@@ -1,0 +1,118 @@
+"""Safety: what stands between a zone and a wrong push, put together: marks, fence, guard, and how to release them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from shared.api.release import Released
+from shared.events.event import Change, PushReleased
+from shared.events.log import Conflict, LogUnavailable
+from shared.events.state import ZoneState
+from shared.nats.chain import ChainFault
+from shared.nats.log import JetStreamLog, LogFault
+from shared.nats.refill import refill
+from shared.nats.status import StatusStream
+from zone_cp.ads.fence import Fence, Mark
+from zone_cp.ads.server import AdsServer
+from zone_cp.follow import Decided, ZoneOwner
+from zone_cp.guard import PROXIES_PER_EVENT, Guard
+from zone_cp.marks import Marks
+
+REFILL_SECONDS = 3.0
+"""How long a start waits for the hub's copy of the zone's log."""
+RETRY_SECONDS = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+class Safety:
+    """A `shared.api.release.Releaser`. present: the state that is being published."""
+
+    def __init__(
+        self,
+        owner: ZoneOwner,
+        ads: AdsServer,
+        delivery: StatusStream,
+        *,
+        share_percent: int,
+        present: Callable[[], ZoneState],
+        record: Callable[[Decided, str], None],
+    ) -> None:
+        self._owner = owner
+        self._logs: tuple[JetStreamLog, JetStreamLog, JetStreamLog] | None = None
+        self._marked: Mapping[str, Mark] = {}
+        self.fence = Fence()
+        self.guard = Guard(ads, self.fence, share_percent=share_percent, present=present, record=record)
+        self.marks = Marks(delivery, ads.hub, lambda: (owner.state.hub.incarnation, owner.state.own.incarnation))
+        ads.hub.on_reported = self.guard.reported
+        ads.hub.on_moved = self.marks.moved
+        ads.hub.on_advanced = self.marks.advanced
+        ads.hub.on_left = self.marks.left
+
+    async def recover(self, own: JetStreamLog, copy: JetStreamLog, hub: JetStreamLog) -> None:
+        """Bring the owner's state up from the logs; `hub` is the hub's copy of the zone's own.
+
+        A log that proxies or the hub have seen further than it goes was restored from an older copy. Then nothing is
+        decided and nobody is served anything before it has back what it lost, or an operator releases it.
+        """
+        self._logs = (own, copy, hub)
+        self._marked = await self.marks.recall()
+        self.fence.recall(self._marked)
+        await self._refill(REFILL_SECONDS)
+        await self._owner.recover(copy, self._marked)
+        self.guard.recall(self._owner.state)
+        if self._owner.lost:
+            what = {"ends_at": self._owner.state.own.n, "proxies_had": self._owner.lost}
+            log.error("the zone's own log was restored from an older copy: proxies keep what they have", **what)
+
+    def reason(self, proxy: str) -> str:
+        """Why the proxy is not given what there is for it, "" when it is."""
+        if self._owner.lost:
+            ends = self._owner.state.own.n
+            return f"fenced: the zone's log was restored up to {ends}, and proxies have had {self._owner.lost}"
+        return self.guard.reason(proxy)
+
+    async def regain(self) -> None:
+        """For ever: while the own log lacks what it had, ask the hub for it."""
+        while self._owner.lost:
+            await asyncio.sleep(RETRY_SECONDS)
+            if self._owner.lost and self._logs is not None and await self._refill(None):
+                await self._owner.recover(self._logs[1], self._marked)
+        await asyncio.Event().wait()
+
+    async def _refill(self, timeout_seconds: float | None) -> int:
+        if self._logs is None:
+            return 0
+        own, _, hub = self._logs
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                regained = await refill(own, hub)
+        except (LogUnavailable, TimeoutError):
+            return 0  # the hub is away; what proxies had tells as well
+        except (ChainFault, LogFault, Conflict) as fault:
+            log.error("cannot take back what the hub holds of the zone's log", reason=str(fault))  # noqa: TRY400
+            return 0
+        if regained:
+            log.warning("the zone's own log got back what it had lost", events=regained)
+        return regained
+
+    async def release(self, proxy: str | None, actor: str) -> Released:
+        """See Releaser."""
+        restored = bool(self._owner.lost) and proxy is None
+        if restored and self._logs is not None:
+            await self._owner.accept_loss(actor)
+            await self._owner.recover(self._logs[1], {})
+        if proxy is None:
+            self.fence.recall({})  # of proxies, too, that nothing was offered to yet
+        chosen = self.guard.waiting(proxy)
+
+        def decided(_: ZoneState) -> Sequence[Change]:
+            parts = (chosen[i : i + PROXIES_PER_EVENT] for i in range(0, len(chosen), PROXIES_PER_EVENT))
+            return [PushReleased(proxies=part, by="operator") for part in parts]
+
+        await self._owner.write(decided, actor=actor)
+        self.guard.release(chosen)
+        return Released(self._owner.zone, chosen, restored=restored)
