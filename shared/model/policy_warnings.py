@@ -8,7 +8,7 @@ from typing import assert_never
 from shared.model.endpoint_policy import MeshHealthCheck, MeshLoadBalancingStrategy
 from shared.model.labels import is_direct
 from shared.model.log_policy import MeshAccessLog
-from shared.model.passthrough_policy import MeshPassthrough
+from shared.model.passthrough_policy import MeshPassthrough, PassthroughConf
 from shared.model.policy import (
     EFFECT_LABEL,
     SHADOW,
@@ -29,6 +29,8 @@ def policy_warnings(policy: Policy, mesh: Mesh | None) -> Iterator[str]:
     about = f"{type(policy).__name__} {policy.name}"
     if policy.labels.get(EFFECT_LABEL) == SHADOW:
         yield f"{about} is in shadow ({EFFECT_LABEL}): it has no effect"
+    if isinstance(policy, MeshPassthrough):
+        yield from (f"{about}: {sentence}" for sentence in _passthrough(policy.spec.default))
     if mesh is None:
         return
     has_mtls = mesh.mtls is not None and bool(mesh.mtls.enabled_backend)
@@ -51,6 +53,15 @@ def policy_warnings(policy: Policy, mesh: Mesh | None) -> Iterator[str]:
 
 
 _SHARED = "it holds at the zone egress, which all clients share, and is heard there with targetRef kind Mesh only"
+
+
+def _passthrough(conf: PassthroughConf) -> Iterator[str]:
+    matches = conf.append_match or ()
+    if matches and conf.passthrough_mode in ("All", "None"):
+        yield f"appendMatch has no effect while passthroughMode {conf.passthrough_mode} holds"
+    for one in matches:
+        if one.type != "Domain" and ":" in one.value:
+            yield f"{one.value} has no effect: the transparent redirect is of IPv4"
 
 
 def _for_all(top: TargetRef | None) -> bool:

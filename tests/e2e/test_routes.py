@@ -15,6 +15,7 @@ from shared.model.resource import ResourceKey
 from tests.e2e.governed import Held, World, both_worlds, service
 from tests.xds.clients import Answer, http1, http2, tcp
 from tests.xds.envoys import eventually
+from tests.xds.loopback import DIRECT
 
 pytestmark = pytest.mark.e2e
 
@@ -277,6 +278,22 @@ def test_a_permission_of_the_backend_decides(world: World) -> None:
         eventually(lambda: world.get("slow", "/there").status == 403, "a refusal")
         assert "is denied" in world.get("slow", "/there").body
         assert reached(world, "/") == "slow"
+
+
+def test_an_extension_stands_in_for_a_service(world: World) -> None:
+    """A static response behind the egress takes requests as any backend does; in direct mode it says why it cannot."""
+    answers = {"type": "static-response", "config": {"status": 410}}
+    page = json.dumps({"match": {"port": world.port, "protocol": "http"}, "extension": answers})
+    direct = world.mesh == DIRECT
+    with (
+        world.applied(f"{{type: MeshExternalService, name: page, mesh: default, spec: {page}}}"),
+        http_route(world, rule("/closed", ref("page"))),
+        http_route(world, rule("/open", ref("other")), name="p", to="page"),
+    ):
+        eventually(lambda: world.get("slow", "/closed").status == (503 if direct else 410), "the page")
+        assert "in direct mode" in world.get("slow", "/closed").body or not direct
+        assert world.get("page", "/").status == 410
+        assert reached(world, "/open", name="page") == "other"
 
 
 def test_authors_are_told_what_will_not_be_reached(world: World) -> None:

@@ -10,6 +10,7 @@ import pytest
 from shared.model import codec, kinds, manifest
 from shared.model.policy import Policy
 from shared.model.policy_rules import policy_violations
+from shared.model.policy_warnings import policy_warnings
 from shared.model.resource import Resource
 
 
@@ -109,3 +110,13 @@ def test_both_forms_of_yaml_say_the_same() -> None:
     assert found.path == "meshpassthroughs"
     wrong = manifest.parse("type: MeshPassthrough\nname: p\nmesh: default\nspec: {default: {mode: All}}\n", "f")
     assert [fault.path for fault in wrong.faults] == ["spec.default.mode"]
+
+
+def test_authors_are_told_what_has_no_effect() -> None:
+    """Entries beside a mode that does not ask for them, and IPv6, which is not redirected."""
+    match = [{"type": "IP", "value": "2001:db8::1"}, domain("a.example.com")]
+    assert list(policy_warnings(read({"default": {"passthroughMode": "All", "appendMatch": match}}), None)) == [
+        "MeshPassthrough p: appendMatch has no effect while passthroughMode All holds",
+        "MeshPassthrough p: 2001:db8::1 has no effect: the transparent redirect is of IPv4",
+    ]
+    assert list(policy_warnings(read({"default": {"appendMatch": match[1:]}}), None)) == []
