@@ -22,6 +22,8 @@ from shared.demo.story import Story, eventually
 from shared.demo.system import System
 from tests.e2e.handshakes import Issuer
 from tests.e2e.rotating import Load, Rotating, load
+from tests.e2e.swapping import Planes, calls
+from tests.xds.servers import Servers, server_context
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -29,6 +31,7 @@ BASE_PORT = 31_000
 NAME = "rotating.test"
 SHORT_LIFETIME = "20s"
 QUICK_ROTATIONS = 25
+SWAPS = 20
 WITHIN_SECONDS = 30.0
 
 RENEW = """
@@ -399,3 +402,62 @@ async def _delivered(system: System) -> None:
 
 def _g(position: str) -> int:
     return int(position.partition(".")[0].removeprefix("g") or 0)
+
+
+# --- swaps ----------------------------------------------------------------------------------------------------------
+
+
+def swapped(name: str, port: int, number: int, endpoint: int, ca: str) -> dict[str, Any]:
+    """Over plain HTTP, verified TLS, HTTP/2 and two priorities by turns."""
+    match number % 4:
+        case 1:
+            tls = {"enabled": True, "verification": {"serverName": NAME, "caCert": {"inlineString": ca}}}
+            return plain(name, port, endpoint, tls=tls)
+        case 2:
+            return plain(name, port, endpoint, protocol="http2")
+        case 3:
+            here = {"address": "127.0.0.1", "port": endpoint}
+            return plain(name, port, None, endpoints=[{**here, "priority": 0}, {**here, "priority": 1}])
+        case _:
+            return plain(name, port, endpoint)
+
+
+async def test_twenty_swaps_under_load_fail_no_request(system: System, tmp_path: Path) -> None:
+    """An explicit outbound moves to a new service and the old one is deleted, while another service changes endpoint,
+    TLS and protocol in place: clients on kept and on fresh connections get an answer to every request.
+    """
+    issuer = Issuer("swaps")
+    pair, port = issuer.issue(NAME, x509.DNSName(NAME)), BASE_PORT + 901
+    planes = Planes(system, "east")
+    with Servers() as servers:
+
+        def resources(number: int) -> list[dict[str, Any]]:
+            context = server_context(tmp_path, pair) if number % 4 == 1 else None
+            there = servers.add(f"generation-{number}", context).port
+            names = ((f"swap-{number}", 8801), ("swap-busy", 8802))
+            return [swapped(name, at, number, there, issuer.pem) for name, at in names]
+
+        await planes.apply(*resources(0))
+        await ready(system, "swap-0", "swap-busy")
+        await planes.lead(port, "swap-0")
+        places = {"outbound": ("127.0.0.1", port), "vip": (await vip(system, "swap-busy"), 8802)}
+        for host, at in places.values():
+            await eventually(lambda h=host, p=at: reached(h, p), bool, "an answer", WITHIN_SECONDS)  # type: ignore[misc]
+        async with calls(places) as seen:
+            for number in range(1, SWAPS + 1):
+                await planes.apply(*resources(number))
+                await planes.known(f"swap-{number}")
+                await planes.lead(port, f"swap-{number}")
+                await planes.delete(f"swap-{number - 1}")
+                for place in places:
+                    await seen.until(place, f"generation-{number}")
+        await planes.close()
+    print(f"{seen.answers} answers on {seen.reopened} connections, {len(seen.failures)} failures")
+    assert seen.failures == []
+
+
+async def reached(host: str, port: int) -> bool:
+    try:
+        return (await application.get(host, port, "x")).status == 200
+    except (OSError, TimeoutError):
+        return False
