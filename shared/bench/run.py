@@ -16,7 +16,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from shared.bench import capacity, delivery, dns, fanout, fold, large, turns
+from shared.bench import capacity, delivery, dns, fanout, fold, history, large, turns
 from shared.bench.result import Document, Goal, Result, encoded, merged, percentile, result
 from shared.commands import output as printing
 from shared.commands.output import Output
@@ -99,6 +99,15 @@ def _large(step: Step) -> Mapping[str, Result]:
     return found
 
 
+def _history(step: Step) -> Mapping[str, Result]:
+    seen = history.measure(step)
+    twice, soon = Goal(on="ratio", op="<=", bound=2), Goal(on="value", op="<=", bound=300)
+    return {
+        "asof_first_ms": result(seen.first_ms, "ms", limit=seen.bare_ms, goal=twice),
+        "asof_next_ms": result(percentile(seen.next_ms, 95), "ms", goal=soon),
+    }
+
+
 def _capacity(step: Step) -> Mapping[str, Result]:
     return {"zone_rss_10k_mes_mb": result(_run(capacity.measure(step)) / 1e6, "MB", goal=NO_GOAL)}
 
@@ -121,6 +130,7 @@ MEASUREMENTS = (
         large.STEPS,
         _large,
     ),
+    Measurement(("asof_first_ms", "asof_next_ms"), "a moment of 1M events", history.STEPS, _history),
     Measurement(("zone_rss_10k_mes_mb",), "zone with 10k services", capacity.STEPS, _capacity),
 )
 

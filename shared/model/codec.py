@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
@@ -25,12 +26,19 @@ def _freeze(value: Any) -> Any:
 
 
 def _decode_unknown(wanted: Any, value: Any) -> Any:
-    if (get_origin(wanted) or wanted) is Map:
-        arguments = get_args(wanted)
-        if not arguments or arguments[1] is Any:
-            return _freeze(msgspec.convert(value, dict[str, Any]))
-        return Map(msgspec.convert(value, dict[arguments], dec_hook=_decode_unknown))  # type: ignore[misc,valid-type]
-    raise NotImplementedError(f"cannot decode {wanted!r}")
+    items = _items_of(wanted)
+    if items is None:
+        return _freeze(msgspec.convert(value, dict[str, Any]))
+    return Map(msgspec.convert(value, items, dec_hook=_decode_unknown))
+
+
+@cache
+def _items_of(wanted: Any) -> Any:
+    """The dict that a Map is decoded from; None for one of free JSON. Raises NotImplementedError for any other type."""
+    if (get_origin(wanted) or wanted) is not Map:
+        raise NotImplementedError(f"cannot decode {wanted!r}")
+    arguments = get_args(wanted)
+    return None if not arguments or arguments[1] is Any else dict[arguments[0], arguments[1]]  # type: ignore[valid-type]
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_encode_unknown, order="deterministic")

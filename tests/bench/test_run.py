@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-from shared.bench import capacity, delivery, dns, dns_load, fanout, fold, large, turns
+from shared.bench import capacity, delivery, dns, dns_load, fanout, fold, history, large, turns
 from shared.bench import run as bench
 from shared.bench.result import Goal, Result, result
+from shared.history.generate import Size
 
 MISSED = result(9, "us", limit=1, goal=Goal(on="ratio", op="<=", bound=3.0))
 
@@ -84,6 +86,8 @@ def test_the_names_are_those_of_the_issue() -> None:
         "one_change_10k_1000_us",
         "rebuild_10k_ms",
         "dns_p99_us",
+        "asof_first_ms",
+        "asof_next_ms",
         "zone_rss_10k_mes_mb",
     }
     assert delivery.CHANGES == 200
@@ -93,4 +97,17 @@ def test_the_names_are_those_of_the_issue() -> None:
     assert fold.EVENTS == 100_000
     assert (turns.SERVICES, turns.SIDECARS) == (10_000, 1_000)
     assert (dns.NAMES, dns_load.QUERIES_PER_SECOND) == (10_000, 5_000)
+    assert Size(events=1_000_000, resources=10_000, proxies=1_000) == history.SIZE
     assert capacity.SERVICES == 10_000
+
+
+def test_a_moment_is_measured_on_a_real_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The past is made once; first, bare and further answers are times of work that was done."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(history, "SIZE", Size(events=3000, resources=120, proxies=8))
+    monkeypatch.setattr(history, "MOMENTS", 3)
+    steps: list[int] = []
+    seen = [history.measure(steps.append) for _ in range(2)]
+    assert all(one.first_ms > 0 and one.bare_ms > 0 and len(one.next_ms) == 3 for one in seen)
+    assert sum(steps) == 2 * history.STEPS
+    assert len(list(tmp_path.iterdir())) == 1
