@@ -200,7 +200,7 @@ class _Zone:
             self._publisher,
             self._keys.sealer().seal,
             logs=sources,
-            statuses=lambda: self._board.rows,
+            statuses=self._board.statuses,
             acked=self._acked,
             waits=self._safety.reason,
             allowed=settings.allowed_addresses,
@@ -264,7 +264,7 @@ class _Zone:
             self._secrets.keep(turn.fleet.workloads())
         self._watch.expect(turn.fleet.view, turn.fleet.egresses())
         self._tell_refusals()
-        self._board.changed()
+        self._board.changed(turn.difference)
 
     def _present(self) -> tuple[ZoneState, ZoneView] | None:
         publisher = self._publisher

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 import structlog
+from immutables import Map
 
 from shared.api.store import ServiceStatus, StatusCondition
 from shared.events.conditions import Delivery, Observed, ServiceRow, service_rows
@@ -19,7 +20,7 @@ from shared.events.log import LogUnavailable
 from shared.events.state import ZoneState
 from shared.model.resource import ResourceKey
 from shared.nats.status import StatusStream
-from zone_cp.view.zone_view import ExternalServiceView, Failure, ZoneView
+from zone_cp.view.zone_view import Difference, ExternalServiceView, Failure, ZoneView
 
 PAUSE_FACTOR = 4
 """Pause after each computation, as a multiple of what it took."""
@@ -33,7 +34,11 @@ log = structlog.get_logger(__name__)
 
 
 class StatusBoard:
-    """Knows what the zone's conditions are and records what changed. Belongs to one event loop."""
+    """Knows what the zone's conditions are and records what changed. Belongs to one event loop.
+
+    Only rows are computed anew that an event, ACK, NACK or observation touches, and those of which a condition does not
+    hold: that may follow from what another service, a generator or an address range does.
+    """
 
     def __init__(
         self,
@@ -51,20 +56,37 @@ class StatusBoard:
         self._since: dict[ResourceKey, tuple[ExternalServiceView, str]] = {}
         self._waiting: tuple[str, ...] = ()
         self._nacks: dict[str, str] = {}
-        self._observed: dict[tuple[str, str], Observed] = {}
+        self._observed: dict[str, dict[str, Observed]] = {}
         self._written: dict[str, bytes] = {}
         self._wake = asyncio.Event()
+        self._everything = True
+        self._touched: set[ResourceKey] = set()
+        self._meshes: set[str] = set()
+        self._unacked: set[ResourceKey] = set()
+        self._unsettled: set[ResourceKey] = set()
+        self._closed: Mapping[ResourceKey, Failure] = {}
+        self._clusters: dict[str, ResourceKey] = {}
+        self._unwritten: set[str] = set()
+        self._position = ""
         self.rows: dict[str, ServiceStatus] = {}
 
     # --- facts come in -------------------------------------------------------------------------------------
 
-    def changed(self) -> None:
-        """The state moved."""
+    def changed(self, difference: Difference | None = None) -> None:
+        """The state moved; None: nobody knows what differs."""
+        if difference is None or difference.generators or difference.settings or difference.egresses:
+            self._everything = True
+        else:
+            self._touched.update(difference.declared)
+            self._meshes.update(name for name, fields in difference.meshes.items() if fields != {"workloads"})
+            for keys in difference.services.values():
+                self._touched.update(keys)
         self._wake.set()
 
     def delivered(self, view: ZoneView | None, waiting: tuple[str, ...], at: str) -> None:
         """Every egress has ACKed `view`; `waiting` are those that have not ACKed the newest one."""
         self._acked, self._waiting, self._acked_at = view, waiting, at
+        self._touched |= self._unacked
         self._wake.set()
 
     def nacked(self, cluster: str, message: str) -> None:
@@ -73,14 +95,24 @@ class StatusBoard:
             self._nacks[cluster] = message
         else:
             self._nacks.pop(cluster, None)
-        self._wake.set()
+        self._touch(cluster)
 
     def observed(self, proxy: str, cluster: str, seen: Observed) -> None:
         """A proxy saw a destination fail, or work again."""
-        self._observed[proxy, cluster] = seen
+        self._observed.setdefault(cluster, {})[proxy] = seen
+        self._touch(cluster)
+
+    def _touch(self, cluster: str) -> None:
+        key = self._clusters.get(cluster)
+        if key is not None:  # else its row is computed when there is one
+            self._touched.add(key)
         self._wake.set()
 
     # --- rows go out ---------------------------------------------------------------------------------------
+
+    def statuses(self) -> dict[str, ServiceStatus]:
+        """All rows, each at the newest moment."""
+        return {token: msgspec.structs.replace(row, position=self._position) for token, row in self.rows.items()}
 
     async def recall(self) -> None:
         """Learn what an earlier run recorded, so that rows of what is gone are cleared. Raises LogUnavailable."""
@@ -94,39 +126,60 @@ class StatusBoard:
             await asyncio.sleep(SETTLE_SECONDS)
             self._wake.clear()
             started = time.perf_counter()
-            present = self._present()
-            if present is None:
-                continue
-            rows = self._compute(*present)
+            tokens = self.compute()
             spent = time.perf_counter() - started
-            await self._record(rows)
+            await self._record(tokens)
             await asyncio.sleep(spent * PAUSE_FACTOR)
 
-    def _compute(self, state: ZoneState, view: ZoneView) -> dict[str, ServiceStatus]:
-        services = {key: one for mesh in view.meshes.values() for key, one in mesh.services.items()}
-        closed = self._failures()
-        self._since = dict(self._acked_services(services))
-        delivery = {key: self._delivery(one, closed.get(key)) for key, one in services.items()}
-        latest = self._latest()
-        observed = {key: latest[one.cluster] for key, one in services.items() if one.cluster in latest}
-        rows = service_rows(state.hub, state.own, self._zone, delivery=delivery, observed=observed)
-        found = {}
-        for row in rows:
-            key = ResourceKey("MeshExternalService", row.mesh, row.name, self._zone if row.origin == "zone" else "")
-            token = _token(key)
-            found[token] = _shown(row, str(state.position), self.rows.get(token))
-        return found
+    def compute(self) -> set[str]:
+        """Bring the rows up to date that may differ; returns which they are."""
+        present = self._present()
+        if present is None:
+            return set()
+        state, view = present
+        closed, before = self._failures(), self._closed
+        keys = self._due(state, view)
+        keys.update(key for key in {*closed, *before} if closed.get(key) != before.get(key))
+        self._closed, self._position = closed, str(state.position)
+        delivery: dict[ResourceKey, Delivery] = {}
+        observed: dict[ResourceKey, Observed] = {}
+        for key in keys:
+            mesh = view.meshes.get(key.mesh)
+            service = mesh.services.get(key) if mesh is not None else None
+            self._hold(key, service)
+            if service is not None:
+                delivery[key] = self._delivery(service, closed.get(key))
+                if service.cluster in self._observed:
+                    observed[key] = _latest(self._observed[service.cluster].values())
+        found = service_rows(state.hub, state.own, self._zone, delivery=delivery, observed=observed, keys=keys)
+        return self._take(keys, found)
 
-    def _acked_services(
-        self, services: Mapping[ResourceKey, ExternalServiceView]
-    ) -> Iterator[tuple[ResourceKey, tuple[ExternalServiceView, str]]]:
-        """Those that every egress holds as they are, and since when: an ACK of another service is no news of theirs."""
-        for key, service in services.items():
-            mesh = self._acked.meshes.get(service.mesh) if self._acked is not None else None
-            if mesh is None or mesh.services.get(key) != service:
-                continue
-            known, at = self._since.get(key, (None, ""))
-            yield key, (service, at if known == service else self._acked_at)
+    def _due(self, state: ZoneState, view: ZoneView) -> set[ResourceKey]:
+        """The services whose rows are to be computed now."""
+        everything, self._everything = self._everything, False
+        touched, self._touched = self._touched, set()
+        meshes, self._meshes = self._meshes, set()
+        if everything:
+            known = [set(log.kinds.get("MeshExternalService", Map())) for log in (state.hub, state.own)]
+            return touched.union(*known, self._unsettled, self._since, self._clusters.values())
+        for name in meshes & set(view.meshes):
+            touched.update(view.meshes[name].services)
+        return touched | self._unsettled
+
+    def _hold(self, key: ResourceKey, service: ExternalServiceView | None) -> None:
+        """Whether every egress holds a service as it is, and since when: an ACK of another one is no news of it."""
+        acked = self._acked.meshes.get(key.mesh) if self._acked is not None else None
+        known, at = self._since.pop(key, (None, ""))
+        if known is not None and self._clusters.get(known.cluster) == key:
+            del self._clusters[known.cluster]
+        self._unacked.discard(key)
+        if service is None:
+            return
+        self._clusters[service.cluster] = key
+        if acked is not None and acked.services.get(key) == service:
+            self._since[key] = (service, at if known == service else self._acked_at)
+        else:
+            self._unacked.add(key)
 
     def _delivery(self, service: ExternalServiceView, failure: Failure | None) -> Delivery:
         acked = service.key in self._since
@@ -137,35 +190,49 @@ class StatusBoard:
             return Delivery(acked, waiting, said, at, failure.reason)
         return Delivery(acked, waiting, self._nacks.get(service.cluster, ""), at)
 
-    def _latest(self) -> dict[str, Observed]:
-        """Per cluster: the failure that any proxy sees, or else that the last one to look saw it work."""
-        found: dict[str, Observed] = {}
-        for (_, cluster), seen in self._observed.items():
-            known = found.get(cluster)
-            if known is None or (seen.failing, seen.at) > (known.failing, known.at):
-                found[cluster] = seen
-        return found
+    def _take(self, keys: set[ResourceKey], found: Iterable[ServiceRow]) -> set[str]:
+        computed: set[str] = set()
+        for row in found:
+            key = ResourceKey("MeshExternalService", row.mesh, row.name, self._zone if row.origin == "zone" else "")
+            token = _token(key)
+            computed.add(token)
+            self.rows[token] = _shown(row, self._position, self.rows.get(token))
+            if all(one.status == "True" for one in row.conditions):
+                self._unsettled.discard(key)
+            else:
+                self._unsettled.add(key)
+        for key in keys:
+            if (token := _token(key)) not in computed:
+                self.rows.pop(token, None)
+                self._unsettled.discard(key)
+        return {_token(key) for key in keys}
 
-    async def _record(self, rows: dict[str, ServiceStatus]) -> None:
-        self.rows = rows
-        for token in [*rows, *(one for one in self._written if one not in rows)]:
-            row = rows.get(token)
-            data = b"" if row is None else msgspec.json.encode(row)
+    async def _record(self, tokens: set[str]) -> None:
+        gone = (token for token, said in self._written.items() if said is UNKNOWN and token not in self.rows)
+        waiting = sorted({*tokens, *self._unwritten, *gone})
+        self._unwritten = set(waiting)
+        for token in waiting:
+            row = self.rows.get(token)
             # Positions move with every event; a row is news only when it says something else.
             says = b"" if row is None else msgspec.json.encode(_without_positions(row))
-            if self._written.get(token) == says:
-                continue
-            try:
-                await self._stream.put(token, data)
-            except LogUnavailable as error:
-                log.warning("cannot record status now", error=str(error))
-                await asyncio.sleep(RETRY_SECONDS)
-                self._wake.set()
-                return
+            if self._written.get(token, b"") != says:
+                try:
+                    await self._stream.put(token, b"" if row is None else msgspec.json.encode(row))
+                except LogUnavailable as error:
+                    log.warning("cannot record status now", error=str(error))
+                    await asyncio.sleep(RETRY_SECONDS)
+                    self._wake.set()
+                    return
             if row is None:
                 self._written.pop(token, None)
             else:
                 self._written[token] = says
+            self._unwritten.discard(token)
+
+
+def _latest(seen: Iterable[Observed]) -> Observed:
+    """The failure that any proxy sees, or else that the last one to look saw it work."""
+    return max(seen, key=lambda one: (one.failing, one.at))
 
 
 def _token(key: ResourceKey) -> str:

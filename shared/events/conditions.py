@@ -6,7 +6,7 @@ from, or of the observation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -135,13 +135,13 @@ def service_rows(
     *,
     delivery: Mapping[ResourceKey, Delivery] | None = None,
     observed: Mapping[ResourceKey, Observed] | None = None,
+    keys: Iterable[ResourceKey] | None = None,
 ) -> tuple[ServiceRow, ...]:
-    """The status table of a zone: global's services and the zone's own, by mesh and name."""
+    """The status table of a zone: global's services and the zone's own, by mesh and name; `keys`: only of these."""
     rows: list[ServiceRow] = []
     ground = _ground(ZoneState(zone, hub, own))
-    for key, stored in sorted(
-        (*_services(hub), *_services(own)), key=lambda item: (item[0].mesh, item[0].name, item[0])
-    ):
+    found = (*_services(hub), *_services(own)) if keys is None else _chosen(ground.state, keys)
+    for key, stored in sorted(found, key=lambda item: (item[0].mesh, item[0].name, item[0])):
         service = stored.resource
         if not isinstance(service, MeshExternalService):
             continue
@@ -166,6 +166,13 @@ def service_rows(
             )
         )
     return tuple(rows)
+
+
+def _chosen(state: ZoneState, keys: Iterable[ResourceKey]) -> Iterator[tuple[ResourceKey, Stored]]:
+    for key in keys:
+        stored = state.resource(key)
+        if stored is not None:
+            yield key, stored
 
 
 def _services(log: LogState) -> Iterator[tuple[ResourceKey, Stored]]:

@@ -7,19 +7,20 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from immutables import Map
 
 from shared.api.store import ServiceStatus
-from shared.events.event import ProxyConnected
+from shared.events.conditions import Observed
+from shared.events.event import ProxyConnected, ProxyDisconnected
 from shared.events.state import ZoneState
 from shared.model.resource import key_of
-from tests.builders import LogBuilder, ZoneBuilder, applied, at, egress, generator, mes, mesh
+from tests.builders import LogBuilder, ZoneBuilder, applied, at, deleted, egress, generator, mes, mesh
 from zone_cp import status
 from zone_cp.status import StatusBoard
-from zone_cp.view.project import project
+from zone_cp.view.project import next_step, project
 from zone_cp.view.zone_view import ZoneView
-
-pytestmark = pytest.mark.anyio
 
 SERVICES = tuple(f"service-{number}" for number in range(5))
 
@@ -48,11 +49,20 @@ class Zone:
         self.zone.write(ProxyConnected(proxy=".egress-1", key=key_of(egress(), "east"), connection="c"))
         self.hub.append(applied(mesh()), applied(generator()), *(applied(mes(name)) for name in SERVICES))
         self.board = StatusBoard("east", self.stream, self.present, Map)  # type: ignore[arg-type]
+        self.state = self.zone.state
+        self.view = project(self.state)
+        self.seen = (0, len(self.zone.own.events))
 
     def present(self) -> tuple[ZoneState, ZoneView]:
-        """The moment now."""
+        """The moment now; the board is told what changed since the one before."""
         self.zone.follow(self.hub)
-        return self.zone.state, project(self.zone.state)
+        events = (*self.hub.events[self.seen[0] :], *self.zone.own.events[self.seen[1] :])
+        if events:
+            self.seen = (len(self.hub.events), len(self.zone.own.events))
+            self.view, difference = next_step(self.view, self.state, self.zone.state, events)
+            self.state = self.zone.state
+            self.board.changed(difference)
+        return self.state, self.view
 
     async def recorded(self) -> list[ServiceStatus]:
         """Rows that are recorded once the egress has ACKed the moment now."""
@@ -70,6 +80,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "SETTLE_SECONDS", 0.0)
 
 
+@pytest.mark.anyio
 async def test_an_ack_of_one_service_is_no_news_of_the_others() -> None:
     """A change rewrites the row of its own service alone, whatever else the zone has."""
     zone = Zone()
@@ -78,6 +89,7 @@ async def test_an_ack_of_one_service_is_no_news_of_the_others() -> None:
     assert [row.name for row in await zone.recorded()] == ["service-3"]
 
 
+@pytest.mark.anyio
 async def test_ready_says_since_when_this_version_is_held() -> None:
     """Each version of a service is Ready since the ACK that covered it first."""
     zone = Zone()
@@ -89,3 +101,85 @@ async def test_ready_says_since_when_this_version_is_held() -> None:
     }
     assert len(first) == len(SERVICES)
     assert since == {name: at(61 if name == "service-3" else 1) for name in SERVICES}
+
+
+acts = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ("service", "gone", "generator", "mesh", "no mesh", "egress", "ack", "nack", "observe", "settings")
+        ),
+        st.integers(0, 4),
+        st.booleans(),
+    ),
+    max_size=20,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(acts)
+def test_rows_that_were_not_computed_anew_say_what_they_would_say(history: list[tuple[str, int, bool]]) -> None:
+    """A board that was told every change has the rows of one that computes everything."""
+    zone = Zone()
+    zone.hub.append(applied(mesh("other")))
+    nacks: set[str] = set()
+    seen: dict[str, Observed] = {}
+    acked: ZoneView | None = None
+    for verb, number, flag in history:
+        _act(zone, verb, number, flag)
+        _, view = zone.present()
+        clusters = sorted(one.cluster for each in view.meshes.values() for one in each.services.values())
+        if verb == "ack":
+            acked = view
+            zone.board.delivered(view, (), at(1))
+        elif clusters and verb == "nack":
+            cluster = clusters[number % len(clusters)]
+            nacks ^= {cluster}
+            zone.board.nacked(cluster, "refused" if cluster in nacks else "")
+        elif clusters and verb == "observe":
+            seen[clusters[number % len(clusters)]] = observed = Observed(flag, "reset", "p", at(number))
+            zone.board.observed("p", clusters[number % len(clusters)], observed)
+        zone.board.compute()
+        fresh = StatusBoard("east", zone.stream, zone.present, Map)  # type: ignore[arg-type]
+        fresh.delivered(acked, (), at(1))
+        for cluster in nacks:
+            fresh.nacked(cluster, "refused")
+        for cluster, observed in seen.items():
+            fresh.observed("p", cluster, observed)
+        fresh.compute()
+        assert _said(zone.board) == _said(fresh)
+
+
+def _act(zone: Zone, verb: str, number: int, flag: bool) -> None:
+    name, in_mesh = f"service-{number}", "other" if flag else "default"
+    key = key_of(mes(name, mesh=in_mesh))
+    match verb:
+        case "service":
+            zone.hub.append(applied(mes(name, mesh=in_mesh, port=80 + number, labels={"host": f"h{number % 2}"})))
+        case "gone" if key in zone.hub.state.resources:
+            zone.hub.append(deleted(mes(name, mesh=in_mesh)))
+        case "generator":
+            template = '{{ label "host" }}.ext' if flag else "{{ .DisplayName }}.ext.local"
+            zone.hub.append(applied(generator(f"g{number % 2}", template)))
+        case "mesh":
+            zone.hub.append(applied(mesh(in_mesh, mtls=number % 2 == 0)))
+        case "no mesh" if key_of(mesh(in_mesh)) in zone.hub.state.resources:
+            zone.hub.append(deleted(mesh(in_mesh)))
+        case "settings":
+            zone.zone.write(msgspec.structs.replace(zone.zone.settings, cidr="10.9.0.0/29" if flag else "242.0.0.0/8"))
+        case "egress" if zone.zone.state.own.proxies[".egress-1"].online:
+            zone.zone.write(ProxyDisconnected(proxy=".egress-1", connection="c"))
+        case "egress":
+            zone.zone.write(ProxyConnected(proxy=".egress-1", key=key_of(egress(), "east"), connection="c"))
+        case _:
+            pass
+
+
+def _said(board: StatusBoard) -> dict[str, object]:
+    return {
+        token: msgspec.structs.replace(
+            row,
+            position="",
+            conditions=tuple((one.type, one.status, one.reason, one.message) for one in row.conditions),
+        )
+        for token, row in board.statuses().items()
+    }

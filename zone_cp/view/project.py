@@ -205,6 +205,9 @@ def _difference(
         on_demand_above=before.on_demand_above != after.on_demand_above,
         proxies=frozenset(touched.proxies),
         resources=frozenset(touched.resources),
+        declared=frozenset(touched.services),
+        generators=touched.generators,
+        settings=touched.settings,
     )
 
 

@@ -27,7 +27,7 @@ from shared.model.policy import POLICY_KINDS
 from shared.model.resource import ResourceKey, key_of
 
 _PROXY_KINDS = frozenset({"Dataplane", "ZoneEgress"})
-_KINDS = ("MeshExternalService", "Mesh", "Secret", *sorted(_PROXY_KINDS), *POLICY_KINDS)
+_KINDS = ("MeshExternalService", "Mesh", "Secret", "HostnameGenerator", *sorted(_PROXY_KINDS), *POLICY_KINDS)
 
 K = TypeVar("K")
 
@@ -44,6 +44,7 @@ class Touched(msgspec.Struct):
     data_keys: set[str] = msgspec.field(default_factory=set)
     proxies: set[str] = msgspec.field(default_factory=set)
     resources: set[ResourceKey] = msgspec.field(default_factory=set)
+    generators: bool = False
     settings: bool = False
 
 
@@ -92,6 +93,8 @@ def _touch(touched: Touched, key: ResourceKey) -> None:
             touched.services.add(key)
         case "Mesh":
             touched.meshes.add(key.name)
+        case "HostnameGenerator":
+            touched.generators = True
         case "Secret":
             touched.secrets.add((key.mesh, key.name))
         case kind if kind in _PROXY_KINDS:
