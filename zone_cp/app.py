@@ -29,6 +29,7 @@ from shared.nats.connection import NatsSettings, connect
 from shared.nats.copy import Copier
 from shared.nats.log import JetStreamLog
 from shared.nats.outbox import Outbox, StatusOutbox
+from shared.nats.pull import RawEvent
 from shared.nats.status import StatusStream
 from shared.pb.agent_pb2 import Observation
 from shared.process import lifecycle, logs
@@ -95,6 +96,7 @@ class _Zone:
         self._life_id = f"{event_time()}/"
         self._refusals = Refusals()
         self._told: frozenset[str] = frozenset()
+        self._decoded: tuple[Sequence[RawEvent], list[Event]] | None = None
 
     async def start(self) -> None:
         settings, life = self._settings, self._life
@@ -122,7 +124,7 @@ class _Zone:
         life.on_stop("marks recorded", self._safety.marks.settle)
         life.start("record status", self._board.run())
         source = topology.hub_log_from_zone(connection, settings.name)
-        self._copier = Copier(source, copy, on_fault=_halted("copy of global's log"))
+        self._copier = Copier(source, copy, on_fault=_halted("copy of global's log"), ahead=self._look_ahead)
         life.start("follow global", self._follow(self._copier))
         self._outbox = Outbox(own, target, on_fault=_halted("outbox"))
         life.start("outbox", self._outbox.run())
@@ -239,7 +241,18 @@ class _Zone:
     async def _follow(self, copier: Copier) -> None:
         async for batch in copier.batches():
             log.debug("taken", g=batch[-1].sequence, monotonic_ns=time.monotonic_ns())
-            await self._owner.hub_events([decode_event(raw.data) for raw in batch])
+            decoded, self._decoded = self._decoded, None
+            if decoded is None or decoded[0] is not batch:
+                decoded = batch, [decode_event(raw.data) for raw in batch]
+            await self._owner.hub_events(decoded[1])
+
+    def _look_ahead(self, batch: Sequence[RawEvent]) -> None:
+        """The copy writes these events: work out meanwhile what follows from them."""
+        events = [decode_event(raw.data) for raw in batch]
+        self._decoded = batch, events
+        state = self._owner.look_ahead(events)
+        if state is not None:
+            self._publisher.look_ahead(state, events)
 
     async def _stop_ads(self) -> None:
         await self._ads.stop(DRAIN_SECONDS)

@@ -11,13 +11,23 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
+import msgspec
 import structlog
 from immutables import Map
 
-from shared.events.event import Change, Event, LogRestored, ResourceApplied, ResourceDeleted, ZoneSettingsChanged
+from shared.events.event import (
+    Change,
+    Event,
+    LogRestored,
+    ResourceApplied,
+    ResourceDeleted,
+    ZoneSettingsChanged,
+    event_hash,
+)
 from shared.events.fold import fold, fold_all
 from shared.events.log import Conflict, EventLog, LogUnavailable
 from shared.events.state import LogState, ZoneState
+from shared.model.resource import MeshExternalService
 from shared.process.collector import collector_paused
 from shared.process.writer import LogWriter
 from zone_cp.ads.fence import Mark, lost
@@ -37,6 +47,14 @@ Changed: TypeAlias = Callable[[ZoneState, Sequence[Event] | None], None]
 log = structlog.get_logger(__name__)
 
 
+class _Ahead(msgspec.Struct, frozen=True):
+    """The state after events that are not kept yet, on top of which folds of both logs."""
+
+    hub: LogState
+    own: LogState
+    after: ZoneState
+
+
 class ZoneOwner:
     """Holds the ZoneState; the only one that moves it.
 
@@ -54,6 +72,8 @@ class ZoneOwner:
         self._lock = asyncio.Lock()
         self._moved_by: list[Event] | None = None
         self.lost = 0
+        self._ahead: _Ahead | None = None
+        self._foreseen: ZoneState | None = None
 
     @property
     def state(self) -> ZoneState:
@@ -101,6 +121,25 @@ class ZoneOwner:
                 restored = LogRestored(lost_from=last, lost_to=self.lost)
                 await self._writer.commit(self._writer.prepare((restored,), actor=actor, seen=self._hub.n))
                 self.lost, self._moved_by = 0, None
+
+    def look_ahead(self, events: Sequence[Event]) -> ZoneState | None:
+        """The state after events of global that the copy does not hold yet; None where anything but the fold follows
+        from them, or something else is going on. Nothing is served of it until `hub_events` gets there.
+        """
+        self._ahead = None
+        if self._lock.locked() or self._is_behind() or not events or events[0].n != self._hub.n + 1:
+            return None
+        hub, own = self._hub, self._writer.state
+        for event in events:
+            change = event.change
+            resource = change.resource if isinstance(change, ResourceApplied) else None
+            if not isinstance(resource, MeshExternalService):
+                return None
+            hub = fold(hub, event)
+            if decide(ZoneState(self.zone, hub, own), event, self._settings):
+                return None
+        self._ahead = _Ahead(self._hub, own, ZoneState(self.zone, hub, own))
+        return self._ahead.after
 
     async def hub_events(self, events: Sequence[Event]) -> None:
         """Take events of global that the local copy holds now."""
@@ -178,7 +217,10 @@ class ZoneOwner:
 
     def _tell(self) -> None:
         events, self._moved_by = self._moved_by, []
-        self._changed(self.state, events)
+        foreseen, self._foreseen = self._foreseen, None
+        state = self.state
+        # The very state that was looked ahead to, where it has come about: what was made of it is good.
+        self._changed(foreseen if foreseen is not None and _is(foreseen, state) else state, events)
 
     def _with_consequences(self, asked: Sequence[Event], own: LogState) -> tuple[list[Event], LogState]:
         """What is asked for on top of `own` and what follows from it, with the state after all of it."""
@@ -237,6 +279,11 @@ class ZoneOwner:
 
     async def _decide(self, events: Sequence[Event]) -> None:
         hub, own = self._hub, self._writer.state
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.hub is hub and ahead.own is own and ahead.after.hub.head == _head(events):
+            self._moved(events)
+            self._hub, self._foreseen = ahead.after.hub, ahead.after
+            return
         staged: list[Event] = []
         self._moved(events)
         for event in events:
@@ -266,3 +313,11 @@ class ZoneOwner:
                 log.warning("own log unavailable, retrying", error=str(error), pause_seconds=pause)
                 await asyncio.sleep(pause)
                 events = [event for event in events if event.n > self._writer.state.n]
+
+
+def _head(events: Sequence[Event]) -> str:
+    return event_hash(events[-1]) if events else ""
+
+
+def _is(one: ZoneState, other: ZoneState) -> bool:
+    return one.hub is other.hub and one.own is other.own

@@ -121,6 +121,7 @@ class Publisher:
         self._identities: set[Workload] = set()
         self._wake = asyncio.Event()
         self._fleet: Fleet | None = None
+        self._ahead: tuple[Fleet, Turn] | None = None
 
     @property
     def view(self) -> ZoneView | None:
@@ -140,6 +141,14 @@ class Publisher:
             self._events += events
         self._newest = state
         self._wake.set()
+
+    def look_ahead(self, state: ZoneState, events: Sequence[Event]) -> None:
+        """Make the turn to a state that external services alone lead to and that may not come about. Nothing is offered
+        of it; `changed` with this very state uses it, any other forgets it.
+        """
+        self._ahead = None
+        if self._fleet is not None and not (self._wake.is_set() or self._events or self._identities):
+            self._ahead = (self._fleet, next_turn(self._fleet, state, self._secrets, events=events))
 
     def refresh(self, mesh: str, spiffe_id: str) -> None:
         """A workload's certificate was replaced."""
@@ -177,6 +186,9 @@ class Publisher:
     def _turn(self, state: ZoneState) -> Turn:
         events, self._events = self._events, []
         identities, self._identities = frozenset(self._identities), set()
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] is self._fleet and ahead[1].fleet.state is state and not identities:
+            return ahead[1]
         if self._fleet is None:
             return first_turn(state, self._secrets, self._authorities)
         return next_turn(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from shared.events.log import Conflict, LogUnavailable
 from shared.nats.chain import ChainFault, Link, link, verify
@@ -15,6 +15,8 @@ from shared.nats.log import MAX_BATCH, JetStreamLog, LogFault
 from shared.nats.pull import RawEvent
 
 RETRY_SECONDS = 0.2
+TURNS_TO_SEND = 2
+"""Turns of the event loop until an append is on its way: one to ask for it, one to write it."""
 
 Fault = ChainFault | LogFault | Conflict
 
@@ -23,7 +25,9 @@ class Copier:
     """Copies `source` to `target`. Run it once, by `batches` or by `run`.
 
     on_fault: called once when the copy halts because the source is not a continuation of the copy; the target keeps
-    what it has. check: an additional test of each event before it is kept; it raises ChainFault.
+    what it has. check: an additional test of each event before it is kept; it raises ChainFault. ahead: called
+    with events that have been sent to the target, while its answer is waited for; what it makes of them must not be
+    used before they are handed on, and is void when they are not.
     """
 
     def __init__(
@@ -33,11 +37,13 @@ class Copier:
         *,
         on_fault: Callable[[Fault], None],
         check: Callable[[RawEvent], None] | None = None,
+        ahead: Callable[[Sequence[RawEvent]], None] | None = None,
     ) -> None:
         self._source = source
         self._target = target
         self._on_fault = on_fault
         self._check = check
+        self._ahead = ahead
         self._repaired = asyncio.Event()
         self.fault: Fault | None = None
         self.position = 0
@@ -112,11 +118,25 @@ class Copier:
     async def _keep(self, raws: list[RawEvent]) -> None:
         while True:
             try:
-                await self._target.append_raw(raws)
+                await self._appended(raws)
             except LogUnavailable:
                 await self._target.connection.pause(RETRY_SECONDS)
             else:
                 return
+
+    async def _appended(self, raws: list[RawEvent]) -> None:
+        if self._ahead is None:
+            await self._target.append_raw(raws)
+            return
+        appending = asyncio.ensure_future(self._target.append_raw(raws))
+        try:
+            for _ in range(TURNS_TO_SEND):
+                await asyncio.sleep(0)
+            if not appending.done():
+                self._ahead(raws)
+            await appending
+        finally:
+            appending.cancel()
 
 
 def _chunks(raws: list[RawEvent]) -> list[list[RawEvent]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from shared.nats import topology
 from shared.nats.chain import ChainFault
 from shared.nats.copy import Copier, Fault
 from shared.nats.outbox import Outbox, OutboxFault, StatusOutbox
+from shared.nats.pull import RawEvent
 from tests.builders import LogBuilder, applied, mes
 from tests.nats.world import World, running_world, until
 
@@ -37,9 +38,17 @@ class Zone:
         self.copy = topology.copied_log(local)
         self.own = topology.own_log(local, name)
         self.status = topology.own_status(local, name)
-        self.copier = Copier(topology.hub_log_from_zone(local, name), self.copy, on_fault=self.faults.append)
+        self.announced: list[int] = []
+        self.copier = Copier(
+            topology.hub_log_from_zone(local, name), self.copy, on_fault=self.faults.append, ahead=self.announce
+        )
         self.outbox = Outbox(self.own, topology.outbox_target(local, name), on_fault=self.faults.append)
         self.status_outbox = StatusOutbox(self.status, topology.status_target(local, name))
+
+    def announce(self, batch: Sequence[RawEvent]) -> None:
+        """Events that the copy is being given."""
+        assert not {raw.sequence for raw in batch} & {*self.copied}, "announced once they were handed on"
+        self.announced += [raw.sequence for raw in batch]
 
     async def copying(self) -> None:
         async for batch in self.copier.batches():
@@ -80,6 +89,8 @@ async def test_events_reach_the_other_side_and_nobody_else(tmp_path: Path) -> No
             await until(lambda: east.copied == [1] and west.copied == [1], "the first event")
             await log.append(write(hub, 40))
             assert await until(lambda: east.copied == west.copied == list(range(1, 42)), "a batch") < 2
+            assert east.announced
+            assert set(east.announced) <= set(east.copied)
             await east.own.append(write(east_log, 5))
             assert await until(lambda: east.outbox.delivered == 5, "the outbox") < 2
             await east.status.put("default.payments", b'{"reason":"x"}')

@@ -289,3 +289,48 @@ async def test_many_decisions_are_one_append_each_on_the_one_before() -> None:
     taken = await zone.owner.write_many([write(f"n-{n}") for n in range(follow.APPEND_BATCH)])
     assert 0 < taken < follow.APPEND_BATCH
     zone.whole()
+
+
+async def test_what_was_looked_ahead_to_is_the_state_that_comes_about() -> None:
+    """Nothing is told before the copy holds the events; then the very state is, with what happened in between if so."""
+    zone = await Zone().recover()
+    log = hub("a", "b")
+    await zone.take(log)
+    changed = log.append(applied(mes("a", endpoints=("203.0.113.9:1",))))
+    told = len(zone.told)
+    foreseen = zone.owner.look_ahead(changed)
+    assert foreseen is not None
+    assert len(zone.told) == told
+    assert zone.owner.state.position.g == foreseen.position.g - 1
+    await zone.take(log)
+    assert zone.told[-1] is foreseen
+    again = log.append(applied(mes("b", endpoints=("203.0.113.9:2",))))
+    void = zone.owner.look_ahead(again)
+    await zone.owner.write(lambda _state: [applied(mes("local"), "east")], actor="test")
+    await zone.take(log)
+    assert zone.told[-1] is not void
+    assert zone.told[-1].hub == log.state
+    zone.whole()
+
+
+async def test_nothing_is_looked_ahead_to_that_the_zone_has_to_decide() -> None:
+    """A new service is leased a VIP, a mesh changes who issues certificates: both wait for the copy."""
+    zone = await Zone().recover()
+    log = hub("a")
+    await zone.take(log)
+    for change in (applied(mes("new")), applied(mesh("other"))):
+        assert zone.owner.look_ahead(log.append(change)) is None
+        await zone.take(log)
+
+
+async def test_another_event_than_the_one_looked_at_is_folded_for_itself() -> None:
+    """The append failed, and what the hub holds at this position by then is another event."""
+    zone = await Zone().recover()
+    log, other = hub("a"), hub("a")
+    await zone.take(log)
+    lost = log.append(applied(mes("a", endpoints=("203.0.113.9:1",))))
+    void = zone.owner.look_ahead(lost)
+    other.append(applied(mes("a", endpoints=("203.0.113.9:2",))))
+    await zone.owner.hub_events(other.events[-1:])
+    assert zone.told[-1] is not void
+    assert zone.owner.state.hub == other.state

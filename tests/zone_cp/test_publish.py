@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
+import msgspec
 import pytest
 from immutables import Map
 
 from shared.events.event import ProxyConnected, ProxyDisconnected, ResourceDeleted
+from shared.events.fold import fold
 from shared.events.state import Position, ZoneState
 from shared.model.resource import Dataplane, ZoneEgress, key_of
 from tests.builders import LogBuilder, ZoneBuilder, applied, dataplane, egress, generator, mes, mesh
@@ -21,7 +24,7 @@ from zone_cp.view.names import NO_NAMES, whole
 from zone_cp.view.project import project
 from zone_cp.view.zone_view import ProxyView, TlsMaterial, ZoneView
 from zone_cp.xds.compile import compile_whole
-from zone_cp.xds.fleet import Turn
+from zone_cp.xds.fleet import Fleet, Turn, next_turn
 from zone_cp.xds.parts import Compiled
 from zone_cp.xds.secrets import MaterialMissing
 from zone_cp.xds.snapshot import CLUSTER, LISTENER, Snapshot
@@ -377,3 +380,37 @@ async def test_a_refused_cluster_gets_no_name_until_it_is_accepted() -> None:
     assert world.names() == {"good"}
     world.publisher.refuse(())
     assert world.names() == {"good", "bad"}
+
+
+@pytest.mark.anyio
+async def test_a_turn_made_ahead_is_offered_when_its_state_comes_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not before; a state that does not come about leaves nothing behind (the comparison is on)."""
+    world = World()
+    world.declare("a", "b")
+    await world.publish()
+    offered = dict(world.delivery.snapshots)
+    fleet_turns: list[ZoneState] = []
+
+    def counted(fleet: Fleet, state: ZoneState, *rest: Any, **named: Any) -> Turn:
+        fleet_turns.append(state)
+        return next_turn(fleet, state, *rest, **named)
+
+    monkeypatch.setattr("zone_cp.publish.next_turn", counted)
+    (event,) = world.hub.append(applied(mes("a", endpoints=("203.0.113.9:1",))))
+    void = msgspec.structs.replace(world.zone.state, hub=fold(world.zone.hub, event))
+    world.publisher.look_ahead(void, (event,))
+    assert world.delivery.snapshots == offered
+    world.zone.follow(world.hub)
+    await world.publish()
+    assert fleet_turns == [void, world.zone.state]
+    (event,) = world.hub.append(applied(mes("b", endpoints=("203.0.113.9:2",))))
+    world.zone.follow(world.hub)
+    coming = world.zone.state
+    world.publisher.look_ahead(coming, (event,))
+    task = asyncio.create_task(world.publisher.run())
+    world.publisher.changed(coming, (event,))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    assert len(fleet_turns) == 3
+    assert world.delivery.snapshots[EGRESS].position == coming.position
