@@ -40,6 +40,9 @@ def inspect(
     client = connect.client(api, token_file, zone)
     if proxy is not None:
         found = client.get(f"/proxies/{quote(proxy, safe='')}/inspect")
+        for note in found.get("Notes", ()):
+            # Beside the tree, where it would stand somewhere in the middle.
+            printing.say(f"note: {note}")
         # Configuration is a tree: as a table it would say less.
         printing.document(found, "yaml" if output == "table" else output)
         return ExitCode.OK

@@ -88,3 +88,5 @@ def test_proxies_are_listed_and_inspected(api: Api, zonal: Zonal) -> None:
     ]  # fmt: skip
     assert zonal("inspect", "default.app").out == "Cluster:\n  egress: {}\n"
     assert json.loads(zonal("inspect", "default.app", "-o", "json").out) == {"Cluster": {"egress": {}}}
+    api.answers["GET /proxies/default.app/inspect"] = (200, {"Notes": ["an outbound leads nowhere"]})
+    assert zonal("inspect", "default.app").err == "note: an outbound leads nowhere\n"
