@@ -336,6 +336,7 @@ class _Zone:
         names = [name for name, _ in nack.rejected]
         what = {"type_url": nack.type_url, "names": names}
         log.warning("proxy refused configuration", proxy=proxy, **what, reason=nack.message)
+        self._safety.guard.refused(proxy, nack)
         if self._refusals.nacked(proxy, nack):
             self._judge_refusals()
 
@@ -344,12 +345,16 @@ class _Zone:
             self._judge_refusals()
 
     def _judge_refusals(self) -> None:
-        self._publisher.refuse(self._refusals.clusters())
+        self._publisher.refuse(self._refusals.clusters(self._safety.quarantines.reasons()))
         self._tell_refusals()
 
     def _tell_refusals(self) -> None:
-        view = self._publisher.view
-        said = {} if view is None or not (self._refusals or self._told) else self._refusals.services(view)
+        view, quarantined = self._publisher.view, tuple(self._safety.quarantines.reasons())
+        said = (
+            {}
+            if view is None or not (self._refusals or quarantined or self._told)
+            else self._refusals.services(view, quarantined)
+        )
         for cluster in self._told.difference(said):
             self._board.nacked(cluster, "")
         for cluster, message in said.items():

@@ -22,12 +22,17 @@ from shared.events.event import Change, PushHeld, PushReleased
 from shared.events.state import Position, Stored, ZoneState
 from shared.model.resource import Dataplane, Resource, ZoneEgress
 from zone_cp.ads import shrink
+from zone_cp.ads.facts import Nacked
 from zone_cp.ads.fence import Fence, mark_of
 from zone_cp.ads.hub import DnsTable
+from zone_cp.ads.quarantine import Key, contains
 from zone_cp.follow import SYSTEM, Decided
+from zone_cp.quarantines import Quarantines
 from zone_cp.xds.snapshot import Snapshot
 from zone_cp.xds.tombstone import tombstone
 
+PAST_KEPT = 4
+"""Pushes of each proxy that are remembered: what it refuses now may stand in the newest few of them."""
 PROXIES_PER_EVENT = 500
 """Proxies that one PushHeld or PushReleased names at most."""
 
@@ -66,6 +71,7 @@ class Guard:
         self,
         ads: Ads,
         fence: Fence,
+        quarantines: Quarantines,
         *,
         share_percent: int,
         present: Callable[[], ZoneState],
@@ -73,10 +79,13 @@ class Guard:
     ) -> None:
         self._ads = ads
         self._fence = fence
+        self._quarantines = quarantines
         self._share = share_percent
         self._present = present
         self._record = record
+        self._offered: dict[str, Snapshot] = {}
         self._given: dict[str, Snapshot] = {}
+        self._past: dict[str, tuple[Snapshot, ...]] = {}
         self._tables: dict[str, DnsTable] = {}
         self._waiting: dict[str, Snapshot] = {}
         self._waiting_tables: dict[str, DnsTable] = {}
@@ -101,6 +110,11 @@ class Guard:
     def offer(self, proxy: str, snapshot: Snapshot) -> None:
         """See Ads; it may have to wait."""
         self._note(proxy)
+        self._offered[proxy] = snapshot
+        self._quarantines.offered(proxy, snapshot)
+        self._weigh(proxy, self._quarantines.overlaid(snapshot))
+
+    def _weigh(self, proxy: str, snapshot: Snapshot) -> None:
         behind = self._fence.behind(proxy, mark_of(self._present()))
         if behind:
             self._waiting[proxy] = snapshot
@@ -139,7 +153,7 @@ class Guard:
         """See Ads. Also lets go what was behind and is no more."""
         self._ads.advance(position)
         for proxy in [one for one in self.fenced if one in self._waiting]:
-            self.offer(proxy, self._waiting[proxy])
+            self._weigh(proxy, self._waiting[proxy])
 
     def leave(self, proxy: str, position: Position | None = None) -> None:
         """See Ads."""
@@ -147,7 +161,15 @@ class Guard:
 
     def forget(self, proxy: str) -> None:
         """See Ads. What comes under its name next is another: nothing is held against that one."""
-        offered = (self._given, self._tables, self._waiting, self._waiting_tables, self._reported)
+        offered = (
+            self._offered,
+            self._given,
+            self._past,
+            self._tables,
+            self._waiting,
+            self._waiting_tables,
+            self._reported,
+        )
         for known in (*offered, self._places, self.fenced):
             known.pop(proxy, None)
         if self.held.pop(proxy, None) is not None:
@@ -176,6 +198,25 @@ class Guard:
                 del self._given[proxy]
                 self._reported[proxy] = clusters
                 self._hold(proxy, given, said)
+
+    def refused(self, proxy: str, nack: Nacked) -> None:
+        """The proxy's Envoy refused something: what is certain to be at fault goes to nobody else."""
+        self._again(self._quarantines.refused(proxy, nack, partial(self._moment_of, proxy)))
+
+    def _moment_of(self, proxy: str, key: Key) -> Position | None:
+        """A moment at which the proxy was given this very version, None where that is long ago."""
+        return next((one.position for one in self._past.get(proxy, ()) if contains(one, key)), None)
+
+    def forgive(self, keys: Sequence[Key]) -> None:
+        """Let quarantined versions be tried again."""
+        self._quarantines.release(keys)
+        self._again(keys)
+
+    def _again(self, keys: Sequence[Key]) -> None:
+        """What stands in place of these versions is another now."""
+        for proxy, snapshot in self._offered.items() if keys else ():
+            if any(contains(snapshot, key) for key in keys):
+                self._weigh(proxy, self._quarantines.overlaid(snapshot))
 
     def _is_released(self, proxy: str) -> bool:
         """Whether an operator let a push go that the proxy, as far as is known, has not taken yet."""
@@ -231,6 +272,8 @@ class Guard:
         self._fence.forget(proxy)
         self._waiting.pop(proxy, None)
         self._reported.pop(proxy, None)
+        if proxy in self._given:
+            self._past[proxy] = (self._given[proxy], *self._past.get(proxy, ()))[:PAST_KEPT]
         self._given[proxy] = snapshot
         self._ads.offer(proxy, snapshot)
         if self.held.pop(proxy, None) is not None:

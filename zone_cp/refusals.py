@@ -6,13 +6,17 @@ them an Envoy refuses, the service answers 503 and its condition must say why (d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 from immutables import Map
 
 from zone_cp.ads.delta import Acked, Nacked
 from zone_cp.view.zone_view import ExternalServiceView, ZoneView
 from zone_cp.xds.snapshot import CLUSTER
+
+Reason: TypeAlias = tuple[str, str, str]
+"""Type URL and name of an xDS resource, and what an Envoy said of it."""
 
 
 class Refusals:
@@ -47,13 +51,15 @@ class Refusals:
             del self._messages[key]
         return bool(gone)
 
-    def clusters(self) -> frozenset[str]:
-        """The clusters that are refused themselves: no proxy could reach anything there."""
-        return frozenset(name for _, type_url, name in self._messages if type_url == CLUSTER)
+    def clusters(self, quarantined: Iterable[Reason] = ()) -> frozenset[str]:
+        """The clusters that are refused themselves, now or by whoever had them: nobody could reach anything there."""
+        refused = (name for _, type_url, name in self._messages if type_url == CLUSTER)
+        return frozenset((*refused, *(name for type_url, name, _ in quarantined if type_url == CLUSTER)))
 
-    def services(self, view: ZoneView) -> Map[str, str]:
+    def services(self, view: ZoneView, quarantined: Iterable[Reason] = ()) -> Map[str, str]:
         """By cluster: why the service behind it is not served as it should be."""
-        reasons = {name: message for (_, _, name), message in sorted(self._messages.items(), reverse=True)}
+        reasons = {name: message for _, name, message in quarantined}
+        reasons |= {name: message for (_, _, name), message in sorted(self._messages.items(), reverse=True)}
         found: dict[str, str] = {}
         for mesh in view.meshes.values() if reasons else ():
             for service in mesh.services.values():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from shared.api.release import Released
-from shared.events.event import Change, PushReleased
+from shared.events.event import Change, PushReleased, QuarantineEnded
 from shared.events.log import Conflict, LogUnavailable
 from shared.events.state import ZoneState
 from shared.nats.chain import ChainFault
@@ -20,6 +20,8 @@ from zone_cp.ads.server import AdsServer
 from zone_cp.follow import Decided, ZoneOwner
 from zone_cp.guard import PROXIES_PER_EVENT, Guard
 from zone_cp.marks import Marks
+from zone_cp.quarantines import Quarantines
+from zone_cp.xds.inspect import short_type
 
 REFILL_SECONDS = 3.0
 """How long a start waits for the hub's copy of the zone's log."""
@@ -45,7 +47,10 @@ class Safety:
         self._logs: tuple[JetStreamLog, JetStreamLog, JetStreamLog] | None = None
         self._marked: Mapping[str, Mark] = {}
         self.fence = Fence()
-        self.guard = Guard(ads, self.fence, share_percent=share_percent, present=present, record=record)
+        self.quarantines = Quarantines(ads.hub, record)
+        self.guard = Guard(
+            ads, self.fence, self.quarantines, share_percent=share_percent, present=present, record=record
+        )
         self.marks = Marks(delivery, ads.hub, lambda: (owner.state.hub.incarnation, owner.state.own.incarnation))
         ads.hub.on_reported = self.guard.reported
         ads.hub.on_moved = self.marks.moved
@@ -64,6 +69,7 @@ class Safety:
         await self._refill(REFILL_SECONDS)
         await self._owner.recover(copy, self._marked)
         self.guard.recall(self._owner.state)
+        self.quarantines.recall(self._owner.state)
         if self._owner.lost:
             what = {"ends_at": self._owner.state.own.n, "proxies_had": self._owner.lost}
             log.error("the zone's own log was restored from an older copy: proxies keep what they have", **what)
@@ -107,12 +113,15 @@ class Safety:
             await self._owner.recover(self._logs[1], {})
         if proxy is None:
             self.fence.recall({})  # of proxies, too, that nothing was offered to yet
-        chosen = self.guard.waiting(proxy)
+        chosen, keys = self.guard.waiting(proxy), self.quarantines.of(proxy)
 
         def decided(_: ZoneState) -> Sequence[Change]:
             parts = (chosen[i : i + PROXIES_PER_EVENT] for i in range(0, len(chosen), PROXIES_PER_EVENT))
-            return [PushReleased(proxies=part, by="operator") for part in parts]
+            ends = (QuarantineEnded(type_url=key[0], name=key[1], version=key[2], by="operator") for key in keys)
+            return [*(PushReleased(proxies=part, by="operator") for part in parts), *ends]
 
         await self._owner.write(decided, actor=actor)
         self.guard.release(chosen)
-        return Released(self._owner.zone, chosen, restored=restored)
+        self.guard.forgive(keys)
+        names = tuple(f"{short_type(type_url)} {name}" for type_url, name, _ in keys)
+        return Released(self._owner.zone, chosen, names, restored=restored)

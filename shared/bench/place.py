@@ -264,9 +264,9 @@ class Place:
         """Wait until a proxy has ACKed global's event g; for what is not measured. Raises TimeoutError."""
         await self.until("/proxies", lambda found: any(_acked(row, proxy) >= g for row in found["items"]))
 
-    def resident_bytes(self, name: str) -> int:
-        """Resident set size of a process."""
-        return _resident_bytes(self._named[name].pid)
+    def resident_bytes(self, name: str, *, peak: bool = False) -> int:
+        """Resident set size of a process; with `peak` the largest that it ever had."""
+        return _resident_bytes(self._named[name].pid, "VmHWM:" if peak else "VmRSS:")
 
     def envoy_bytes(self, name: str) -> int:
         """Resident set size of the one process that a proxy's agent started: its Envoy."""
@@ -275,9 +275,9 @@ class Place:
         return _resident_bytes(int(child))
 
 
-def _resident_bytes(pid: int) -> int:
+def _resident_bytes(pid: int, which: str = "VmRSS:") -> int:
     status = Path(f"/proc/{pid}/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+    line = next(line for line in status.splitlines() if line.startswith(which))
     return int(line.split()[1]) * 1024
 
 

@@ -268,7 +268,7 @@ def test_rule_16_several_responses_may_be_in_flight_and_stale_nonces_still_subsc
     pair.run()
     pair.offer(snapshot(2, CDS=["a", "b"]))
     pair.run()
-    assert [u.response_nonce for u in pair.unacked] == ["1", "2"]
+    assert [u.response_nonce for u in pair.unacked] == ["g1.z0.Cluster.0", "g2.z0.Cluster.0"]
     stale = DeltaDiscoveryRequest(type_url=SHORT["EDS"], response_nonce="99", resource_names_subscribe=["e"])
     pair.names[SHORT["EDS"]] = {"e"}
     pair.up.append(stale)
@@ -366,14 +366,17 @@ def test_what_waits_for_answers_is_compared_anew_once_the_snapshot_changes() -> 
     big = dict.fromkeys(names, "x" * delta.MAX_CHUNK_BYTES)
     stream.offer(snapshot(1, CDS=big))
     stream.receive(DeltaDiscoveryRequest(type_url=kind))
-    first = [DeltaDiscoveryResponse.FromString(raw).resources[0].name for raw in stream.responses()]
-    assert len(first) == delta.MAX_IN_FLIGHT_PER_TYPE
+    responses = [DeltaDiscoveryResponse.FromString(raw) for raw in stream.responses()]
+    assert len(responses) == delta.MAX_IN_FLIGHT_PER_TYPE
+    first = [response.resources[0].name for response in responses]
     changing, leaving, *staying = sorted(set(names) - set(first))
     stream.offer(snapshot(2, CDS={name: big[name] for name in (*first, *staying)} | {changing: "2"}))
     sent = []
-    for serial in range(1, len(names) + 1):
-        stream.receive(DeltaDiscoveryRequest(type_url=kind, response_nonce=str(serial)))
-        sent += [one for raw in stream.responses() for one in DeltaDiscoveryResponse.FromString(raw).resources]
+    while responses:
+        stream.receive(DeltaDiscoveryRequest(type_url=kind, response_nonce=responses.pop(0).nonce))
+        more = [DeltaDiscoveryResponse.FromString(raw) for raw in stream.responses()]
+        sent += [one for response in more for one in response.resources]
+        responses += more
     assert leaving not in {one.name for one in sent}
     assert sorted(one.name for one in sent) == sorted((changing, *staying))
     assert [one.version for one in sent if one.name == changing] == [wire_version("CDS", changing, "2")]

@@ -8,6 +8,7 @@ from shared.events.state import Position
 from shared.pb.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
 from tests.ads.stream_pair import SHORT, SotwPair, carried, eds_cluster, snapshot, told, wire_version
 from zone_cp.ads.facts import Acked, Nacked, RemoteProtocolError
+from zone_cp.ads.nonces import Nonces
 from zone_cp.ads.sotw import SotwStream
 
 
@@ -24,6 +25,11 @@ def answers(stream: SotwStream) -> list[DiscoveryResponse]:
 
 def request(short: str, *names: str, nonce: str = "", version: str = "") -> DiscoveryRequest:
     return DiscoveryRequest(type_url=SHORT[short], resource_names=names, response_nonce=nonce, version_info=version)
+
+
+def nonce(position: int, short: str = "CDS") -> str:
+    """What a stream calls its first response of a type at a moment."""
+    return Nonces().next(SHORT[short], Position(position, 0), 0)
 
 
 def test_rule_1_a_request_without_a_type_is_a_protocol_error() -> None:
@@ -83,11 +89,11 @@ def test_rule_4_the_legacy_wildcard_ends_when_the_client_names_something() -> No
     stream.offer(snapshot(1, CDS=["a", "b"]))
     stream.receive(request("CDS"))
     assert told(answers(stream)) == ["CDS +a +b"]
-    stream.receive(request("CDS", "a", nonce="1"))
+    stream.receive(request("CDS", "a", nonce=nonce(1)))
     assert answers(stream) == []
     stream.offer(snapshot(2, CDS={"a": "2", "b": "2"}))
     assert told(answers(stream)) == ["CDS +a"]
-    stream.receive(request("CDS", nonce="2"))
+    stream.receive(request("CDS", nonce=nonce(2)))
     stream.offer(snapshot(3, CDS={"a": "3", "b": "3"}))
     assert answers(stream) == []
 
@@ -98,7 +104,7 @@ def test_rule_4_an_explicit_star_stands_beside_names_and_ends_when_it_is_left_ou
     stream.offer(snapshot(1, CDS=["a", "b"]))
     stream.receive(request("CDS", "*", "a"))
     assert told(answers(stream)) == ["CDS +a +b"]
-    stream.receive(request("CDS", "b", nonce="1"))
+    stream.receive(request("CDS", "b", nonce=nonce(1)))
     stream.offer(snapshot(2, CDS={"a": "2", "b": "2"}))
     assert told(answers(stream)) == ["CDS +b"]
 
@@ -188,13 +194,13 @@ def test_rule_9_a_stale_nonce_is_ignored_names_and_all() -> None:
     stream.offer(snapshot(1, EDS=["a", "b"]))
     stream.receive(request("EDS", "a"))
     assert told(answers(stream)) == ["EDS +a"]
-    stream.receive(request("EDS", "a", nonce="1"))
+    stream.receive(request("EDS", "a", nonce=nonce(1, "EDS")))
     stream.offer(snapshot(2, EDS={"a": "2", "b": "2"}))
     assert told(answers(stream)) == ["EDS +a"]
-    assert stream.receive(request("EDS", "a", "b", nonce="1")) == ()
+    assert stream.receive(request("EDS", "a", "b", nonce=nonce(1, "EDS"))) == ()
     assert answers(stream) == []
-    (fact,) = stream.receive(request("EDS", "a", "b", nonce="2"))
-    assert fact.nonce == "2"
+    (fact,) = stream.receive(request("EDS", "a", "b", nonce=nonce(2, "EDS")))
+    assert fact.nonce == nonce(2, "EDS")
     assert told(answers(stream)) == ["EDS +b"]
 
 

@@ -20,10 +20,11 @@ from shared.model.resource import ZoneEgress, ZoneEgressNetworking, key_of
 from tests.ads.stream_pair import snapshot
 from tests.builders import LogBuilder, applied, mesh, settings
 from zone_cp.ads.fence import Fence, Mark, lost
-from zone_cp.ads.hub import DnsTable
+from zone_cp.ads.hub import DnsTable, Hub
 from zone_cp.ads.shrink import too_many, too_much
 from zone_cp.follow import Decided
 from zone_cp.guard import Guard
+from zone_cp.quarantines import Quarantines
 from zone_cp.view.zone_view import EgressView, MeshView
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, Snapshot
 from zone_cp.xds.tombstone import tombstone
@@ -58,7 +59,12 @@ class World:
         fence = Fence()
         fence.recall(self.marks)
         self.guard = Guard(
-            self, fence, share_percent=self.share_percent, present=lambda: self.state, record=self._record
+            self,
+            fence,
+            Quarantines(Hub(), self._record),
+            share_percent=self.share_percent,
+            present=lambda: self.state,
+            record=self._record,
         )
         self.guard.recall(self.state)
         return self.guard

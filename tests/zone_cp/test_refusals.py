@@ -83,3 +83,11 @@ def test_only_a_refused_cluster_holds_names_back() -> None:
     assert refusals.clusters() == frozenset()
     refusals.nacked(".egress", _nack(CLUSTER, PAYMENTS.cluster))
     assert refusals.clusters() == {PAYMENTS.cluster}
+
+
+def test_what_is_in_quarantine_shows_although_nobody_refuses_it_now() -> None:
+    """The proxy that refused it may be gone, and no other is sent it: the service has the reason all the same."""
+    refusals = Refusals()
+    quarantined = [(CLUSTER, PAYMENTS.cluster, "malformed"), (SECRET, "of nobody", "no good")]
+    assert dict(refusals.services(VIEW, quarantined)) == {PAYMENTS.cluster: "malformed"}
+    assert refusals.clusters(quarantined) == frozenset({PAYMENTS.cluster})

@@ -149,6 +149,11 @@ class Asked:
         if not (isinstance(held, Encoded) and any(key[0] == name for key in self.rejected)):
             self.held.pop(name, None)  # else it is what a new subscription gets in place of the rejected one
 
+    def forgive(self, name: str, version: str) -> None:
+        """A version that was refused may be sent again."""
+        self.rejected.pop((name, version), None)
+        self._touched.add(name)
+
     def owe(self, name: str) -> None:
         """Send this name again, changed or not."""
         self._owed.add(name)

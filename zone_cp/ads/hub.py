@@ -24,7 +24,7 @@ from zone_cp.ads.delivery import TypeDelivery
 from zone_cp.ads.facts import Fact, RemoteProtocolError
 from zone_cp.ads.staging import StagedStream
 from zone_cp.view.lineage import UNKNOWN, Lineage
-from zone_cp.xds.snapshot import CLUSTER, Snapshot
+from zone_cp.xds.snapshot import CLUSTER, Encoded, Snapshot
 
 SUPERSEDED = "superseded by a newer stream of the same proxy"
 MAX_TYPE_STREAMS = 1_024
@@ -100,6 +100,7 @@ class Hub:
         self._waiting: dict[str, list[tuple[Position, asyncio.Future[Position]]]] = {}
         self._position: Position | None = None
         self._left: dict[str, Position] = {}
+        self._refused: dict[str, dict[tuple[str, str], str]] = {}
         self.on_reported: Callable[[str, Mapping[str, str]], None] = _ignored
         self.on_moved: Callable[[str], None] = _ignored
         self.on_advanced: Callable[[], None] = _ignored
@@ -143,12 +144,37 @@ class Hub:
         self._snapshots.pop(proxy, None)
         self._left.pop(proxy, None)
 
+    def refuse(self, type_url: str, name: str, version: str, reason: str) -> None:
+        """Send this version to no client, as if each had refused it: it keeps the last one that it accepted."""
+        self._refused.setdefault(type_url, {})[name, version] = reason
+        for stream in self.streams():
+            if (subscription := stream.xds.subscription(type_url)) is not None:
+                subscription.rejected[name, version] = reason
+
+    def forgive(self, type_url: str, name: str, version: str) -> None:
+        """Let this version be sent again to those that should have it."""
+        self._refused.get(type_url, {}).pop((name, version), None)
+        for stream in self.streams():
+            if (subscription := stream.xds.subscription(type_url)) is not None:
+                subscription.forgive(name, version)
+                stream.bell.set()
+
+    def last_good(self, proxy: str, type_url: str, name: str) -> Encoded | None:
+        """What a proxy accepted last of a resource, None where that is not known here."""
+        for stream in self.streams_of(proxy):
+            subscription = stream.xds.subscription(type_url)
+            held = None if subscription is None else subscription.held.get(name)
+            if isinstance(held, Encoded):
+                return held
+        return None
+
     def attach(self, stream: Stream) -> Stream | None:
         """Let a stream serve its proxy; returns the one that has to go: the older, which may be this one.
 
         Raises RemoteProtocolError when the proxy has too many streams of single types.
         """
         snapshot = self._snapshots.get(stream.proxy)
+        stream.xds.refused = self._refused
         if stream.scope:
             typed = self._typed.setdefault(stream.proxy, {})
             if len(typed) >= MAX_TYPE_STREAMS:
@@ -179,7 +205,7 @@ class Hub:
 
     def receive(self, stream: Stream, request: Any) -> Sequence[Fact]:
         """Feed a request to a stream; its writer wakes when there is something to write. Raises RemoteProtocolError."""
-        if request.type_url == CLUSTER and not stream.xds.asked(CLUSTER):
+        if request.type_url == CLUSTER and stream.xds.subscription(CLUSTER) is None:
             holds = stream.xds.reported(request)
             if holds is not None:
                 self.on_reported(stream.proxy, holds)

@@ -30,6 +30,7 @@ from immutables import Map
 from shared.events.state import Position
 from zone_cp.ads.delivery import ResourceState, TypeDelivery, delivery_of, states_of
 from zone_cp.ads.facts import Acked, Due, Fact, Nacked, Part, RemoteProtocolError, Sent
+from zone_cp.ads.nonces import Nonces
 from zone_cp.ads.references import references_of
 from zone_cp.ads.subscription import Resources, Subscription, version_of
 from zone_cp.view.lineage import UNKNOWN
@@ -44,12 +45,18 @@ NOTHING: Map[str, Encoded] = Map()
 _UNASKED = {type_url: Subscription(type_url) for type_url in PUSH_ORDER}
 
 
+Refused: TypeAlias = Mapping[str, Mapping[tuple[str, str], str]]
+"""By type: names and versions that no client of the zone is sent, with the reason."""
+NOTHING_REFUSED: Refused = Map()
 Stage: TypeAlias = list[tuple[int, Snapshot]]
 """Snapshots in the order they came, each with the serial of the last response sent for it. MAX_STAGED at most."""
 
 
 class StagedStream(ABC):
-    """One stream; delivered is the newest position whose every addition, change and removal is answered."""
+    """One stream; delivered is the newest position whose every addition, change and removal is answered.
+
+    refused is what other clients of the zone have refused: as if this one had.
+    """
 
     window: ClassVar[int]
     """Responses of one type that may wait for their answer before newer state waits too."""
@@ -61,6 +68,8 @@ class StagedStream(ABC):
         self.delivered: Position | None = None
         self._subscriptions: dict[str, Subscription] = {}
         self._order: list[Subscription] = []
+        self.refused: Refused = NOTHING_REFUSED
+        self._nonces = Nonces()
         self._serial = 0
         self._cluster_serial = 0
         self._resending: set[str] = set()
@@ -85,9 +94,9 @@ class StagedStream(ABC):
         """Say nothing more until something is offered again: the client keeps what it has."""
         self._target = None
 
-    def asked(self, type_url: str) -> bool:
-        """Whether the client has asked for this type."""
-        return type_url in self._subscriptions and self._subscriptions[type_url].asked
+    def subscription(self, type_url: str) -> Subscription | None:
+        """What was asked of a type, None where nothing was."""
+        return self._subscriptions.get(type_url)
 
     def responses(self) -> list[bytes]:
         """All that may be sent now, as encoded DeltaDiscoveryResponses in the order to write them."""
@@ -155,6 +164,7 @@ class StagedStream(ABC):
             if len(self._subscriptions) >= MAX_TYPES:
                 raise RemoteProtocolError(f"more than {MAX_TYPES} resource types", limit=True)
             subscription = self._subscriptions[type_url] = Subscription(type_url)
+            subscription.rejected.update(self.refused.get(type_url, {}))
         return subscription
 
     def _settled(self, subscription: Subscription, nonce: str, error: str | None) -> Sequence[Fact]:
@@ -334,7 +344,7 @@ class StagedStream(ABC):
                 subscription.postpone(parts[sent:])
                 return False
             self._serial += 1
-            nonce = str(self._serial)
+            nonce = self._nonces.next(subscription.type_url, snapshot.position, self._serial)
             out.append(self._encode(subscription, version, nonce, part))
             subscription.mark_sent(nonce, Sent(self._serial, snapshot.position, *part))
         return True
