@@ -18,6 +18,14 @@ def pytest_configure() -> None:
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _caches_of_our_own(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """What commands keep of a system's past is not kept below the user's caches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Asynchronous tests run on asyncio, as the product does."""

@@ -113,7 +113,8 @@ class _Zone:
         own, copy = topology.own_log(connection, settings.name), topology.copied_log(connection)
         status = topology.own_status(connection, settings.name)
         target = topology.outbox_target(connection, settings.name)
-        self._build(own, status, topology.own_delivery(connection, settings.name))
+        delivery = topology.own_delivery(connection, settings.name)
+        self._build(own, status, delivery)
         await self._safety.recover(own, copy, target)
         await self._board.recall()
         if not self._owner.lost:
@@ -134,7 +135,7 @@ class _Zone:
         await self._ads.start()
         asyncio.get_running_loop().call_later(RETURN_SECONDS, self._end_return)
         life.on_stop("xDS", self._stop_ads, stop_seconds=DRAIN_SECONDS + 5)
-        await self._serve({settings.name: own, GLOBAL: copy})
+        await self._serve({settings.name: own, GLOBAL: copy}, delivery)
         self._ready = True
         log.info("serving", position=str(self._owner.state.position), ads_port=settings.ads_port)
 
@@ -195,8 +196,12 @@ class _Zone:
             jitter=random.random,
         )
 
-    async def _serve(self, sources: Mapping[str, JetStreamLog]) -> None:
+    async def _serve(self, sources: Mapping[str, JetStreamLog], delivery: StatusStream) -> None:
         settings = self._settings
+
+        async def recorded() -> Mapping[str, Sequence[bytes]]:
+            return {settings.name: await delivery.kept()}
+
         store = ZoneStore(
             self._owner,
             self._publisher,
@@ -221,7 +226,7 @@ class _Zone:
             checker=ZoneChecker(self._ads.agents, self._secrets, self._present),
             inspector=ZoneInspector(settings.name, self._ads.hub, self._ads.agents, self._safety.reason),
             releaser=self._safety,
-            past=PlaneHistory(sources, Path(settings.data_dir) / "history"),
+            past=PlaneHistory(sources, Path(settings.data_dir) / "history", recorded),
         )
         await serve_api(self._life, api, settings.api_host, settings.api_port)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import msgspec
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
@@ -18,7 +19,7 @@ from shared.api.response import Call, json_response, number
 from shared.events.history import History, NoSuchMoment
 from shared.events.index import DamagedLog
 from shared.history.plane import PlaneHistory, TooManyQuestions
-from shared.history.tree import tree_at
+from shared.history.tree import served_at, tree_at
 from shared.nats.log import LogFault
 
 T = TypeVar("T")
@@ -48,7 +49,11 @@ def history_routes(past: PlaneHistory | None) -> list[HTTPRouteHandler]:
         asked = _Asked(request)
         return json_response(await _asked(past, asked.answer))
 
-    return [origins, log, replay]
+    @get("/history/deliveries")
+    async def deliveries() -> Response[bytes]:
+        return json_response({"zones": await _asked(past, _deliveries)})
+
+    return [origins, log, replay, deliveries]
 
 
 class _Asked:
@@ -66,12 +71,17 @@ class _Asked:
         zone = history.meant(self._zone, self._at)
         position = history.position(zone, self._at)
         found = tree_at(history, zone, position, proxy=self._proxy, view=self._view, kinds=self._kinds)
-        return {"zone": zone, "position": str(position), "proxy": self._proxy, "found": found}
+        served = None if self._proxy is None else served_at(history, zone, position, self._proxy)
+        return {"zone": zone, "position": str(position), "proxy": self._proxy, "served": served, "found": found}
 
 
 def _origins(history: History) -> list[dict[str, Any]]:
     logs = (history.hub, *history.zones.values())
     return [{"origin": log.origin, "events": len(log), "head": log.head(len(log))} for log in logs]
+
+
+def _deliveries(history: History) -> dict[str, list[msgspec.Raw]]:
+    return {zone: [msgspec.Raw(message) for message in messages] for zone, messages in history.deliveries.items()}
 
 
 async def _asked(past: PlaneHistory, question: Callable[[History], T]) -> T:

@@ -273,8 +273,9 @@ def _history_paths() -> dict[str, Any]:
     origins = {"type": "object", "properties": {"items": {"type": "array", "items": origin}}, "required": ["items"]}
     moment = {
         "type": "object",
-        "properties": {"zone": text, "position": text, "proxy": {"type": ["string", "null"]}, "found": free},
-        "required": ["zone", "position", "proxy", "found"],
+        "properties": {"zone": text, "position": text, "proxy": {"type": ["string", "null"]}, "found": free}
+        | {"served": {"type": ["object", "null"]}},
+        "required": ["zone", "position", "proxy", "served", "found"],
     }
     asked = [_query(name, text) for name in ("at", "zone", "proxy")]
     asked += [_query("view", {"type": "boolean"}), _query("kind", {"type": "array", "items": text})]
@@ -283,6 +284,7 @@ def _history_paths() -> dict[str, Any]:
     return {
         "/history/origins": {"get": _operation("historyOrigins", {"200": _answer(origins, "all")} | _problems(503))},
         "/history/log": {"get": _operation("historyLog", {"200": lines} | _problems(400, 404, 503), logs)},
+        "/history/deliveries": {"get": _operation("historyDeliveries", {"200": _answer(free, "all")} | _problems(503))},
         "/history/replay": {
             "get": _operation("historyReplay", {"200": _answer(moment, "then")} | _problems(404, 503), asked)
         },

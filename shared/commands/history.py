@@ -16,7 +16,7 @@ from shared.commands import output as printing
 from shared.commands.connect import OutputFlag
 from shared.commands.failure import CommandFailed
 from shared.commands.source import HERE, Moment, Source, ZoneName
-from shared.history.tree import COMPILER, difference, tree_at
+from shared.history.tree import COMPILER, difference, served_at, tree_at
 from shared.model import codec
 from shared.process.exit_code import ExitCode
 
@@ -46,10 +46,12 @@ def replay(
         zone = history.meant(zone, at)
         position = history.position(zone, at)
         found = tree_at(history, zone, position, proxy=proxy, view=view, kinds=kind)
+        served = served_at(history, zone, position, proxy) if proxy else None
     if output != "table":
-        printing.document({"zone": zone, "position": str(position), "proxy": proxy, "found": found}, output)
+        told = {"zone": zone, "position": str(position), "proxy": proxy, "served": served, "found": found}
+        printing.document(told, output)
         return ExitCode.OK
-    printing.say(f"{zone} at {position}" + (f", {proxy}" if proxy else ""))
+    printing.say(f"{zone} at {position}" + (f", {proxy}: {served['told']}" if served else ""))
     rows = [[kind, name, _brief(value)] for kind, names in found.items() for name, value in names.items()]
     printing.table(["TYPE", "NAME", "CONTENT"], rows)
     return ExitCode.OK

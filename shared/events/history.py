@@ -27,11 +27,15 @@ class History:
 
     What the debugger's commands stand on: `log(origin)` gives a `PastLog` (single events, searches, its state at any
     n), `position(zone, at)` turns what a person calls a moment into one, `state(zone, position)` is the zone then.
+    `deliveries` is what zones recorded of what their proxies held, as it stands in their delivery streams.
     """
 
-    def __init__(self, hub: PastLog, zones: Mapping[str, PastLog]) -> None:
+    def __init__(
+        self, hub: PastLog, zones: Mapping[str, PastLog], deliveries: Mapping[str, Sequence[bytes]] | None = None
+    ) -> None:
         self.hub = hub
         self.zones = zones
+        self.deliveries = deliveries or {}
 
     @classmethod
     def of(cls, hub: Sequence[Event], zones: Mapping[str, Sequence[Event]]) -> History:

@@ -206,10 +206,10 @@ class _Source(msgspec.Struct, frozen=True):
     counts: dict[str, int]
 
 
-def history_of(pasts: Mapping[str, PastLog]) -> History:
+def history_of(pasts: Mapping[str, PastLog], deliveries: Mapping[str, Sequence[bytes]] | None = None) -> History:
     """Every origin's past; global's is empty where it is missing."""
     zones = {name: past for name, past in pasts.items() if name != GLOBAL}
-    return History(pasts.get(GLOBAL, PastLog.of(GLOBAL, ())), zones)
+    return History(pasts.get(GLOBAL, PastLog.of(GLOBAL, ())), zones, deliveries)
 
 
 def user_cache(source: str) -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -45,6 +45,10 @@ class _Answer(msgspec.Struct, frozen=True):
     items: list[Known]
 
 
+class _Deliveries(msgspec.Struct, frozen=True):
+    zones: dict[str, list[Any]]
+
+
 class BrokeOff(Exception):
     """The system did not give what it said it has."""
 
@@ -58,7 +62,9 @@ def open_live(api: Api, progress: Progress = unwatched, *, cache: Path | None = 
         kept.keep_only(known.origin for known in origins)
         for known in origins:
             _read(api, known, kept.origin(known.origin), progress)
-        return history_of(kept.pasts())
+        zones = msgspec.convert(api.get("/history/deliveries"), _Deliveries).zones
+        recorded = {zone: [msgspec.json.encode(message) for message in messages] for zone, messages in zones.items()}
+        return history_of(kept.pasts(), recorded)
 
 
 def _read(api: Api, known: Known, cache: OriginCache, progress: Progress) -> None:

@@ -7,10 +7,10 @@ are served meanwhile; what has been written since the last question is read firs
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from shared.events.event import GLOBAL
 from shared.events.history import History
@@ -30,6 +30,9 @@ KEEP_EVENTS = 10_000
 """So many new events make it worth to write the index anew."""
 
 
+Recorded: TypeAlias = Callable[[], Awaitable[Mapping[str, Sequence[bytes]]]]
+
+
 class TooManyQuestions(Exception):
     """Ask again later."""
 
@@ -47,11 +50,14 @@ class RawLog(Protocol):
 
 
 class PlaneHistory:
-    """The history of a plane's logs. `directory` is its own, and can be deleted while it is down."""
+    """The history of a plane's logs. `directory` is its own, and can be deleted while it is down. recorded: reads what
+    zones recorded of their proxies, where the plane has that.
+    """
 
-    def __init__(self, logs: Mapping[str, RawLog], directory: Path) -> None:
+    def __init__(self, logs: Mapping[str, RawLog], directory: Path, recorded: Recorded | None = None) -> None:
         self._logs = dict(sorted(logs.items(), key=lambda item: (item[0] != GLOBAL, item[0])))
         self._directory = directory
+        self._recorded = recorded
         self._caches: dict[str, OriginCache] = {}
         self._turn = asyncio.Lock()
         self._waiting = 0
@@ -77,7 +83,8 @@ class PlaneHistory:
         async with self._turn:
             for origin, log in self._logs.items():
                 await self._read(origin, log)
-            history = history_of({origin: cache.past for origin, cache in self._caches.items()})
+            recorded = await self._recorded() if self._recorded is not None else {}
+            history = history_of({origin: cache.past for origin, cache in self._caches.items()}, recorded)
             return await asyncio.to_thread(_found, question, history)
 
     def _answered(self, answering: asyncio.Future[Any]) -> None:

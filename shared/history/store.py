@@ -14,6 +14,8 @@ from contextlib import aclosing
 from hashlib import sha256
 from pathlib import Path
 
+import msgspec
+
 from shared.events.event import GLOBAL
 from shared.events.history import History
 from shared.events.index import DamagedLog
@@ -41,11 +43,12 @@ async def open_store(store: Path, progress: Progress = unwatched, *, cache: Path
     """
     source = fingerprint(store)
     with HistoryCache(cache or cache_directory(store)) as kept:
-        if not kept.holds(source):
+        note = kept.directory / "deliveries"
+        if not kept.holds(source) or not note.exists():
             kept.incomplete()
-            await _read(store, kept, progress)
+            note.write_bytes(msgspec.json.encode(await _read(store, kept, progress)))
             kept.complete(source)
-        return history_of(kept.pasts())
+        return history_of(kept.pasts(), msgspec.json.decode(note.read_bytes(), type=dict[str, list[bytes]]))
 
 
 def cache_directory(store: Path) -> Path:
@@ -65,15 +68,20 @@ def fingerprint(store: Path) -> str:
     return sha256(json.dumps(files).encode()).hexdigest()
 
 
-async def _read(store: Path, kept: HistoryCache, progress: Progress) -> None:
+async def _read(store: Path, kept: HistoryCache, progress: Progress) -> dict[str, list[bytes]]:
+    """Read what is new into the cache; returns what the zones' delivery streams hold, by zone."""
     progress("copy the store", 0, 0)
     async with scratch_server(store) as url:
         connection = await connect(NatsSettings(url=url, name="zonal-history"), timeout_seconds=CONNECT_SECONDS)
         try:
-            origins = {origin_of(name): name for name in await stream_names(connection) if origin_of(name)}
+            streams = await stream_names(connection)
+            origins = {origin_of(name): name for name in streams if origin_of(name)}
             kept.keep_only(origins)
             for origin, stream in origins.items():
                 await _read_origin(url, JetStreamLog(connection, stream), kept.origin(origin), progress)
+            recorded = topology.delivery_stream_name("")
+            zones = [name.removeprefix(recorded) for name in streams if name.startswith(recorded)]
+            return {zone: await topology.own_delivery(connection, zone).kept() for zone in zones}
         finally:
             await connection.close()
 

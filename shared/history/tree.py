@@ -18,6 +18,7 @@ Tree: TypeAlias = dict[str, dict[str, Any]]
 """By kind (of resource, of a view's part, of xDS resource), then by name."""
 
 COMPILER = "zone_cp.replay"
+RECORDS = "zone_cp.served"
 PROJECTION = "zone_cp.view.tree"
 """Imported by name: `shared` imports neither plane. The compiler takes seconds, so only xDS waits for it."""
 
@@ -52,6 +53,17 @@ def tree_at(
     else:
         found = resources(history.state(zone, position))
     return only(found, kinds)
+
+
+def served_at(history: History, zone: str, position: Position, proxy: str) -> dict[str, Any]:
+    """Whether a proxy held what a moment compiles to, by what its zone recorded: `verdict`, `told` and the record.
+
+    Raises NoSuchMoment.
+    """
+    found: dict[str, Any] = msgspec.to_builtins(
+        importlib.import_module(RECORDS).served_at(history, zone, position, proxy)
+    )
+    return found
 
 
 def only(tree: Tree, kinds: Collection[str]) -> Tree:

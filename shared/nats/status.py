@@ -13,7 +13,7 @@ import msgspec
 
 from shared.events.log import LogUnavailable
 from shared.nats.connection import ApiError, Connection, decode_api
-from shared.nats.direct import get_batch
+from shared.nats.direct import get_batch, read_direct
 from shared.nats.pull import TRANSIENT, PullSession, RawEvent, Start
 from shared.nats.stream import API
 
@@ -103,6 +103,11 @@ class StatusStream:
         wanted = {"multi_last": [f"{self.subjects}>"]}
         found = await get_batch(self.connection, self._api, self.stream, wanted)
         return {stored.raw.subject.removeprefix(self.subjects): stored.raw.data for stored in found}
+
+    async def kept(self) -> list[bytes]:
+        """Every message that the stream still holds, in order. Raises LogUnavailable."""
+        last = await self._last()
+        return [raw.data async for raw in read_direct(self.connection, self._api, self.stream, 0, last)]
 
     async def identity(self) -> str:
         """When the stream was created, as the server says: tells a stream from its successor. Raises LogUnavailable."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,21 @@ async def test_every_envoy_has_what_its_zone_says_it_holds(tmp_path: Path) -> No
             code, told = await zonal(system, zone, "inspect", "xds", proxy, "--actual")
             assert (code, "Envoy has what is intended." in told) == (0, True), told
             assert "refused" not in told.split("\n", 2)[2], told
+            await _served(system, zone, proxy)
         assert (await zonal(system, zone, "inspect", "xds", "nobody"))[0] != 0
         await _csds(system, zone, proxies)
+
+
+async def _served(system: Living, zone: str, proxy: str) -> None:
+    """What is replayed from the log is what the proxy was given, keys and certificates included, by its digest."""
+    async with asyncio.timeout(SECONDS), system.client(zone) as client:
+        asked = {"proxy": proxy, "kind": "Cluster"}
+        # Records are written about once a second.
+        while (await client.get("/history/replay", params=asked)).json()["served"]["verdict"] != "served":  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+    code, told = await zonal(system, zone, "replay", "--proxy", proxy, "-o", "json")
+    assert code == 0
+    assert json.loads(told)["served"]["verdict"] == "served"
 
 
 async def _csds(system: Living, zone: str, proxies: list[str]) -> None:

@@ -117,6 +117,10 @@ class Hub:
         for stream in streams:
             stream.offer(snapshot)
 
+    def snapshot(self, proxy: str) -> Snapshot | None:
+        """What the proxy was offered last."""
+        return self._snapshots.get(proxy)
+
     def advance(self, position: Position) -> None:
         """What every proxy was offered last holds at `position` too, save of those that were left behind."""
         self._position = position

@@ -1,0 +1,28 @@
+"""Digests of what a proxy is given: one per resource type, the same from a live snapshot and from a replay. Pure.
+
+A resource counts by its name and its version, the hash of its content. Secrets count by the events they follow from
+instead: their bytes are not in history, and leaf certificates change without an event (decision 30).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import sha256
+
+from zone_cp.xds.snapshot import SECRET, Encoded
+
+CHARACTERS = 16
+"""Enough to tell two versions of one proxy's configuration apart; it proves nothing against a forger."""
+
+
+def type_digest(type_url: str, resources: Mapping[str, Encoded]) -> str:
+    """The digest of all resources of one type."""
+    total = sha256()
+    for name, one in sorted(resources.items()):
+        said = _origins(one) if type_url == SECRET else one.version
+        total.update(f"{name}\0{said}\n".encode())
+    return total.hexdigest()[:CHARACTERS]
+
+
+def _origins(one: Encoded) -> str:
+    return " ".join(sorted({f"{source.origin}:{source.n}" for source in one.sources}))
