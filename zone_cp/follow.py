@@ -304,7 +304,8 @@ class ZoneOwner:
         while events:
             try:
                 for start in range(0, len(events), APPEND_BATCH):
-                    await self._writer.commit(events[start : start + APPEND_BATCH])
+                    # Of decisions that a crash cuts short, a restart makes the rest anew.
+                    await self._writer.commit(events[start : start + APPEND_BATCH], whole=False)
                     self._moved(events[start : start + APPEND_BATCH])
                 return
             except LogUnavailable as error:

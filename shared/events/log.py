@@ -34,9 +34,10 @@ class LogUnavailable(Exception):
 class EventLog(Protocol):
     """One origin's log: event n stands at sequence n."""
 
-    async def append(self, events: Sequence[Event]) -> None:
+    async def append(self, events: Sequence[Event], *, whole: bool = True) -> None:
         """Append events whose first `n` must be the last sequence + 1; all or nothing, durable on return.
 
+        whole False: a beginning of them may stay behind when this fails, for callers that go on from there.
         A retry of the same events (same ids) is a success, not a conflict. Raises Conflict, LogUnavailable.
         """
         ...
@@ -61,7 +62,7 @@ class MemoryLog:
         self.events: list[Event] = []
         self._grown = asyncio.Condition()
 
-    async def append(self, events: Sequence[Event]) -> None:
+    async def append(self, events: Sequence[Event], *, whole: bool = True) -> None:
         """See EventLog."""
         if not events:
             return

@@ -56,7 +56,7 @@ class Outbox:
             async for raws in following:
                 for i in range(0, len(raws), MAX_BATCH):
                     chunk = raws[i : i + MAX_BATCH]
-                    await self._remote.append_raw(chunk)
+                    await self._remote.append_raw(chunk, whole=False)
                     self.delivered = chunk[-1].sequence
 
     async def _common_end(self) -> int:

@@ -44,12 +44,15 @@ class LogWriter:
         time = max(self._clock(), base.time)
         return compose(base, changes, ids=ids, time=time, actor=actor, seen=seen, cause=cause)
 
-    async def commit(self, events: Sequence[Event]) -> None:
-        """Append and fold. Raises Conflict (after catching up) and LogUnavailable (nothing is folded)."""
+    async def commit(self, events: Sequence[Event], *, whole: bool = True) -> None:
+        """Append and fold. Raises Conflict (after catching up) and LogUnavailable (nothing is folded).
+
+        whole: see EventLog.append.
+        """
         if not events:
             return
         try:
-            await self.log.append(events)
+            await self.log.append(events, whole=whole)
         except Conflict:
             await self.catch_up()
             raise

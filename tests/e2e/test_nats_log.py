@@ -12,6 +12,7 @@ import pytest
 from shared.events.event import Event
 from shared.events.log import Conflict, LogUnavailable
 from shared.nats.connection import NatsSettings, connect
+from shared.nats.direct import get_batch
 from shared.nats.log import JetStreamLog, LogFault, Undecodable
 from shared.nats.pull import RawEvent
 from shared.nats.server import scratch_server
@@ -199,3 +200,20 @@ async def test_a_scratch_server_reads_a_copy_and_leaves_the_original_alone(tmp_p
         assert [event async for event in log.read()] == written
         await log.append(events(1, builder))
     assert digest(single.store) == before
+
+
+async def test_few_events_that_need_not_be_whole_are_written_one_after_the_other(tmp_path: Path) -> None:
+    """No batch is made of them; a retry after a beginning adds the rest; another's event is a conflict."""
+    async with running_single(tmp_path) as single, await connect(single.settings) as connection:
+        log = JetStreamLog(connection, "EV")
+        await log.ensure(event_stream("EV", "mesh.v1.>"))
+        mine = events(4)
+        await log.append(mine[:2], whole=False)
+        await log.append(mine, whole=False)
+        assert [event async for event in log.read()] == mine
+        stored = await get_batch(connection, "$JS.API", "EV", {"seq": 1, "batch": 4})
+        assert not any("Nats-Batch-Id" in one.headers for one in stored)
+        fourth, fifth = events(5)[3:]
+        with pytest.raises(Conflict):
+            await log.append([msgspec.structs.replace(fourth, id="another"), fifth], whole=False)
+        assert await log.last() == 4

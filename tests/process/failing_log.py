@@ -22,7 +22,7 @@ class FailingLog(MemoryLog):
         self.rivals: list[Sequence[Event]] = []
         self.appends = 0
 
-    async def append(self, events: Sequence[Event]) -> None:
+    async def append(self, events: Sequence[Event], *, whole: bool = True) -> None:
         """See EventLog."""
         self.appends += 1
         if self.rivals:
