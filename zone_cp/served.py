@@ -1,22 +1,23 @@
 """Whether a replayed moment is what a proxy held: the compiled snapshot beside the digests that its zone recorded.
 
 The zone records per proxy, at most once a second, up to which moment it has taken everything, and the digests of what
-that was (`marks`). Moments between two pushes were never served; the replay says so. Pure.
+that was (`marks`). Moments between two pushes were never served; the replay says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import msgspec
+from immutables import Map
 
 from shared.events.history import History
 from shared.events.state import Position
 from zone_cp.marks import Bucket, Row
 from zone_cp.replay import snapshot_at
 from zone_cp.xds.digest import type_digest
-from zone_cp.xds.inspect import short_type
+from zone_cp.xds.inspect import plain, short_type
 from zone_cp.xds.snapshot import Snapshot
 
 Verdict: TypeAlias = Literal["served", "computed", "differs", "unrecorded"]
@@ -32,9 +33,22 @@ class Served(msgspec.Struct, frozen=True):
     types: tuple[str, ...] = ()
 
 
-def served_at(history: History, zone: str, position: Position, proxy: str) -> Served:
-    """What the zone's records say of a moment. Raises NoSuchMoment when the proxy was unknown then."""
+def replayed(
+    history: History, zone: str, position: Position, proxy: str, kinds: Collection[str] = ()
+) -> tuple[dict[str, dict[str, Any]], Served]:
+    """What a moment compiles to for a proxy, decoded, and whether that was served.
+
+    kinds: only these types, all when empty. Raises NoSuchMoment when the proxy was unknown then.
+    """
     now = snapshot_at(history, zone, position, proxy)
+    wanted = {kind.lower() for kind in kinds}
+    shown = {url: names for url, names in now.resources.items() if not wanted or short_type(url).lower() in wanted}
+    found = plain(msgspec.structs.replace(now, resources=Map(shown)))
+    return found, judged(history, zone, position, proxy, now)
+
+
+def judged(history: History, zone: str, position: Position, proxy: str, now: Snapshot) -> Served:
+    """What the zone's records say of `now`, which the moment compiles to."""
     row = _last(history, zone, position, proxy)
     if row is None:
         return Served("unrecorded", "computed; no record of this proxy reaches back to it")

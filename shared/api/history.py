@@ -19,7 +19,7 @@ from shared.api.response import Call, json_response, number
 from shared.events.history import History, NoSuchMoment
 from shared.events.index import DamagedLog
 from shared.history.plane import PlaneHistory, TooManyQuestions
-from shared.history.tree import served_at, tree_at
+from shared.history.tree import tree_at, xds_then
 from shared.nats.log import LogFault
 
 T = TypeVar("T")
@@ -70,8 +70,11 @@ class _Asked:
     def answer(self, history: History) -> dict[str, Any]:
         zone = history.meant(self._zone, self._at)
         position = history.position(zone, self._at)
-        found = tree_at(history, zone, position, proxy=self._proxy, view=self._view, kinds=self._kinds)
-        served = None if self._proxy is None else served_at(history, zone, position, self._proxy)
+        served: dict[str, Any] | None = None
+        if self._proxy is not None:
+            found, served = xds_then(history, zone, position, self._proxy, self._kinds)
+        else:
+            found = tree_at(history, zone, position, view=self._view, kinds=self._kinds)
         return {"zone": zone, "position": str(position), "proxy": self._proxy, "served": served, "found": found}
 
 

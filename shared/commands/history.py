@@ -16,7 +16,7 @@ from shared.commands import output as printing
 from shared.commands.connect import OutputFlag
 from shared.commands.failure import CommandFailed
 from shared.commands.source import HERE, Moment, Source, ZoneName
-from shared.history.tree import COMPILER, difference, served_at, tree_at
+from shared.history.tree import COMPILER, difference, tree_at, xds_then
 from shared.model import codec
 from shared.process.exit_code import ExitCode
 
@@ -45,8 +45,11 @@ def replay(
     with source.opened() as history:
         zone = history.meant(zone, at)
         position = history.position(zone, at)
-        found = tree_at(history, zone, position, proxy=proxy, view=view, kinds=kind)
-        served = served_at(history, zone, position, proxy) if proxy else None
+        served: dict[str, Any] | None = None
+        if proxy:
+            found, served = xds_then(history, zone, position, proxy, kind)
+        else:
+            found = tree_at(history, zone, position, view=view, kinds=kind)
     if output != "table":
         told = {"zone": zone, "position": str(position), "proxy": proxy, "served": served, "found": found}
         printing.document(told, output)

@@ -47,37 +47,42 @@ def tree_at(
     kinds: only these, in any spelling the commands know; all when empty. Raises NoSuchMoment.
     """
     if proxy is not None:
-        found: Tree = importlib.import_module(COMPILER).xds_at(history, zone, position, proxy)
-    elif view:
-        found = importlib.import_module(PROJECTION).view_tree(history.state(zone, position))
-    else:
-        found = resources(history.state(zone, position))
-    return only(found, kinds)
+        return xds_then(history, zone, position, proxy, kinds)[0]
+    if view:
+        return only(importlib.import_module(PROJECTION).view_tree(history.state(zone, position)), kinds)
+    return resources(history.state(zone, position), kinds)
 
 
-def served_at(history: History, zone: str, position: Position, proxy: str) -> dict[str, Any]:
-    """Whether a proxy held what a moment compiles to, by what its zone recorded: `verdict`, `told` and the record.
+def xds_then(
+    history: History, zone: str, position: Position, proxy: str, kinds: Collection[str] = ()
+) -> tuple[Tree, dict[str, Any]]:
+    """What `proxy` should have held, and whether it did by what its zone recorded: `verdict`, `told`, the record.
 
-    Raises NoSuchMoment.
+    kinds: only these types of xDS resources, all when empty. Raises NoSuchMoment.
     """
-    found: dict[str, Any] = msgspec.to_builtins(
-        importlib.import_module(RECORDS).served_at(history, zone, position, proxy)
-    )
-    return found
+    found, served = importlib.import_module(RECORDS).replayed(history, zone, position, proxy, kinds)
+    return found, msgspec.to_builtins(served)
 
 
 def only(tree: Tree, kinds: Collection[str]) -> Tree:
     """The part of a tree that is of some kinds; all of it when none is named."""
-    wanted = {kind.lower() for kind in kinds} | {known.name.lower() for kind in kinds if (known := lookup(kind))}
+    wanted = _named(kinds)
     return {kind: names for kind, names in tree.items() if not wanted or kind.lower() in wanted}
 
 
-def resources(state: ZoneState) -> Tree:
-    """Every resource of both origins by kind and key, secrets as fingerprints."""
+def _named(kinds: Collection[str]) -> set[str]:
+    return {kind.lower() for kind in kinds} | {known.name.lower() for kind in kinds if (known := lookup(kind))}
+
+
+def resources(state: ZoneState, kinds: Collection[str] = ()) -> Tree:
+    """Every resource of both origins, of `kinds` (all when empty), by kind and key, secrets as fingerprints."""
+    wanted = _named(kinds)
     found: Tree = {}
     for log in (state.hub, state.own):
-        for key, stored in sorted(log.resources.items()):
-            found.setdefault(key.kind, {})[str(key)] = shown(codec.to_plain(stored.resource))
+        for kind, members in sorted(log.kinds.items()):
+            if not wanted or kind.lower() in wanted:
+                shown_ones = {str(key): shown(codec.to_plain(one.resource)) for key, one in sorted(members.items())}
+                found.setdefault(kind, {}).update(shown_ones)
     return dict(sorted(found.items()))
 
 

@@ -14,7 +14,7 @@ from shared.model.resource import key_of
 from tests.builders import LogBuilder, ZoneBuilder, applied, egress, generator, mes, mesh
 from zone_cp.marks import Bucket, Head, Row
 from zone_cp.replay import snapshot_at
-from zone_cp.served import served_at
+from zone_cp.served import Served, replayed
 from zone_cp.xds.digest import type_digest
 from zone_cp.xds.inspect import short_type
 from zone_cp.xds.snapshot import CLUSTER, SECRET
@@ -44,6 +44,12 @@ def _digests(history: History, at: Position) -> dict[str, str]:
     return {short_type(url): type_digest(url, names) for url, names in resources.items()}
 
 
+def _judged(history: History, at: str) -> Served:
+    found, served = replayed(history, "east", history.position("east", at), PROXY, ("cluster",))
+    assert set(found) == {"Cluster"}
+    return served
+
+
 def _recorded(
     hub: LogBuilder, zone: ZoneBuilder, at: str, digests: Mapping[str, str] | None = None, *, incarnation: str = ""
 ) -> History:
@@ -70,7 +76,7 @@ def _recorded(
 def test_a_moment_is_judged_by_the_last_record_before_it(recorded: str, asked: str, verdict: str, told: str) -> None:
     """What did not change between a push and the moment was served; what did change was only computed."""
     history = _recorded(*_past(), recorded)
-    found = served_at(history, "east", history.position("east", asked), PROXY)
+    found = _judged(history, asked)
     assert found.verdict == verdict
     assert told in found.told
 
@@ -82,7 +88,7 @@ def test_another_digest_at_the_recorded_moment_is_told(asked: str) -> None:
     history = History.of(hub.events, {"east": zone.own.events})
     digests = _digests(history, history.position("east", "4")) | {"Cluster": "0" * 16}
     history = _recorded(hub, zone, "4", digests)
-    found = served_at(history, "east", history.position("east", asked), PROXY)
+    found = _judged(history, asked)
     assert found.verdict == "differs"
     assert found.types == ("Cluster",)
 
@@ -90,7 +96,7 @@ def test_another_digest_at_the_recorded_moment_is_told(asked: str) -> None:
 def test_a_record_of_an_earlier_incarnation_says_nothing() -> None:
     """Its positions count in another log."""
     history = _recorded(*_past(), "4", incarnation="before")
-    assert served_at(history, "east", history.position("east", "4"), PROXY).verdict == "unrecorded"
+    assert _judged(history, "4").verdict == "unrecorded"
 
 
 def test_a_digest_names_content_and_secrets_by_their_events() -> None:
