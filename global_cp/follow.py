@@ -16,7 +16,7 @@ from immutables import Map
 from global_cp.authorities import Authorities
 from global_cp.decide import may_owe, pending
 from shared.events.decide import Command, Decision, Rejected, decide_write
-from shared.events.event import GLOBAL, Change, DataKeyWrapped, Event
+from shared.events.event import GLOBAL, Change, DataKeyWrapped, Event, LogRestored
 from shared.events.fold import fold
 from shared.events.log import Conflict, EventLog, LogUnavailable
 from shared.events.state import GlobalState, LogState
@@ -42,6 +42,7 @@ class GlobalOwner:
         self._changed = changed
         self._lock = asyncio.Lock()
         self._owing = asyncio.Event()
+        self._lost_to = 0
 
     @property
     def state(self) -> GlobalState:
@@ -93,7 +94,24 @@ class GlobalOwner:
             for event in events:
                 state = fold(state, event)
             self._zones = self._zones.set(zone, state)
+            if state.seen > max(self._writer.state.n, self._lost_to):
+                await self._restored(zone, state.seen)
             self._changed()
+
+    async def _restored(self, zone: str, seen: int) -> None:
+        """Begin a new incarnation where a zone has seen more of the log than there is (decision 33)."""
+        try:
+            await self._writer.catch_up()  # another global may have written it, and the zone was the quicker one
+            told = [e.change.lost_to async for e in self._writer.log.read() if isinstance(e.change, LogRestored)]
+            self._lost_to = max(told, default=0)
+            last = self._writer.state.n
+            if seen > max(last, self._lost_to):
+                restored = LogRestored(lost_from=last, lost_to=seen)
+                await self._writer.commit(self._writer.prepare((restored,), actor=SYSTEM))
+                self._lost_to = seen
+                log.error("the log was restored from an older copy", ends_at=last, seen=seen, zone=zone)
+        except (LogUnavailable, Conflict) as error:
+            log.warning("cannot record now that the log was restored", error=str(error))
 
     def owe(self) -> None:
         """Remember that something could not be recorded."""

@@ -11,14 +11,14 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from global_cp.authorities import Authorities
 from global_cp.follow import GlobalOwner
 from shared.events.decide import Apply, Decision, Delete, Rejected
-from shared.events.event import DataKeyWrapped, IntermediateIssued, RootCaCreated
+from shared.events.event import DataKeyWrapped, IntermediateIssued, LogRestored, RootCaCreated
 from shared.events.fold import check, fold, fold_all
 from shared.events.log import LogUnavailable
 from shared.events.state import LogState
 from shared.keys import ca
 from shared.keys.seal import Keyring, Sealer
 from shared.model.resource import ResourceKey
-from tests.builders import LogBuilder, applied, mes, mesh
+from tests.builders import LogBuilder, applied, mes, mesh, settings
 from tests.process.failing_log import LOST, REFUSED, FailingLog
 
 pytestmark = pytest.mark.anyio
@@ -213,3 +213,36 @@ async def test_removing_what_is_not_there() -> None:
     before = len(world.log.events)
     await world.owner.write([Delete(ResourceKey("MeshExternalService", "default", "no"))], actor="ann")
     assert len(world.log.events) == before
+
+
+async def test_a_log_that_a_zone_has_seen_more_of_was_restored() -> None:
+    """A new incarnation begins, with the range that is lost: once, also for a global that starts again."""
+    world = World()
+    await world.put(mesh("a", mtls=False), mesh("b", mtls=False))
+    first, last = world.owner.state.hub.incarnation, world.owner.state.hub.n
+    east = LogBuilder("east")
+    east.append(settings(), seen=last + 5)
+    await world.owner.zone_events("east", east.events)
+    await world.owner.zone_events("east", east.append(settings(), seen=last + 5))
+    restored = [event.change for event in world.log.events if isinstance(event.change, LogRestored)]
+    assert restored == [LogRestored(lost_from=last, lost_to=last + 5)]
+    assert world.owner.state.hub.incarnation != first
+    world.whole()
+
+    other = World(world.log)
+    await other.owner.recover()
+    await other.owner.zone_events("east", east.events)
+    assert other.owner.state.hub == world.owner.state.hub
+
+
+async def test_a_zone_that_is_quicker_than_the_own_log_proves_nothing() -> None:
+    """It has seen what another global wrote: that is looked up first."""
+    world, other = World(), World()
+    other.log = world.log
+    other.owner = GlobalOwner(world.log, ZONES, other.authorities, other._changed)
+    await world.put(mesh("a", mtls=False))
+    west = LogBuilder("west")
+    west.append(settings(), seen=world.owner.state.hub.n)
+    await other.owner.zone_events("west", west.events)
+    assert other.owner.state.hub == world.owner.state.hub
+    assert world.kinds() == ["ResourceApplied"]
