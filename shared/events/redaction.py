@@ -16,6 +16,7 @@ import msgspec
 
 REDACTED = "redacted"
 _SEALED = frozenset({"kid", "nonce", "ciphertext", "digest"})
+"""The fields that every sealed value has; when its certificates expire may stand beside them, and is public."""
 _HINTS = (b'"ciphertext"', b'"wrapped"')
 _FINGERPRINT_CHARACTERS = 12
 
@@ -35,12 +36,17 @@ def is_redacted(line: bytes) -> bool:
 
 def shown(value: Any) -> Any:
     """Plain data for people: a sealed value is told by its data key's id and a short fingerprint."""
-    return _each_sealed(value, lambda sealed: {"kid": sealed["kid"], "fingerprint": fingerprint(str(sealed["digest"]))})
+    return _each_sealed(value, _told)
+
+
+def _told(sealed: dict[str, Any]) -> dict[str, Any]:
+    told = {"kid": sealed["kid"], "fingerprint": fingerprint(str(sealed["digest"]))}
+    return told | {"expires": sealed["expires"]} if "expires" in sealed else told
 
 
 def _each_sealed(value: Any, told: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
     match value:
-        case dict() if value.keys() == _SEALED:
+        case dict() if value.keys() >= _SEALED:
             return told(value)
         case dict():
             return {key: REDACTED if key == "wrapped" else _each_sealed(item, told) for key, item in value.items()}
