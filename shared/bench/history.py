@@ -63,7 +63,10 @@ def measure(step: Callable[[int], None]) -> Seen:
         step(1)
         chance = random.Random(SEED)  # noqa: S311 - the same moments in every run
         moments = [chance.randrange(1, len(kept[0].hub)) for _ in range(MOMENTS)]
-        next_ms = [_milliseconds(lambda g=g: _ask(kept[0], g)) for g in moments]  # type: ignore[misc]
+        next_ms = []
+        for g in moments:
+            next_ms.append(_milliseconds(lambda g=g: _ask(kept[0], g)))  # type: ignore[misc]
+            kept[0].tidy()  # as a plane does, once it has answered
         step(1)
     return Seen(first_ms, bare_ms, next_ms)
 

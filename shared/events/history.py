@@ -91,6 +91,11 @@ class History:
             return self.position(zone, str(event.seen))
         return Position(_until(self.hub, at), _until(own, at))
 
+    def tidy(self) -> None:
+        """Free what answers have left over: call it once an answer is given, where more will be asked."""
+        for log in (self.hub, *self.zones.values()):
+            log.tidy()
+
     def state(self, zone: str, position: Position) -> ZoneState:
         """The zone's state at a moment."""
         return ZoneState(zone, self.hub.state(position.g), self.log(zone).state(position.z))

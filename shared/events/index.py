@@ -25,7 +25,9 @@ EVENTS_LIMIT = 2**32 - 1
 CHANGES_LIMIT = 200
 STRIDE = 10_000
 """Checkpoints stand at multiples of this after their base."""
-SPAN_STRIDES = 10
+OTHER_WEIGHT = 2
+"""What it costs to fold an event that is not about a resource, in events that are."""
+SPAN_STRIDES = 5
 """At most so many lie between two checkpoints, however little there is to fold: the columns are walked as well."""
 
 _OTHER, _APPLIED, _DELETED, _CONNECTED, _DISCONNECTED = range(5)
@@ -230,7 +232,7 @@ class LogIndex:
             changes = self.change_of[place - stride : place]
             others += changes.translate(choice).count(1)
             written.update(compress(self.subject_of[place - stride : place], changes.translate(resources)))
-            if others + len(written) > work or place - after >= SPAN_STRIDES * stride:
+            if OTHER_WEIGHT * others + len(written) > work or place - after >= SPAN_STRIDES * stride:
                 return place
         return None
 

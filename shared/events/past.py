@@ -28,8 +28,8 @@ from shared.events.index import STRIDE, LogIndex
 from shared.events.search import Wanted, found
 from shared.events.state import LogState
 
-STATES_LIMIT = 8
-"""States that are held in memory for the next question."""
+STATES_LIMIT = 4
+"""States that are held in memory for the next question. One of 10,000 resources takes some 25 MB."""
 
 
 class Checkpoints(Protocol):
@@ -72,6 +72,7 @@ class PastLog:
         self._lines = lines
         self._checkpoints = checkpoints
         self._states: OrderedDict[int, LogState] = OrderedDict()
+        self._let_go: list[object] = []
         self._laid = False
 
     @classmethod
@@ -172,18 +173,29 @@ class PastLog:
         kept.drop(place)
         return None
 
+    def tidy(self) -> None:
+        """Free what the last answers have left over: it takes a quarter of the time of an answer, so it waits till now,
+        or for STATES_LIMIT more answers.
+        """
+        self._let_go.clear()
+
     def _on(self, state: LogState, n: int) -> LogState:
         """Fold what came after `state` up to n."""
         kept = self.index.survivors(state, n)
-        events = [self.event(number) for number in kept]
+        starts, lines = self.index.starts, self._lines
+        events = [decode_event(lines[starts[number - 1] : starts[number] - 1]) for number in kept]
         if len(kept) < n - state.n and any(isinstance(event.change, Unreadable) for event in events):
             # What such a change would have overtaken stands after all.
             return fold_all(state, self.events(state.n, n))
-        return fold_part(state, events)
+        after = fold_part(state, events)
+        self._let_go += (state, events)
+        return after
 
     def _remember(self, state: LogState) -> LogState:
         self._states[state.n] = state
         self._states.move_to_end(state.n)
         if len(self._states) > STATES_LIMIT:
-            self._states.popitem(last=False)
+            self._let_go.append(self._states.popitem(last=False))
+        if len(self._let_go) > 3 * STATES_LIMIT:
+            self.tidy()
         return state

@@ -85,7 +85,9 @@ class PlaneHistory:
                 await self._read(origin, log)
             recorded = await self._recorded() if self._recorded is not None else {}
             history = history_of({origin: cache.past for origin, cache in self._caches.items()}, recorded)
-            return await asyncio.to_thread(_found, question, history)
+            found = await asyncio.to_thread(_found, question, history)
+            history.tidy()
+            return found
 
     def _answered(self, answering: asyncio.Future[Any]) -> None:
         self._waiting -= 1
