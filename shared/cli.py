@@ -22,6 +22,7 @@ COMMANDS = (
     ("release", "release:release", "Let proxies have what is kept from them."),
     ("replay", "history:replay", "Show what a proxy was served at a moment, from the log alone."),
     ("diff", "history:diff", "Show what changed for a proxy between two moments."),
+    ("bisect", "bisect:bisect", "Find the event that made the difference, by halving history."),
     ("explain", "history:explain", "Name the events behind a proxy's resource."),
     ("init", "processes:init", "Lay out a deployment: keys, tokens, configuration."),
     ("demo", "processes:demo", "One command, two zones: the story, every step checked."),

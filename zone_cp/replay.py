@@ -7,9 +7,9 @@ secrets is byte for byte what was served.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -20,7 +20,7 @@ from shared.model import codec
 from zone_cp.ads.delivery import NOTHING
 from zone_cp.ads.quarantine import without
 from zone_cp.view.project import project, proxy_view
-from zone_cp.view.zone_view import TlsMaterial, ZoneView
+from zone_cp.view.zone_view import ProxyView, TlsMaterial, ZoneView
 from zone_cp.xds.compile import compile_proxy
 from zone_cp.xds.inspect import plain
 from zone_cp.xds.secrets import Svid
@@ -72,30 +72,43 @@ def view_at(history: History, zone: str, position: Position) -> ZoneView:
     return project(history.state(zone, position))
 
 
-def snapshot_at(history: History, zone: str, position: Position, proxy: str) -> Snapshot:
+Compile: TypeAlias = Callable[[ZoneState, str], Snapshot]
+"""Compiles a state for a proxy. Raises NoSuchMoment if it is unknown."""
+
+
+def snapshot_at(
+    history: History, zone: str, position: Position, proxy: str, compiled: Compile | None = None
+) -> Snapshot:
     """What `proxy` should have held at a moment. Raises NoSuchMoment if it was unknown then.
 
+    compiled: how a state is compiled, without secrets when left out.
     While a push to it was held, that is what it was given before; in place of a resource in quarantine stands what the
     resource was before.
     """
+    compiled = compiled or _snapshot
     state = history.state(zone, position)
     hold = state.own.holds.get(proxy)
     if hold is not None and not hold.released and hold.kept is not None:
         state = history.state(zone, hold.kept)
-    snapshot = _snapshot(state, proxy)
+    snapshot = compiled(state, proxy)
     for key, quarantine in state.own.quarantined.items():
-        before = None if quarantine.kept is None else _snapshot(history.state(zone, quarantine.kept), proxy)
+        before = None if quarantine.kept is None else compiled(history.state(zone, quarantine.kept), proxy)
         good = None if before is None else before.resources.get(quarantine.type_url, NOTHING).get(quarantine.name)
         snapshot = without(snapshot, key, good)
     return snapshot
 
 
-def _snapshot(state: ZoneState, proxy: str) -> Snapshot:
+def known_proxy(state: ZoneState, proxy: str) -> ProxyView:
+    """What a proxy was then. Raises NoSuchMoment if it was unknown."""
     known = proxy_view(state, proxy)
     if known is None:
         names = ", ".join(sorted(state.own.proxies)) or "none yet"
         raise NoSuchMoment(f"zone {state.zone} knew no proxy {proxy!r} at {state.position}; it knew: {names}")
-    return compile_proxy(project(state), known, RedactedSecrets())
+    return known
+
+
+def _snapshot(state: ZoneState, proxy: str) -> Snapshot:
+    return compile_proxy(project(state), known_proxy(state, proxy), RedactedSecrets())
 
 
 def xds_at(history: History, zone: str, position: Position, proxy: str) -> dict[str, dict[str, Any]]:

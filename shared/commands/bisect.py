@@ -1,0 +1,239 @@
+"""`zonal bisect`: the one event that made the difference, found by halving a zone's history.
+
+With a check each moment is served by a scratch control plane to real Envoys (`zone_cp.scratch`); with a predicate it is
+looked up, and no Envoy is needed. Progress and the check's own output go to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+
+from shared.commands import output as printing
+from shared.commands.connect import OutputFlag
+from shared.commands.failure import CommandFailed
+from shared.commands.source import HERE, Source, ZoneName
+from shared.events.event import Event
+from shared.events.halving import Bisection, Found, Line, NotAsClaimed, Verdict, bisection, steps_left
+from shared.events.history import History
+from shared.events.state import Position
+from shared.history.changed import changed_by
+from shared.history.predicate import BadPredicate, predicate
+from shared.history.tree import FieldChange
+from shared.model import codec
+from shared.process import logs
+from shared.process.exit_code import ExitCode
+
+SCRATCH = "zone_cp.scratch.plane"
+"""Imported by name: `shared` imports neither plane."""
+SUSPECTS_SHOWN = 20
+CHECK_SECONDS = 30.0
+
+Judge = Callable[[Position], Awaitable[Verdict]]
+
+
+@Parameter(name="*")
+class Trial:
+    """How a check is run."""
+
+    def __init__(
+        self,
+        *,
+        keys: Annotated[Path | None, Parameter(help="Keys directory of the zone: secrets are opened with it.")] = None,
+        endpoint_map: Annotated[
+            tuple[str, ...], Parameter(negative="", help="host:port=ip:port: dial this instead; repeatable.")
+        ] = (),
+        timeout: Annotated[float, Parameter(help="Seconds a check may take; longer is bad.")] = CHECK_SECONDS,
+        fresh: Annotated[bool, Parameter(negative="", help="Start Envoy anew for every moment.")] = False,
+        envoy: Annotated[str | None, Parameter(help="The Envoy binary.")] = None,
+    ) -> None:
+        self.keys = keys
+        self.endpoint_map = endpoint_map
+        self.timeout = timeout
+        self.fresh = fresh
+        self.envoy = envoy
+
+
+AS_USUAL = Trial()
+"""No flag given."""
+
+
+def bisect(
+    *,
+    good: Annotated[str, Parameter(help="A moment at which all was well.")],
+    bad: Annotated[str | None, Parameter(help="A later one at which it was not; the last when left out.")] = None,
+    check: Annotated[str | None, Parameter(help="Command: 0 is good, 125 skips, all else is bad.")] = None,
+    predicate: Annotated[str | None, Parameter(help='Instead: "hostname pay.ext resolves", … (see the docs).')] = None,
+    zone: ZoneName = None,
+    proxy: Annotated[str | None, Parameter(help="The proxy that the check calls, or that is looked at.")] = None,
+    trial: Trial = AS_USUAL,
+    source: Source = HERE,
+    output: OutputFlag = "table",
+) -> int:
+    """Find the event between a good and a bad moment that made the difference, by a check or a predicate."""
+    if (check is None) == (predicate is None):
+        raise CommandFailed("give either --check or --predicate", ExitCode.USAGE)
+    if check is not None and proxy is None:
+        raise CommandFailed("a check needs a proxy to call: --proxy", ExitCode.USAGE)
+    with source.opened() as history:
+        zone = history.meant(zone, good, bad)
+        search = _Search(history, zone, history.position(zone, good), history.position(zone, bad))
+        try:
+            if check is not None and proxy is not None:
+                found = _interruptible(search.by_check(check, proxy, trial))
+            else:
+                found = asyncio.run(search.by_predicate(predicate or "", proxy))
+        except NotAsClaimed as reason:
+            raise CommandFailed(str(reason), ExitCode.REFUSED) from None
+        return search.tell(found, output)
+
+
+class _Search:
+    """One bisection of one zone."""
+
+    def __init__(self, history: History, zone: str, good: Position, bad: Position) -> None:
+        self._history, self._zone = history, zone
+        self._line = Line(history, zone)
+        self._good, self._bad = self._line.number(good), self._line.number(bad)
+
+    async def by_predicate(self, text: str, proxy: str | None) -> Found:
+        try:
+            holds = predicate(text, proxy)
+        except BadPredicate as reason:
+            raise CommandFailed(str(reason), ExitCode.USAGE) from None
+
+        async def judge(position: Position) -> Verdict:
+            return holds(self._history, self._zone, position)
+
+        return await self._drive(judge)
+
+    async def by_check(self, check: str, proxy: str, trial: Trial) -> Found:
+        logs.configure("critical")
+        scratch: Any = importlib.import_module(SCRATCH)
+        try:
+            plane = scratch.ScratchPlane(self._history, _asked(scratch, self._zone, proxy, check, trial), printing.say)
+            async with plane:
+                return await self._drive(plane.judge)
+        except scratch.SCRATCH_FAULTS as fault:
+            raise CommandFailed(str(fault)) from None
+
+    async def _drive(self, judge: Judge) -> Found:
+        """Answer what the bisection asks for, and say so."""
+        halves: Bisection = bisection(self._good, self._bad)
+        known = {self._good: "the good end", self._bad: "the bad end"}
+        good, bad, step = self._good, self._bad, 0
+        number = next(halves)
+        while True:
+            position = self._line.position(number)
+            if number in known:
+                what = known.pop(number)
+            else:
+                step += 1
+                what = f"step {step} of about {step - 1 + max(steps_left(good, bad), 1)}"
+            printing.say(f"{what}: {position} ({self._zone}) …")
+            verdict = await judge(position)
+            printing.say(f"  {verdict.outcome}" + (f": {verdict.reason}" if verdict.reason else ""))
+            if verdict.outcome == "good":
+                good = max(good, number)
+            elif verdict.outcome == "bad":
+                bad = min(bad, number)
+            try:
+                number = halves.send(verdict)
+            except StopIteration as ended:
+                found: Found = ended.value
+                return found
+
+    def tell(self, found: Found, output: printing.Output) -> int:
+        """Print the event, or the events that are left."""
+        numbers = range(found.good + 1, found.bad + 1)
+        events = [self._line.event(number) for number in numbers[:SUSPECTS_SHOWN]]
+        changes = [changed_by(self._history, event) for event in events]
+        good, bad = self._line.position(found.good), self._line.position(found.bad)
+        if output != "table":
+            told = [_document(event, change) for event, change in zip(events, changes, strict=True)]
+            head = {"zone": self._zone, "good": str(good), "bad": str(bad), "reason": found.reason}
+            document = head | {"steps": found.steps, "count": len(numbers), "events": told}
+            printing.document(document, output)
+            return ExitCode.OK if len(numbers) == 1 else ExitCode.FAILED
+        if len(numbers) > 1:
+            print(f"one of these {len(numbers)} events; no moment between them could be judged:")
+        for event, change in zip(events, changes, strict=True):
+            self._print(event, change)
+        print(f"good at {good}, bad at {bad}: {found.reason}")
+        return ExitCode.OK if len(numbers) == 1 else ExitCode.FAILED
+
+    def _print(self, event: Event, changes: list[FieldChange]) -> None:
+        print(f"{event.origin}:{event.n} by {event.actor} at {event.time} ({event.id})")
+        for change in changes:
+            place = f"{change.path}: " if change.path else ""
+            print(f"  {change.kind} {change.name}")
+            for sign, value in (("-", change.before), ("+", change.after)):
+                if value is not None:
+                    print(f"    {sign} {place}{_brief(value)}")
+        if event.cause:
+            print(f"  because of {event.cause}")
+
+
+def _brief(value: Any) -> str:
+    return value if isinstance(value, str) else codec.encode(value).decode()
+
+
+def _document(event: Event, changes: list[FieldChange]) -> dict[str, Any]:
+    return {
+        "origin": event.origin,
+        "n": event.n,
+        "id": event.id,
+        "time": event.time,
+        "actor": event.actor,
+        "cause": event.cause,
+        "change": type(event.change).__name__,
+        "changes": [msgspec.to_builtins(change) for change in changes],
+    }
+
+
+def _asked(scratch: Any, zone: str, proxy: str, check: str, trial: Trial) -> Any:
+    return scratch.Asked(
+        zone=zone,
+        proxy=proxy,
+        check=check,
+        timeout_seconds=trial.timeout,
+        endpoints=dict(_mapped(text) for text in trial.endpoint_map),
+        keyring=None if trial.keys is None else scratch.keyring_of(trial.keys, zone),
+        anew=trial.fresh,
+        envoy=trial.envoy,
+    )
+
+
+def _mapped(text: str) -> tuple[tuple[str, int], tuple[str, int]]:
+    from ipaddress import ip_address
+
+    try:
+        old, _, new = text.partition("=")
+        (old_host, _, old_port), (new_host, _, new_port) = old.rpartition(":"), new.rpartition(":")
+        ip_address(new_host)
+        return (old_host, int(old_port)), (new_host, int(new_port))
+    except ValueError:
+        raise CommandFailed(f"--endpoint-map {text!r} is not host:port=ip:port", ExitCode.USAGE) from None
+
+
+def _interruptible(search: Any) -> Found:
+    """Run to the end; Ctrl-C and SIGTERM end it in order, with everything it started."""
+
+    async def run() -> Found:
+        task = asyncio.ensure_future(search)
+        for one in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(one, task.cancel)
+        try:
+            found: Found = await task
+        except asyncio.CancelledError:
+            raise CommandFailed("interrupted; everything that was started is gone") from None
+        return found
+
+    return asyncio.run(run())
