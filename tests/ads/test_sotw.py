@@ -289,6 +289,22 @@ def test_one_response_of_a_type_waits_for_its_answer_and_intermediate_snapshots_
     assert pair.holds[SHORT["CDS"]] == {"a": wire_version("CDS", "a", "99")}
 
 
+def test_what_a_route_used_that_is_gone_goes_without_waiting_for_the_next_change() -> None:
+    """The last good route of a refused one kept the cluster; no response says that the route is gone."""
+    pair = SotwPair()
+    pair.ask("CDS")
+    pair.ask("LDS")
+    pair.ask("RDS", "r", "s")
+    pair.offer(snapshot(1, CDS={"a": "1"}, LDS=[], RDS={"r": "1"}))
+    pair.run()
+    pair.offer(snapshot(2, CDS=[], LDS=[], RDS={"r": "bad"}))
+    pair.run()
+    assert pair.holds[SHORT["CDS"]] == {"a": wire_version("CDS", "a")}
+    pair.offer(snapshot(3, CDS=[], LDS=[], RDS={"s": "1"}))
+    pair.run()
+    assert pair.holds[SHORT["CDS"]] == {}
+
+
 def test_large_answers_of_endpoints_are_cut_into_chunks_and_clusters_are_not() -> None:
     """A whole set cannot be cut; the rest travels piece by piece, each after the ACK of the last."""
     big = {f"c{n}": "x" * 100_000 for n in range(10)}

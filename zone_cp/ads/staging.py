@@ -278,6 +278,9 @@ class StagedStream(ABC):
             replaced = Due(subscription.tombstones(names))
             kept = {one.name for one in replaced.upserts}
             self._send(subscription, floor, replaced, tuple(name for name in names if name not in kept), out)
+            if names and self._pins:
+                # SotW has no word for a route that is gone: what it used goes right now.
+                self._release_pins(self._target or floor)
 
     def _removing_clusters(self) -> bool:
         clusters = self._subscription(CLUSTER)
