@@ -16,7 +16,7 @@ from tests.e2e.living import Living
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 BASE_PORT = 26200
-SECONDS = 40.0
+SECONDS = 90.0
 
 
 async def zonal(system: Living, zone: str, *words: str) -> tuple[int, str]:
