@@ -21,7 +21,7 @@ COMMANDS = (
     ("inspect", "inspect:inspect", "List proxies, or show what one is served."),
     ("release", "release:release", "Let proxies have what is kept from them."),
     ("replay", "history:replay", "Show what a proxy was served at a moment, from the log alone."),
-    ("diff", "history:diff", "Show what changed for a proxy between two moments."),
+    ("diff", "diff:diff", "Show what differs between two moments: resources, views, proxies."),
     ("bisect", "bisect:bisect", "Find the event that made the difference, by halving history."),
     ("explain", "history:explain", "Name the events behind a proxy's resource."),
     ("init", "processes:init", "Lay out a deployment: keys, tokens, configuration."),

@@ -18,6 +18,7 @@ from shared.api.problem import Problem
 from shared.api.response import Call, json_response, number
 from shared.events.history import History, NoSuchMoment
 from shared.events.index import DamagedLog
+from shared.history.between import SCOPES, between, zones_meant
 from shared.history.plane import PlaneHistory, TooManyQuestions
 from shared.history.tree import tree_at, xds_then
 from shared.nats.log import LogFault
@@ -49,11 +50,15 @@ def history_routes(past: PlaneHistory | None) -> list[HTTPRouteHandler]:
         asked = _Asked(request)
         return json_response(await _asked(past, asked.answer))
 
+    @get("/history/diff")
+    async def diff(request: Call) -> Response[bytes]:
+        return json_response(await _asked(past, _difference(request)))
+
     @get("/history/deliveries")
     async def deliveries() -> Response[bytes]:
         return json_response({"zones": await _asked(past, _deliveries)})
 
-    return [origins, log, replay, deliveries]
+    return [origins, log, replay, diff, deliveries]
 
 
 class _Asked:
@@ -76,6 +81,24 @@ class _Asked:
         else:
             found = tree_at(history, zone, position, view=self._view, kinds=self._kinds)
         return {"zone": zone, "position": str(position), "proxy": self._proxy, "served": served, "found": found}
+
+
+def _difference(request: Call) -> Callable[[History], dict[str, Any]]:
+    """What `zonal diff` asks: `before`, `after`, `zone`, `scope` or `proxy`, and any number of `kind`."""
+    query = request.query_params
+    before, after, zone, proxy = query.get("before", "0"), query.get("after"), query.get("zone"), query.get("proxy", "")
+    scope = query.get("scope", "proxy" if proxy else "resources")
+    if scope not in SCOPES or bool(proxy) != (scope == "proxy"):
+        reason = f"must be one of {', '.join(SCOPES)}; proxy goes with a proxy's name"
+        raise Problem(400, "Invalid query", "Request is not valid", [{"field": "scope", "reason": reason}])
+    kinds = tuple(query.getall("kind", []))
+
+    def answer(history: History) -> dict[str, Any]:
+        zones = zones_meant(history, zone, before, after, every=scope == "proxies")
+        found = [between(history, one, before, after, scope=scope, proxy=proxy, kinds=kinds).plain() for one in zones]
+        return {"items": found}
+
+    return answer
 
 
 def _origins(history: History) -> list[dict[str, Any]]:

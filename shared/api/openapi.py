@@ -281,10 +281,16 @@ def _history_paths() -> dict[str, Any]:
     asked += [_query("view", {"type": "boolean"}), _query("kind", {"type": "array", "items": text})]
     logs = [_query("origin", text), _query("after", _NUMBER), _query("until", _NUMBER)]
     lines = _answer(text, "events without secrets, one a line", "application/x-ndjson")
+    compared = {"type": "object", "properties": {"items": {"type": "array", "items": free}}, "required": ["items"]}
+    moments = [_query(name, text) for name in ("before", "after", "zone", "scope", "proxy")]
+    moments.append(_query("kind", {"type": "array", "items": text}))
     return {
         "/history/origins": {"get": _operation("historyOrigins", {"200": _answer(origins, "all")} | _problems(503))},
         "/history/log": {"get": _operation("historyLog", {"200": lines} | _problems(400, 404, 503), logs)},
         "/history/deliveries": {"get": _operation("historyDeliveries", {"200": _answer(free, "all")} | _problems(503))},
+        "/history/diff": {
+            "get": _operation("historyDiff", {"200": _answer(compared, "by zone")} | _problems(400, 404, 503), moments)
+        },
         "/history/replay": {
             "get": _operation("historyReplay", {"200": _answer(moment, "then")} | _problems(404, 503), asked)
         },

@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 from cyclopts import Parameter
 
 from shared.commands import output as printing
 from shared.commands.connect import OutputFlag
+from shared.commands.differing import field_lines
 from shared.commands.failure import CommandFailed
 from shared.commands.source import HERE, Source, ZoneName
 from shared.events.event import Event
@@ -25,9 +25,8 @@ from shared.events.halving import Bisection, Found, Line, NotAsClaimed, Verdict,
 from shared.events.history import History
 from shared.events.state import Position
 from shared.history.changed import changed_by
+from shared.history.difference import ResourceChange
 from shared.history.predicate import BadPredicate, predicate
-from shared.history.tree import FieldChange
-from shared.model import codec
 from shared.process import logs
 from shared.process.exit_code import ExitCode
 
@@ -169,23 +168,17 @@ class _Search:
         print(f"good at {good}, bad at {bad}: {found.reason}")
         return ExitCode.OK if len(numbers) == 1 else ExitCode.FAILED
 
-    def _print(self, event: Event, changes: list[FieldChange]) -> None:
+    def _print(self, event: Event, changes: list[ResourceChange]) -> None:
         print(f"{event.origin}:{event.n} by {event.actor} at {event.time} ({event.id})")
         for change in changes:
-            place = f"{change.path}: " if change.path else ""
             print(f"  {change.kind} {change.name}")
-            for sign, value in (("-", change.before), ("+", change.after)):
-                if value is not None:
-                    print(f"    {sign} {place}{_brief(value)}")
+            for line in field_lines([field.plain() for field in change.fields], "    "):
+                print(line)
         if event.cause:
             print(f"  because of {event.cause}")
 
 
-def _brief(value: Any) -> str:
-    return value if isinstance(value, str) else codec.encode(value).decode()
-
-
-def _document(event: Event, changes: list[FieldChange]) -> dict[str, Any]:
+def _document(event: Event, changes: list[ResourceChange]) -> dict[str, Any]:
     return {
         "origin": event.origin,
         "n": event.n,
@@ -194,7 +187,9 @@ def _document(event: Event, changes: list[FieldChange]) -> dict[str, Any]:
         "actor": event.actor,
         "cause": event.cause,
         "change": type(event.change).__name__,
-        "changes": [msgspec.to_builtins(change) for change in changes],
+        "changes": [
+            {"kind": change.kind, "name": change.name, **field.plain()} for change in changes for field in change.fields
+        ],
     }
 
 

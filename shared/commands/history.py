@@ -1,4 +1,4 @@
-"""`zonal replay`, `diff`, `explain`: any moment, from the log alone.
+"""`zonal replay`, `explain`: any moment, from the log alone.
 
 They work with everything stopped and never touch the original (`shared.commands.source`). The compiler is the
 production one.
@@ -9,14 +9,13 @@ from __future__ import annotations
 import importlib
 from typing import Annotated, Any
 
-import msgspec
 from cyclopts import Parameter
 
 from shared.commands import output as printing
 from shared.commands.connect import OutputFlag
 from shared.commands.failure import CommandFailed
 from shared.commands.source import HERE, Moment, Source, ZoneName
-from shared.history.tree import COMPILER, difference, tree_at, xds_then
+from shared.history.tree import COMPILER, tree_at, xds_then
 from shared.model import codec
 from shared.process.exit_code import ExitCode
 
@@ -57,36 +56,6 @@ def replay(
     printing.say(f"{zone} at {position}" + (f", {proxy}: {served['told']}" if served else ""))
     rows = [[kind, name, _brief(value)] for kind, names in found.items() for name, value in names.items()]
     printing.table(["TYPE", "NAME", "CONTENT"], rows)
-    return ExitCode.OK
-
-
-def diff(
-    before: Annotated[str, Parameter(help="A moment.")],
-    after: Annotated[str, Parameter(help="A later moment.")],
-    *,
-    zone: ZoneName = None,
-    proxy: ProxyName = None,
-    source: Source = HERE,
-    output: OutputFlag = "table",
-) -> int:
-    """Show, field by field, what changed for a proxy (or among resources) between two moments."""
-    with source.opened() as history:
-        zone = history.meant(zone, before, after)
-        trees = [tree_at(history, zone, history.position(zone, at), proxy=proxy) for at in (before, after)]
-    changes = difference(*trees)
-    if output != "table":
-        items = [msgspec.to_builtins(change) for change in changes]
-        printing.document({"zone": zone, "proxy": proxy, "before": before, "after": after, "changes": items}, output)
-        return ExitCode.OK
-    for change in changes:
-        print(f"{change.kind} {change.name}")
-        place = f"{change.path}: " if change.path else ""
-        if change.before is not None:
-            print(f"  - {place}{_brief(change.before)}")
-        if change.after is not None:
-            print(f"  + {place}{_brief(change.after)}")
-    if not changes:
-        printing.say("nothing changed")
     return ExitCode.OK
 
 

@@ -51,6 +51,17 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(one, widths, strict=True)).rstrip())
 
 
+def coloured(line: str, style: str) -> None:
+    """Print one line, in a style of rich's on a terminal only."""
+    if not sys.stdout.isatty():
+        print(line)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(soft_wrap=True).print(Text(line, style=style))
+
+
 def _colourful(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table

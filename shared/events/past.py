@@ -152,6 +152,10 @@ class PastLog:
     def _nearest(self, n: int) -> LogState:
         """The last state at or before n that is known; the empty one if none is."""
         held = max((place for place in self._states if place <= n), default=0)
+        if held and n - held <= self._work(self._states[held]):
+            # As quick as a checkpoint, and it shares with the state that is held all that did not change since.
+            self._states.move_to_end(held)
+            return self._states[held]
         if (kept := self._checkpoints) is not None:
             for place in sorted(kept.places(), reverse=True):
                 if held < place <= n and (state := self._confirmed(kept, place)) is not None:

@@ -6,12 +6,17 @@ state can be kept at little cost.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 import msgspec
 from immutables import Map
 
 from shared.events.event import EventRef, ZoneSettingsChanged
 from shared.model.policy import SpiffeMatch, is_meant
 from shared.model.resource import ProtocolClass, Resource, ResourceKey, Sealed
+
+K = TypeVar("K")
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -174,3 +179,10 @@ class GlobalState(msgspec.Struct, frozen=True):
 
     hub: LogState
     zones: Map[str, LogState] = Map()
+
+
+def moved(before: Mapping[K, object], after: Mapping[K, object]) -> set[K]:
+    """The keys under which two maps do not hold the very same; costs nothing for one and the same map."""
+    if before is after:
+        return set()
+    return {key for key, value in after.items() if before.get(key) is not value} | {k for k in before if k not in after}

@@ -7,12 +7,12 @@ from typing import Any
 from shared.events.event import Event, ResourceApplied, ResourceDeleted
 from shared.events.history import History
 from shared.events.redaction import shown
-from shared.history.tree import FieldChange, difference
+from shared.history.difference import FieldChange, ResourceChange, difference
 from shared.model import codec
 from shared.model.resource import ResourceKey, key_of
 
 
-def changed_by(history: History, event: Event) -> list[FieldChange]:
+def changed_by(history: History, event: Event) -> list[ResourceChange]:
     """The fields of a resource that an event set or took; of any other event, what it says. Secrets as fingerprints."""
     zone = "" if event.origin == history.hub.origin else event.origin
     match event.change:
@@ -22,8 +22,8 @@ def changed_by(history: History, event: Event) -> list[FieldChange]:
             after = None
         case other:
             said: dict[str, Any] = shown(codec.to_plain(other))
-            return [FieldChange(said.pop("type"), event.subject, "", after=said)]
-    return difference(_tree(key, _before(history, event, key)), _tree(key, after))
+            return [ResourceChange(said.pop("type"), event.subject, "added", (FieldChange((), after=said),))]
+    return difference(_tree(key, _before(history, event, key)), _tree(key, after), whole=True)
 
 
 def _before(history: History, event: Event, key: ResourceKey) -> Any:

@@ -269,7 +269,9 @@ class _Maker:
         """A stream begins."""
         connection = f"{self.chance.getrandbits(64):016x}"
         self.connections[zone, proxy] = connection
-        online = ProxyConnected(proxy=proxy, key=key, connection=connection, features=("access-log=/run/access",))
+        online = ProxyConnected(
+            proxy=proxy, key=key, connection=connection, features=("redirect", "access-log=/run/access")
+        )
         self.write(zone, [online], "system:zone")
 
     def reconnect(self, zone: str) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from typing import Any, TypeAlias
 
 import msgspec
+from immutables import Map
 
 from shared.events.history import History
 from shared.events.redaction import shown
-from shared.events.state import Position, ZoneState
+from shared.events.state import Position, Stored, ZoneState, moved
 from shared.model import codec
 from shared.model.kinds import lookup
+from shared.model.resource import ResourceKey
 
 Tree: TypeAlias = dict[str, dict[str, Any]]
 """By kind (of resource, of a view's part, of xDS resource), then by name."""
@@ -21,16 +23,6 @@ COMPILER = "zone_cp.replay"
 RECORDS = "zone_cp.served"
 PROJECTION = "zone_cp.view.tree"
 """Imported by name: `shared` imports neither plane. The compiler takes seconds, so only xDS waits for it."""
-
-
-class FieldChange(msgspec.Struct, frozen=True):
-    """One difference: where, what it was, what it is; "" as path means the whole thing came or went."""
-
-    kind: str
-    name: str
-    path: str
-    before: Any = None
-    after: Any = None
 
 
 def tree_at(
@@ -81,39 +73,28 @@ def resources(state: ZoneState, kinds: Collection[str] = ()) -> Tree:
     for log in (state.hub, state.own):
         for kind, members in sorted(log.kinds.items()):
             if not wanted or kind.lower() in wanted:
-                shown_ones = {str(key): shown(codec.to_plain(one.resource)) for key, one in sorted(members.items())}
+                shown_ones = {str(key): _shown(one) for key, one in sorted(members.items())}
                 found.setdefault(kind, {}).update(shown_ones)
     return dict(sorted(found.items()))
 
 
-def difference(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> list[FieldChange]:
-    """Semantic difference of two trees: per field, not per line of text."""
-    changes: list[FieldChange] = []
-    for kind in sorted({*before, *after}):
-        old, new = before.get(kind, {}), after.get(kind, {})
-        for name in sorted({*old, *new}):
-            if name not in new:
-                changes.append(FieldChange(kind, name, "", before=old[name]))
-            elif name not in old:
-                changes.append(FieldChange(kind, name, "", after=new[name]))
-            elif old[name] != new[name]:
-                changes += _fields(kind, name, old[name], new[name])
-    return changes
+def resources_between(before: ZoneState, after: ZoneState, kinds: Collection[str] = ()) -> tuple[Tree, Tree]:
+    """Those resources of two moments that are not the very same in both, as `resources` shows them."""
+    wanted = _named(kinds)
+    trees: tuple[Tree, Tree] = ({}, {})
+    for old, new in ((before.hub, after.hub), (before.own, after.own)):
+        for kind in {*old.kinds, *new.kinds}:
+            if not wanted or kind.lower() in wanted:
+                sides = (old.kinds.get(kind, _NOTHING), new.kinds.get(kind, _NOTHING))
+                for key in moved(*sides):
+                    for tree, side in zip(trees, sides, strict=True):
+                        if key in side:
+                            tree.setdefault(kind, {})[str(key)] = _shown(side[key])
+    return trees
 
 
-def _fields(kind: str, name: str, old: Any, new: Any) -> Iterator[FieldChange]:
-    was, now = dict(_leaves(old)), dict(_leaves(new))
-    for path in sorted({*was, *now}):
-        if was.get(path) != now.get(path):
-            yield FieldChange(kind, name, path, was.get(path), now.get(path))
+_NOTHING: Map[ResourceKey, Stored] = Map()
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list) and value:
-        for index, item in enumerate(value):
-            yield from _leaves(item, f"{path}[{index}]")
-    else:
-        yield path, value
+def _shown(stored: Stored) -> Any:
+    return shown(codec.to_plain(stored.resource))

@@ -67,6 +67,20 @@ def test_the_past_is_shown_as_it_was(api: TestClient[Litestar], store: MemorySto
     assert set(view["found"]["Mesh"]) == {"default", "later"}
 
 
+def test_two_moments_are_compared(api: TestClient[Litestar], store: MemoryStore) -> None:
+    """Resources by default; every proxy's on demand; a scope that is none is refused."""
+    last = len(store.log.events)
+    api.put("/meshes/later", json={}, headers=ADMIN)
+    (found,) = api.get("/history/diff", params={"before": str(last)}).json()["items"]
+    (group,) = found["groups"]
+    assert [(one["kind"], one["verb"], one["names"]) for one in group["changes"]] == [("Mesh", "added", ["Mesh/later"])]
+    (proxies,) = api.get("/history/diff", params={"before": str(last), "scope": "proxies"}).json()["items"]
+    assert (proxies["zone"], proxies["groups"], proxies["touched"]) == ("east", [], 0)
+    for params in ({"scope": "everything"}, {"scope": "proxy"}, {"scope": "views", "proxy": "p"}):
+        assert api.get("/history/diff", params=params).status_code == 400
+    assert api.get("/history/diff", params={"before": "99"}).status_code == 404
+
+
 def test_a_rotated_secret_shows_as_another_and_is_never_there(api: TestClient[Litestar], store: MemoryStore) -> None:
     """Two fingerprints for two values; neither plaintext, ciphertext nor wrapped key in any answer."""
     n = max(event.n for event in store.log.events if "Secret" in event.subject)
@@ -80,7 +94,7 @@ def test_a_rotated_secret_shows_as_another_and_is_never_there(api: TestClient[Li
     for event in store.log.events:
         hidden |= set(_hidden(json.loads(encode_event(event))))
     assert len(hidden) > 3
-    for path in ("/history/replay", "/history/log", "/history/origins"):
+    for path in ("/history/replay", "/history/log", "/history/origins", "/history/diff"):
         told = api.get(path).text
         assert not [value for value in hidden if value in told]
 
@@ -98,7 +112,7 @@ def _hidden(value: Any) -> Iterator[str]:
 
 def test_whoever_may_not_read_the_present_may_not_read_the_past(api: TestClient[Litestar]) -> None:
     """401 without a token, 403 for a proxy's; a reader may."""
-    for path in ("/history/origins", "/history/log", "/history/replay"):
+    for path in ("/history/origins", "/history/log", "/history/replay", "/history/diff"):
         assert api.get(path, headers={"Authorization": ""}).status_code == 401
         assert api.get(path, headers=PROXY).status_code == 403
         assert api.get(path).status_code == 200

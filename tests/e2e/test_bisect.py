@@ -88,7 +88,7 @@ def test_the_event_that_broke_a_service_is_found_by_curl(past: Path) -> None:
     assert told["count"] == 1
     (event,) = told["events"]
     assert event["actor"] == "mallory@example.com"
-    assert [change["path"] for change in event["changes"]] == ["spec.endpoints[0].port"]
+    assert [change["path"] for change in event["changes"]] == ["spec.endpoints[address=127.0.0.1].port"]
     assert told["steps"] <= 7
     assert "step 1 of about 6" in done.stderr
     assert "/no/such/ca.pem, the proxy's system CA, is not here" in done.stderr
@@ -111,7 +111,7 @@ def test_a_predicate_needs_no_envoy(past: Path, upstream: Server) -> None:
     assert done.returncode == 0, done.stderr
     first, *rest = done.stdout.splitlines()
     assert first.startswith("global:12 by mallory@example.com at ")
-    assert f"    - spec.endpoints[0].port: {upstream.port}" in rest
+    assert f"    - spec.endpoints[address=127.0.0.1].port: {upstream.port}" in rest
     wrong = bisect(past, "--good", "3", "--predicate", "hostname x is gone")
     assert wrong.returncode == 2
     assert "is none of: cluster|" in wrong.stderr

@@ -91,11 +91,15 @@ def test_any_moment_is_told_from_the_log_alone(store: Path, capsys: pytest.Captu
     assert "8443" not in served
 
     assert zonal("diff", "2", "3", "--zone", "east").splitlines() == [
-        "MeshExternalService MeshExternalService/default/payments",
-        "  - spec.endpoints[0].port: 443",
-        "  + spec.endpoints[0].port: 8443",
+        " ~ MeshExternalService MeshExternalService/default/payments",
+        "   - spec.endpoints[address=10.0.0.1].port: 443",
+        "   + spec.endpoints[address=10.0.0.1].port: 8443",
     ]
     assert "8443" in zonal("diff", "2", "3", "--proxy", "egress-1")
+    assert zonal("diff", "2", "3", "--proxies", "--stat").splitlines() == ["1 proxy (egress-1): 1 Cluster changed"]
+    (group,) = json.loads(zonal("diff", "2", "3", "--proxies", "-o", "json"))["groups"]
+    assert [field["after"] for change in group["changes"] for field in change["fields"]] == [8443]
+    assert "ExternalService" in zonal("diff", "2", "3", "--views", "-o", "yaml")
 
     explained = zonal("explain", "egress-1", "payments", "--at", "3")
     assert f"event 3 by admin at {at(3)}: ResourceApplied MeshExternalService payments" in explained

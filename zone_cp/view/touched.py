@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Iterable
 
 import msgspec
 from immutables import Map
@@ -22,14 +21,12 @@ from shared.events.event import (
     VipQuarantined,
     ZoneSettingsChanged,
 )
-from shared.events.state import ZoneState
+from shared.events.state import ZoneState, moved
 from shared.model.policy import POLICY_KINDS
 from shared.model.resource import ResourceKey, key_of
 
 _PROXY_KINDS = frozenset({"Dataplane", "ZoneEgress"})
 _KINDS = ("MeshExternalService", "Mesh", "Secret", "HostnameGenerator", *sorted(_PROXY_KINDS), *POLICY_KINDS)
-
-K = TypeVar("K")
 
 
 class Touched(msgspec.Struct):
@@ -75,14 +72,14 @@ def differing(before: ZoneState, after: ZoneState) -> Touched:
     touched = Touched()
     for old, new in ((before.hub, after.hub), (before.own, after.own)):
         for kind in _KINDS:
-            for key in _changed(old.kinds.get(kind, Map()), new.kinds.get(kind, Map())):
+            for key in moved(old.kinds.get(kind, Map()), new.kinds.get(kind, Map())):
                 _touch(touched, key)
-        touched.data_keys.update(_changed(old.data_keys, new.data_keys))
+        touched.data_keys.update(moved(old.data_keys, new.data_keys))
         # A policy that came and went in between took access nevertheless.
-        touched.policies.update(_changed(old.narrowed, new.narrowed))
-    touched.services.update(_changed(before.own.leases, after.own.leases))
-    touched.services.update(_changed(before.own.names, after.own.names))
-    touched.proxies.update(_changed(before.own.proxies, after.own.proxies))
+        touched.policies.update(moved(old.narrowed, new.narrowed))
+    touched.services.update(moved(before.own.leases, after.own.leases))
+    touched.services.update(moved(before.own.names, after.own.names))
+    touched.proxies.update(moved(before.own.proxies, after.own.proxies))
     touched.settings = before.own.settings is not after.own.settings
     return touched
 
@@ -103,9 +100,3 @@ def _touch(touched: Touched, key: ResourceKey) -> None:
             touched.policies.add(key.mesh)
         case _:
             pass
-
-
-def _changed(before: Mapping[K, object], after: Mapping[K, object]) -> set[K]:
-    if before is after:
-        return set()
-    return {key for key, value in after.items() if before.get(key) is not value} | {k for k in before if k not in after}

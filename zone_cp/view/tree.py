@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from immutables import Map
 
 from shared.events.event import EventRef
 from shared.events.redaction import fingerprint
 from shared.events.state import ZoneState
 from shared.model.resource import Sealed
 from zone_cp.view.project import project
-from zone_cp.view.zone_view import ZoneView
+from zone_cp.view.zone_view import Difference, MeshView, ZoneView
 
 
 def view_tree(state: ZoneState) -> dict[str, dict[str, Any]]:
@@ -20,17 +21,43 @@ def view_tree(state: ZoneState) -> dict[str, dict[str, Any]]:
     return tree_of(project(state))
 
 
-def tree_of(view: ZoneView) -> dict[str, dict[str, Any]]:
-    """A view by part (`Zone`, `Mesh`, `ExternalService`, `Egress`) and name."""
-    meshes = {name: _plain(mesh) for name, mesh in sorted(view.meshes.items())}
+def tree_of(view: ZoneView, only: Difference | None = None) -> dict[str, dict[str, Any]]:
+    """A view by part (`Zone`, `Mesh`, `ExternalService`, `Egress`) and name.
+
+    only: nothing but services and meshes that it names, and without what differs all the time.
+    """
+    meshes = {
+        name: _plain(mesh if only is None else _reduced(mesh, only))
+        for name, mesh in sorted(view.meshes.items())
+        if only is None or name in only.meshes or name in only.services
+    }
     services = {key: service for mesh in meshes.values() for key, service in mesh.pop("services", {}).items()}
+    moment = {"position": str(view.position)} if only is None else {}
     found = {
-        "Zone": {view.zone: {"position": str(view.position), "vip_ranges": _plain(view.vip_ranges)}},
+        "Zone": {view.zone: {**moment, "vip_ranges": _plain(view.vip_ranges)}},
         "Mesh": meshes,
         "ExternalService": dict(sorted(services.items())),
         "Egress": {egress.name: _plain(egress) for egress in view.egresses},
     }
-    return {part: names for part, names in found.items() if names}
+    shown = found if only is None else _without_sources(found)
+    return {part: names for part, names in shown.items() if names}
+
+
+def _without_sources(value: Any) -> Any:
+    """Events are why something changed, not what."""
+    match value:
+        case dict():
+            return {key: _without_sources(item) for key, item in value.items() if key != "sources"}
+        case list():
+            return [_without_sources(item) for item in value]
+        case _:
+            return value
+
+
+def _reduced(mesh: MeshView, only: Difference) -> MeshView:
+    keys = only.services.get(mesh.name, ())
+    services = {key: mesh.services[key] for key in keys if key in mesh.services}
+    return msgspec.structs.replace(mesh, services=Map(services), readers=Map())
 
 
 def _plain(value: Any) -> Any:

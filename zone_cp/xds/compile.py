@@ -13,7 +13,7 @@ from zone_cp.xds.egress import compile_egress
 from zone_cp.xds.parts import Changed, Compiled, all_of
 from zone_cp.xds.proxyless import PROXYLESS, compile_proxyless
 from zone_cp.xds.secrets import SecretSource
-from zone_cp.xds.sidecar import compile_sidecar
+from zone_cp.xds.sidecar import calls_workloads, compile_sidecar, reads_services
 from zone_cp.xds.snapshot import Snapshot
 
 
@@ -38,6 +38,19 @@ def compile_next(
             return compile_proxyless(before, view, proxy, resource, changed)
         case Dataplane() as resource:
             return compile_sidecar(before, view, proxy, resource, secrets, access_log_path(proxy), changed)
+
+
+def reads(view: ZoneView, proxy: ProxyView) -> tuple[bool, bool]:
+    """`reads_services` and `reads_workloads` of what will be compiled for a proxy."""
+    match proxy.resource:
+        case ZoneEgress():
+            return True, False
+        case Dataplane(mesh=mesh) as resource if (known := view.meshes.get(mesh)) is not None:
+            if PROXYLESS in proxy.features:
+                return False, True
+            return reads_services(known, proxy, resource), calls_workloads(resource)
+        case Dataplane():
+            return False, False
 
 
 def access_log_path(proxy: ProxyView) -> str:

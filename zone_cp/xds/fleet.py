@@ -25,8 +25,8 @@ from shared.model.resource import Dataplane, ResourceKey, ZoneEgress
 from zone_cp.view.names import NO_NAMES, Names, following
 from zone_cp.view.project import empty_view, first_step, next_step, proxy_view
 from zone_cp.view.zone_view import Difference, Failure, ProxyView, ZoneView
-from zone_cp.xds.compile import compile_next, compile_whole
-from zone_cp.xds.parts import Changed, Compiled, Workload
+from zone_cp.xds.compile import compile_next, compile_whole, reads
+from zone_cp.xds.parts import Changed, Compiled, Workload, all_of
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.snapshot import Snapshot
 
@@ -142,6 +142,30 @@ def next_turn(
     return _turned(fleet, state, view, changed, secrets)
 
 
+def turn_between(
+    before: ZoneState, after: ZoneState, secrets: SecretSource, *, events: Iterable[Event] | None = None
+) -> tuple[Fleet, Turn]:
+    """What the fleet of one state holds, and the turn to another, as far as they differ: groups of proxies that nothing
+    between the two concerns are compiled in neither. `events`: as in `next_turn`.
+    """
+    view, difference = first_step(before)
+    nothing = Fleet(before, empty_view(before))
+    draft = _Draft(nothing, before, view)
+    for proxy in _to_place(nothing, difference):
+        draft.place(proxy, connected=False)
+    for situation in draft.groups:
+        draft.foresee(situation)
+    then, moved = next_step(view, before, after, events)
+    changed = Changed(moved)
+    later = _placed(draft.fleet(Map()), after, then, changed)
+    elsewhere = {draft.situations[proxy] for proxy in later.moved if proxy in draft.situations}
+    for situation in {*_visited(later, changed), *elsewhere}:
+        if situation in draft.groups:
+            draft.compile(situation, all_of(view), secrets)
+    fleet = draft.fleet(_names(nothing, view, difference))
+    return fleet, _turned(fleet, after, then, changed, secrets)
+
+
 def situation_of(view: ZoneView, proxy: ProxyView) -> ProxyView:
     """What a proxy's snapshot follows from, and nothing else: equal for proxies that hold the same."""
     resource = proxy.resource
@@ -172,6 +196,7 @@ class _Draft:
         self.readers, self.callers = fleet.readers, fleet.callers
         self.came: dict[str, None] = {}
         self.left: dict[str, None] = {}
+        self.moved: dict[str, None] = {}
         self.regrouped = False
 
     def place(self, proxy: str, *, connected: bool) -> None:
@@ -189,7 +214,7 @@ class _Draft:
             if after is not None and connected:
                 self.came[proxy] = None
             return
-        self.regrouped = True
+        self.regrouped, self.moved[proxy] = True, None
         if before is not None:
             self._leave(proxy, before)
         if after is None:
@@ -229,13 +254,34 @@ class _Draft:
             self.regrouped = self.regrouped or compiled.workloads != before
             after = msgspec.structs.replace(group, compiled=compiled, fault="")
         self.groups = self.groups.set(situation, after)
-        reads = after.compiled is None or after.compiled.reads_services
-        calls = after.compiled is None or after.compiled.reads_workloads
-        place = _place(situation)
-        self.readers = put(self.readers, place, situation, None) if reads else drop(self.readers, place, situation)
-        self.callers = put(self.callers, place, situation, None) if calls else drop(self.callers, place, situation)
+        made = after.compiled
+        self._index(situation, *((True, True) if made is None else (made.reads_services, made.reads_workloads)))
         self.broken = self.broken.set(situation, None) if after.fault else _less(self.broken, situation)
         return after
+
+    def foresee(self, situation: ProxyView) -> None:
+        """Say of a group what compiling it would: whether single services and workloads concern it."""
+        self._index(situation, *reads(self.view, situation))
+
+    def _index(self, situation: ProxyView, services: bool, workloads: bool) -> None:  # noqa: FBT001 - a pair, see `reads`
+        place = _place(situation)
+        self.readers = put(self.readers, place, situation, None) if services else drop(self.readers, place, situation)
+        self.callers = put(self.callers, place, situation, None) if workloads else drop(self.callers, place, situation)
+
+    def fleet(self, names: Map[str, Names]) -> Fleet:
+        """The result."""
+        return Fleet(
+            self.state,
+            self.view,
+            self.groups,
+            self.situations,
+            self.proxies,
+            self.concerned,
+            self.readers,
+            self.callers,
+            self.broken,
+            names,
+        )
 
 
 def _less(members: Map[ProxyView, None], one: ProxyView) -> Map[ProxyView, None]:
@@ -247,9 +293,7 @@ def _place(situation: ProxyView) -> str:
 
 
 def _turned(fleet: Fleet, state: ZoneState, view: ZoneView, changed: Changed, secrets: SecretSource) -> Turn:
-    draft = _Draft(fleet, state, view)
-    for proxy in _to_place(fleet, changed.view):
-        draft.place(proxy, connected=proxy in changed.view.proxies)
+    draft = _placed(fleet, state, view, changed)
     visited = dict.fromkeys(_visited(draft, changed))
     faults: list[tuple[str, str]] = []
     offers: dict[str, Snapshot] = {}
@@ -267,21 +311,17 @@ def _turned(fleet: Fleet, state: ZoneState, view: ZoneView, changed: Changed, se
         known = draft.groups[draft.situations[proxy]].compiled
         if known is not None:
             offers[proxy] = known.assembly.snapshot
-    made = Fleet(
-        state,
-        view,
-        draft.groups,
-        draft.situations,
-        draft.proxies,
-        draft.concerned,
-        draft.readers,
-        draft.callers,
-        draft.broken,
-        _names(fleet, view, changed.view),
-    )
+    made = draft.fleet(_names(fleet, view, changed.view))
     return Turn(
         made, changed.view, tuple(draft.came), tuple(offers.items()), tuple(draft.left), tuple(faults), draft.regrouped
     )
+
+
+def _placed(fleet: Fleet, state: ZoneState, view: ZoneView, changed: Changed) -> _Draft:
+    draft = _Draft(fleet, state, view)
+    for proxy in _to_place(fleet, changed.view):
+        draft.place(proxy, connected=proxy in changed.view.proxies)
+    return draft
 
 
 def _names(fleet: Fleet, view: ZoneView, difference: Difference) -> Map[str, Names]:

@@ -158,8 +158,7 @@ def compile_sidecar(  # noqa: PLR0917 - the inputs of a compilation
     seat = _seat(view, mesh, proxy, resource, access_log)
     fields = changed.view.meshes.get(mesh.name, frozenset())
     anew = old is None or bool(fields - {"workloads"})
-    per_service = seat.outlet.direct or not seat.redirected
-    reads = per_service or _singles_out(mesh, resource)
+    per_service, reads = is_per_service(mesh, proxy), reads_services(mesh, proxy, resource)
     touched = changed.view.services.get(mesh.name, ()) if reads else ()
     wanted = mesh.services if per_service else _NO_SERVICES
     # Where a policy sends the connections of one service to another, what it holds follows from both.
@@ -168,7 +167,7 @@ def compile_sidecar(  # noqa: PLR0917 - the inputs of a compilation
         service = wanted.get(key)
         served = _served(seat, service, source) if service is not None and seat.outlet.direct else None
         draft.serve(key, served, NO_PART if service is None else _service_part(seat, service, served))
-    dials = any(SERVICE_TAG in one.tags for one in resource.networking.outbound)
+    dials = calls_workloads(resource)
     called = dials and "workloads" in fields
     if (
         anew
@@ -185,11 +184,23 @@ def compile_sidecar(  # noqa: PLR0917 - the inputs of a compilation
     return draft.compiled(workloads=workloads, reads_services=reads, reads_workloads=dials)
 
 
-def _singles_out(mesh: MeshView, resource: Dataplane) -> bool:
-    """Whether anything of a sidecar with one listener for all depends on single services."""
-    return particular(for_proxy(mesh.policies, resource)) or any(
-        one.backend_ref is not None for one in resource.networking.outbound
+def is_per_service(mesh: MeshView, proxy: ProxyView) -> bool:
+    """Whether each external service brings a sidecar something of its own."""
+    return not through_egress(mesh) or REDIRECT not in proxy.features
+
+
+def reads_services(mesh: MeshView, proxy: ProxyView, resource: Dataplane) -> bool:
+    """Whether anything of a sidecar depends on single external services."""
+    return (
+        is_per_service(mesh, proxy)
+        or particular(for_proxy(mesh.policies, resource))
+        or any(one.backend_ref is not None for one in resource.networking.outbound)
     )
+
+
+def calls_workloads(resource: Dataplane) -> bool:
+    """Whether a sidecar has outbounds to what other Dataplanes serve."""
+    return any(SERVICE_TAG in one.tags for one in resource.networking.outbound)
 
 
 def _seat(view: ZoneView, mesh: MeshView, proxy: ProxyView, resource: Dataplane, access_log: str) -> _Seat:
