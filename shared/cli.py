@@ -35,7 +35,10 @@ BUNDLE_COMMANDS = (
     ("export", "bundle:export", "Write a system's past to one file, without its secrets."),
     ("import", "bundle:import_", "Check such a file and make it ready for --bundle."),
 )
-GENERATE_COMMANDS = (("history", "generate:history", "Write the long past of a made-up deployment."),)
+GENERATE_COMMANDS = (
+    ("user-token", "generate:user_token", "Print a token for a person or a program that calls the API."),
+    ("history", "generate:history", "Write the long past of a made-up deployment."),
+)
 PROXY_COMMANDS = (
     ("sidecar", "processes:sidecar", "Run Envoy and DNS beside an application."),
     ("egress", "processes:egress", "Run Envoy as the zone's egress."),
@@ -53,7 +56,7 @@ def _tree() -> App:
     proxy = App(name="proxy", help="Run a proxy and what belongs to it.", result_action="return_value")
     check = App(name="check", help="Try things out for real, step by step.", result_action="return_value")
     bundle = App(name="bundle", help="Take a system's past elsewhere.", result_action="return_value")
-    generate = App(name="generate", help="Make things up, to measure.", result_action="return_value", show=False)
+    generate = App(name="generate", help="Make tokens, and pasts to measure with.", result_action="return_value")
     trees = ((app, COMMANDS), (proxy, PROXY_COMMANDS), (check, CHECK_COMMANDS), (bundle, BUNDLE_COMMANDS))
     for tree, commands in (*trees, (generate, GENERATE_COMMANDS)):
         for name, place, summary in commands:

@@ -18,6 +18,7 @@ from shared.api.check import check_routes
 from shared.api.history import history_routes
 from shared.api.openapi import document
 from shared.api.problem import Problem, from_http, unavailable
+from shared.api.reading import ReadersInspector, ReadersStore, current_reader
 from shared.api.release import Releaser, release_routes
 from shared.api.resources import Resources
 from shared.api.response import Call, json_response, number
@@ -58,6 +59,11 @@ def build_api(
     checker: what makes TLS checks, inspector: what tells of proxies, releaser: what keeps things from them; global has
     none of these. past: the history of the plane's logs.
     """
+    store = ReadersStore(store)
+    if past is not None:
+        past.reader = current_reader
+    if inspector is not None:
+        inspector = ReadersInspector(inspector)
     resources = Resources(store, zone)
     handlers: list[HTTPRouteHandler] = []
     for kind in KINDS:
@@ -74,7 +80,7 @@ def build_api(
     handlers += release_routes(releaser)
 
     async def check(request: Request[Any, Any, State]) -> None:
-        auth.check(request, authenticator)
+        auth.check(request, authenticator, zone)
 
     return Litestar(
         route_handlers=handlers,

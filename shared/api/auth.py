@@ -8,16 +8,21 @@ from litestar import Request
 from litestar.datastructures import State
 
 from shared.api.problem import Problem
+from shared.api.reading import reader_of, reads
 from shared.api.store import Authenticator
 from shared.keys.tokens import ADMIN, Principal
 
 OPEN = frozenset({"/healthy", "/ready"})
+METRICS = "/metrics"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _SCHEME = "bearer "
 
 
-def check(request: Request[Any, Any, State], authenticator: Authenticator) -> None:
-    """Put the principal on the request, or end it: 401 without an accepted token, 403 without the right."""
+def check(request: Request[Any, Any, State], authenticator: Authenticator, zone: str = "") -> None:
+    """Put the principal on the request, or end it: 401 without an accepted token, 403 without the right.
+
+    zone: whose plane this is, "" on global. What a limited token may read is decided in `reading`.
+    """
     if request.scope["path"] in OPEN:
         return
     header = request.headers.get("authorization", "")
@@ -32,6 +37,12 @@ def check(request: Request[Any, Any, State], authenticator: Authenticator) -> No
         raise Problem(403, "Access Denied", "a proxy's token opens no API")
     if request.method not in _SAFE and ADMIN not in found.roles:
         raise Problem(403, "Access Denied", f"writing needs the role {ADMIN}")
+    reader = reader_of(found)
+    if not reader.sees_zone(zone):
+        raise Problem(403, "Access Denied", f"the token reads {', '.join(sorted(reader.zones))}, not zone {zone}")
+    if reader.is_limited and request.scope["path"] == METRICS:
+        raise Problem(403, "Access Denied", "metrics are of all meshes and zones, the token is not")
+    reads(reader)
     request.scope["principal"] = found  # type: ignore[typeddict-unknown-key]
 
 

@@ -33,7 +33,7 @@ def history_routes(past: PlaneHistory | None) -> list[HTTPRouteHandler]:
 
     @get("/history/origins")
     async def origins() -> Response[bytes]:
-        return json_response({"items": await _asked(past, _origins)})
+        return json_response({"items": await _asked(past, _origins), "limits": past.reader().limits})
 
     @get("/history/log")
     async def log(request: Call) -> Stream:

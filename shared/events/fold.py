@@ -245,6 +245,8 @@ def _apply(state: LogState, event: Event) -> LogState:
             return msgspec.structs.replace(state, settings=change)
         case EventSkipped():
             return msgspec.structs.replace(state, skipped=state.skipped.set(change.g, change.reason))
+        case Unreadable() if not event.subject:
+            return state  # withheld from this reader (`reading`)
         case Unreadable():
             return msgspec.structs.replace(state, skipped=state.skipped.set(event.n, change.reason))
         case LogRestored():

@@ -10,7 +10,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
-from shared.events.event import GLOBAL, Event
+from shared.events.event import GLOBAL, Event, Unreadable
 from shared.events.past import PastLog
 from shared.events.state import Position, ZoneState
 
@@ -66,10 +66,16 @@ class History:
 
     def event(self, origin: str, n: int) -> Event:
         """One event by its origin and sequence. Raises NoSuchMoment."""
+        event = self._having(origin, n).event(n)
+        if isinstance(event.change, Unreadable) and not event.subject:
+            raise NoSuchMoment(f"{origin} {n} is of a mesh or zone that is not for this reader")
+        return event
+
+    def _having(self, origin: str, n: int) -> PastLog:
         log = self.log(origin)
         if not 1 <= n <= len(log):
             raise NoSuchMoment(f"{origin} has no event {n}; it has 1 to {len(log)}")
-        return log.event(n)
+        return log
 
     def position(self, zone: str, at: str | None = None) -> Position:
         """The moment `at` of `zone`: `1234` (global's sequence), `east:57`, an RFC 3339 time, None = the last.
@@ -85,10 +91,9 @@ class History:
                 raise NoSuchMoment(f"global has no event {g}; it has 1 to {len(self.hub)}")
             return Position(g, bisect_right(own.numbers, g, key=lambda n: own.envelope(n).seen))
         if found := _AT_ZONE.fullmatch(at):
-            event = self.event(found["zone"], int(found["z"]))
-            if found["zone"] == zone:
-                return Position(event.seen, event.n)
-            return self.position(zone, str(event.seen))
+            z = int(found["z"])
+            seen = self._having(found["zone"], z).envelope(z).seen
+            return Position(seen, z) if found["zone"] == zone else self.position(zone, str(seen))
         return Position(_until(self.hub, at), _until(own, at))
 
     def tidy(self) -> None:

@@ -30,12 +30,16 @@ OTHER_WEIGHT = 2
 SPAN_STRIDES = 5
 """At most so many lie between two checkpoints, however little there is to fold: the columns are walked as well."""
 
-_OTHER, _APPLIED, _DELETED, _CONNECTED, _DISCONNECTED = range(5)
+WITHHELD = "Withheld"
+"""Type of the change of an event that its reader may not see (`reading`): nothing follows from it."""
+
+_OTHER, _APPLIED, _DELETED, _CONNECTED, _DISCONNECTED, _NOTHING = range(6)
 _CLASSES = {
     "ResourceApplied": _APPLIED,
     "ResourceDeleted": _DELETED,
     "ProxyConnected": _CONNECTED,
     "ProxyDisconnected": _DISCONNECTED,
+    WITHHELD: _NOTHING,
 }
 
 
@@ -252,6 +256,18 @@ class LogIndex:
         for name, number in self.changes.items():
             table[number] = _CLASSES.get(name, _OTHER) in wanted
         return bytes(table)
+
+    def without(self, hidden: Iterable[int]) -> LogIndex:
+        """A copy in which the events `hidden` are withheld: neither what they are about nor who wrote them is in it."""
+        index = LogIndex.restored(self.image())
+        nobody, nothing, withheld = index.actors[""], index.subjects[""], index.changes[WITHHELD]
+        for n in hidden:
+            index.actor_of[n - 1], index.subject_of[n - 1], index.change_of[n - 1] = nobody, nothing, withheld
+        for numbers, column in ((index.actors, index.actor_of), (index.subjects, index.subject_of)):
+            used = set(column)
+            numbers.texts[:] = [text if number in used else "" for number, text in enumerate(numbers.texts)]
+        index.actors, index.subjects = Numbers(index.actors.texts), Numbers(index.subjects.texts)
+        return index
 
     # --- keeping ------------------------------------------------------------------------------------------------
 

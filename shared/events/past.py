@@ -87,6 +87,11 @@ class PastLog:
         return len(self.index)
 
     @property
+    def lines(self) -> Lines:
+        """The encoded events."""
+        return self._lines
+
+    @property
     def numbers(self) -> range:
         """The n of every event."""
         return range(1, len(self) + 1)
@@ -188,7 +193,7 @@ class PastLog:
         kept = self.index.survivors(state, n)
         starts, lines = self.index.starts, self._lines
         events = [decode_event(lines[starts[number - 1] : starts[number] - 1]) for number in kept]
-        if len(kept) < n - state.n and any(isinstance(event.change, Unreadable) for event in events):
+        if len(kept) < n - state.n and any(isinstance(one.change, Unreadable) and one.subject for one in events):
             # What such a change would have overtaken stands after all.
             return fold_all(state, self.events(state.n, n))
         after = fold_part(state, events)

@@ -9,7 +9,7 @@ from operator import and_
 
 import msgspec
 
-from shared.events.index import LogIndex
+from shared.events.index import WITHHELD, LogIndex
 from shared.events.subject import place_of
 
 
@@ -30,7 +30,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def found(index: LogIndex, wanted: Wanted, *, newest_first: bool = False) -> Iterator[int]:
-    """The n of every event that is wanted, in order."""
+    """The n of every event that is wanted, in order; withheld ones never are."""
     first, last = max(wanted.after, 0), len(index) if wanted.until is None else min(wanted.until, len(index))
     numbers: Sequence[int] = range(first + 1, last + 1)
     step = -1 if newest_first else 1
@@ -45,6 +45,9 @@ def found(index: LogIndex, wanted: Wanted, *, newest_first: bool = False) -> Ite
         if words is not None:
             among = bytes(text in words for text in texts)
             chosen.append(map(among.__getitem__, column[first:last][::step]))
+    if WITHHELD in index.changes:
+        readable = bytes(text != WITHHELD for text in index.changes.texts)
+        chosen.append(map(readable.__getitem__, index.change_of[first:last][::step]))
     selected: Iterable[int] = repeat(1) if not chosen else reduce(lambda one, other: map(and_, one, other), chosen)
     return compress(numbers[::step], selected)
 

@@ -43,6 +43,7 @@ class Known(msgspec.Struct, frozen=True):
 
 class _Answer(msgspec.Struct, frozen=True):
     items: list[Known]
+    limits: str = ""
 
 
 class _Deliveries(msgspec.Struct, frozen=True):
@@ -57,8 +58,10 @@ def open_live(api: Api, progress: Progress = unwatched, *, cache: Path | None = 
     """The history of every origin that the API of a running plane knows. Raises what `api` raises, BrokeOff, OSError,
     DamagedLog.
     """
-    origins = msgspec.convert(api.get("/history/origins"), _Answer).items
-    with HistoryCache(cache or user_cache(f"api {api.api}")) as kept:
+    answer = msgspec.convert(api.get("/history/origins"), _Answer)
+    origins = answer.items
+    # Whoever may see less is given other lines.
+    with HistoryCache(cache or user_cache(f"api {api.api} {answer.limits}".rstrip())) as kept:
         kept.keep_only(known.origin for known in origins)
         for known in origins:
             _read(api, known, kept.origin(known.origin), progress)

@@ -7,6 +7,7 @@ are served meanwhile; what has been written since the last question is read firs
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from shared.events.event import GLOBAL
 from shared.events.history import History
 from shared.events.past import PastLog
+from shared.events.reading import EVERYTHING, Reader, past_for, records_for
 from shared.events.redaction import redacted_line
 from shared.history.cache import HistoryCache, OriginCache, history_of
 from shared.nats.pull import RawEvent
@@ -24,6 +26,8 @@ T = TypeVar("T")
 
 WAITING_LIMIT = 16
 """Questions that wait or are answered."""
+NARROWED_LIMIT = 16
+"""Logs as limited readers see them that are kept: 20 bytes per event each."""
 READ_EVENTS = 500
 """Read in one piece: about a millisecond of work."""
 KEEP_EVENTS = 10_000
@@ -60,12 +64,15 @@ class PlaneHistory:
         self._recorded = recorded
         self._caches: dict[str, OriginCache] = {}
         self._turn = asyncio.Lock()
+        self._narrowed: OrderedDict[tuple[Reader, str], tuple[PastLog, PastLog]] = OrderedDict()
+        self.reader: Callable[[], Reader] = lambda: EVERYTHING
+        """Tells, when something is asked, what whoever asks may see; all else is left out of what they are told."""
         self._waiting = 0
 
     @property
     def origins(self) -> list[str]:
-        """Whose logs there are, global first."""
-        return list(self._logs)
+        """Whose logs there are for whoever asks, global first."""
+        return [origin for origin in self._logs if self.reader().sees_zone(origin)]
 
     async def ask(self, question: Callable[[History], T]) -> T:
         """What `question` finds in the history up to now. Raises TooManyQuestions, LogUnavailable, LogFault, OSError,
@@ -73,18 +80,18 @@ class PlaneHistory:
         """
         if self._waiting >= WAITING_LIMIT:
             raise TooManyQuestions(f"{WAITING_LIMIT} questions about the past wait already")
-        answering = asyncio.ensure_future(self._answer(question))
+        answering = asyncio.ensure_future(self._answer(question, self.reader()))
         self._waiting += 1
         answering.add_done_callback(self._answered)
         # Whoever asked may go away: the thread works on, and nothing may change under it.
         return await asyncio.shield(answering)
 
-    async def _answer(self, question: Callable[[History], T]) -> T:
+    async def _answer(self, question: Callable[[History], T], reader: Reader) -> T:
         async with self._turn:
             for origin, log in self._logs.items():
                 await self._read(origin, log)
             recorded = await self._recorded() if self._recorded is not None else {}
-            history = history_of({origin: cache.past for origin, cache in self._caches.items()}, recorded)
+            history = await asyncio.to_thread(self._history_for, reader, recorded)
             found = await asyncio.to_thread(_found, question, history)
             history.tidy()
             return found
@@ -94,9 +101,25 @@ class PlaneHistory:
         if not answering.cancelled():
             answering.exception()  # told to whoever still waits
 
+    def _history_for(self, reader: Reader, recorded: Mapping[str, Sequence[bytes]]) -> History:
+        pasts = {origin: self._past_for(reader, origin) for origin in self._caches if reader.sees_zone(origin)}
+        return history_of(pasts, {zone: records_for(reader, kept) for zone, kept in recorded.items() if zone in pasts})
+
+    def _past_for(self, reader: Reader, origin: str) -> PastLog:
+        past, place = self._caches[origin].past, (reader, origin)
+        if not reader.is_limited:
+            return past
+        of, narrowed = self._narrowed.pop(place, (None, past))
+        if of is not past or len(narrowed) != len(past):
+            narrowed = past_for(reader, past)
+        self._narrowed[place] = past, narrowed
+        if len(self._narrowed) > NARROWED_LIMIT:
+            self._narrowed.popitem(last=False)
+        return narrowed
+
     async def lines(self, origin: str, after: int, until: int) -> AsyncGenerator[bytes, None]:
         """Events with after < n <= until, without secrets, a line each, in pieces. Call `ask` first."""
-        past = self._caches[origin].past
+        past = self._past_for(self.reader(), origin)
         for first in range(after + 1, min(until, len(past)) + 1, READ_EVENTS):
             last = min(first + READ_EVENTS - 1, until, len(past))
             yield b"".join(redacted_line(past.raw(n)) + b"\n" for n in range(first, last + 1))

@@ -3,7 +3,7 @@
 Planes verify with public keys alone; only the holder of the signing key (global) issues. A token is of one
 kind and stands for nothing else: a proxy's token opens no API.
 
-    user       sub, roles
+    user       sub, roles; and, to limit what may be read, Meshes, Zones
     dataplane  Name, Mesh, Tags, Type "dataplane" (or ""), Zone
     egress     Name, Type "egress", Zone
 
@@ -13,7 +13,7 @@ All carry `jti`, `iat`, `nbf`, `exp`; the header names the signing key by `kid`.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
@@ -45,7 +45,8 @@ _PROXY_KINDS: Mapping[str, Kind] = {"": "dataplane", "dataplane": "dataplane", "
 class Principal(msgspec.Struct, frozen=True):
     """Whom a token stands for. `subject` is what events name as actor; empty fields bind nothing.
 
-    A proxy token binds its proxy to what it names: mesh, name, zone and, per tag, one of the listed values.
+    A proxy token binds its proxy to what it names: mesh, name, zone and, per tag, one of the listed values. A user's
+    meshes and zones limit what may be read (`shared.events.reading`); none: everything.
     """
 
     kind: Kind
@@ -56,6 +57,8 @@ class Principal(msgspec.Struct, frozen=True):
     zone: str = ""
     tags: Map[str, tuple[str, ...]] = Map()
     jti: str = ""
+    meshes: tuple[str, ...] = ()
+    zones: tuple[str, ...] = ()
 
 
 class TokenRefused(Exception):
@@ -101,9 +104,23 @@ class TokenIssuer:
         except ValueError as error:
             raise files.KeyFileError(f"{path}: not a signing key: {error}") from None
 
-    def user_token(self, subject: str, roles: tuple[str, ...], seconds: float = USER_TOKEN_SECONDS) -> str:
-        """A token for a person or a program that calls the API."""
-        return self._sign({"sub": subject, "roles": list(roles)}, seconds)
+    def user_token(
+        self,
+        subject: str,
+        roles: tuple[str, ...],
+        seconds: float = USER_TOKEN_SECONDS,
+        *,
+        meshes: Sequence[str] = (),
+        zones: Sequence[str] = (),
+    ) -> str:
+        """A token for a person or a program that calls the API; it reads these meshes and zones only, if any are given.
+
+        Raises ValueError for a limited token that may write.
+        """
+        limits = {name: list(names) for name, names in (("Meshes", meshes), ("Zones", zones)) if names}
+        if limits and ADMIN in roles:
+            raise ValueError(f"a token of the role {ADMIN} may write everything: it cannot be limited")
+        return self._sign({"sub": subject, "roles": list(roles), **limits}, seconds)
 
     def dataplane_token(
         self,
@@ -199,6 +216,8 @@ class _Claims(msgspec.Struct, rename="lower"):
     zone: str = ""
     type: str | None = None
     tags: dict[str, tuple[str, ...]] | None = None
+    meshes: tuple[str, ...] | None = None
+    zones: tuple[str, ...] | None = None
 
 
 def _principal(raw: Mapping[str, Any]) -> Principal:
@@ -212,7 +231,14 @@ def _principal(raw: Mapping[str, Any]) -> Principal:
     if claims.sub:
         if claims.type or claims.mesh or claims.name or claims.zone:
             raise TokenRefused("the token is of two kinds")
-        return Principal("user", claims.sub, claims.roles, jti=claims.jti)
+        limits = (claims.meshes, claims.zones)
+        if () in limits or (limits != (None, None) and ADMIN in claims.roles):
+            raise TokenRefused("the token is limited to nothing, or limited and of a role that is not")
+        return Principal(
+            "user", claims.sub, claims.roles, jti=claims.jti, meshes=claims.meshes or (), zones=claims.zones or ()
+        )
+    if claims.meshes is not None or claims.zones is not None:
+        raise TokenRefused("only a user's token is limited to meshes and zones")
     kind = _PROXY_KINDS.get(claims.type or "")
     if kind is None or (claims.type is None and not claims.mesh) or claims.roles:
         raise TokenRefused("the token is of no known kind")

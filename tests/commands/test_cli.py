@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from shared import VERSION, cli
+from shared.keys.files import write_private
+from shared.keys.tokens import TokenVerifier, create_signing_key, public_key_of
 from shared.process.settings import GlobalSettings, ProxySettings, ZoneSettings
 from tests.commands.conftest import Zonal
 
@@ -129,6 +131,21 @@ def test_a_part_that_is_not_built_says_so() -> None:
 
     with pytest.raises(CommandFailed, match="not built yet"):
         processes.call("shared.nowhere.run:run")
+
+
+def test_a_token_is_made_for_who_is_named(zonal: Zonal, tmp_path: Path) -> None:
+    """By the key that `zonal init` laid out; without one, or with a limit on who may write, none is."""
+    keys = tmp_path / "global" / "keys"
+    keys.mkdir(parents=True)
+    line = ["generate", "user-token", "--name", "ana", "--directory", str(tmp_path), "--mesh", "red", "--zone", "east"]
+    assert zonal(*line).code == 1
+    signing = create_signing_key()
+    write_private(keys / "token-signing-1.key", signing.encode())
+    made = zonal(*line, "--valid-for", "30m")
+    who = TokenVerifier({"1": public_key_of(signing)}).check(made.out.strip())
+    assert (who.subject, who.roles, who.meshes, who.zones) == ("ana", (), ("red",), ("east",))
+    assert zonal(*line, "--role", "admin").code == 2
+    assert zonal(*line, "--valid-for", "soon").code == 2
 
 
 def test_init_takes_zones_and_ranges(zonal: Zonal, stand_in: Callable[..., list[Any]], tmp_path: Path) -> None:

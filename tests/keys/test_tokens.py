@@ -36,6 +36,20 @@ def test_a_user_token_names_its_subject_and_roles() -> None:
     assert who.jti
 
 
+def test_a_user_token_may_be_limited_to_meshes_and_zones() -> None:
+    """Only one that may not write; a limit to nothing, and limits of a proxy's token, are refused."""
+    limited = VERIFIER.check(ISSUER.user_token("ana", (), 60, meshes=["red"], zones=["east", "west"]))
+    assert (limited.meshes, limited.zones) == (("red",), ("east", "west"))
+    assert VERIFIER.check(ISSUER.user_token("ana", (), 60)).meshes == ()
+    with pytest.raises(ValueError, match="cannot be limited"):
+        ISSUER.user_token("ana", ("admin",), 60, zones=["east"])
+    for claims in ({"sub": "a", "roles": ["admin"], "Meshes": ["m"]}, {"sub": "a", "Zones": []}):
+        with pytest.raises(TokenRefused, match="limited"):
+            VERIFIER.check(forge(claims))
+    with pytest.raises(TokenRefused, match="only a user's"):
+        VERIFIER.check(forge({"Mesh": "m", "Type": "dataplane", "Meshes": ["m"]}))
+
+
 def test_proxy_tokens_bind_their_proxy() -> None:
     """Dataplane and egress tokens carry what they bind, and no roles."""
     sidecar = VERIFIER.check(
