@@ -75,7 +75,7 @@ class _Global:
         own = topology.global_log(connection)
         zone_logs = {zone: topology.zone_log_on_hub(connection, zone) for zone in settings.zones}
         authorities = Authorities(keys.keyring(), sealer, lambda: datetime.now(UTC))
-        owner = GlobalOwner(own, settings.zones, authorities, lambda: None)
+        owner = GlobalOwner(own, settings.zones, authorities, lambda: None, keys.signing_key())
         await owner.recover()
         for zone, zone_log in zone_logs.items():
             await recover_zone(owner, zone, zone_log)
@@ -94,7 +94,7 @@ class _Global:
             ready=lambda: self._ready,
             version=VERSION,
             metrics=partial(render, global_registry(owner)),
-            past=PlaneHistory(logs, Path(settings.data_dir) / "history"),
+            past=PlaneHistory(logs, Path(settings.data_dir) / "history", checks=keys.log_checks()),
         )
         await serve_api(life, api, settings.api_host, settings.api_port)
         self._ready = True

@@ -19,6 +19,7 @@ from shared.events.decide import Command, Decision, Rejected, decide_write
 from shared.events.event import GLOBAL, Change, DataKeyWrapped, Event, LogRestored
 from shared.events.fold import fold
 from shared.events.log import Conflict, EventLog, LogUnavailable
+from shared.events.signing import Signer
 from shared.events.state import GlobalState, LogState
 from shared.process.writer import LogWriter
 
@@ -34,9 +35,14 @@ class GlobalOwner:
     """
 
     def __init__(
-        self, own_log: EventLog, zones: Sequence[str], authorities: Authorities, changed: Callable[[], None]
+        self,
+        own_log: EventLog,
+        zones: Sequence[str],
+        authorities: Authorities,
+        changed: Callable[[], None],
+        signer: Signer | None = None,
     ) -> None:
-        self._writer = LogWriter(own_log, LogState(origin=GLOBAL))
+        self._writer = LogWriter(own_log, LogState(origin=GLOBAL), signer=signer)
         self._zones: Map[str, LogState] = Map({zone: LogState(origin=zone) for zone in zones})
         self._authorities = authorities
         self._changed = changed
@@ -54,6 +60,7 @@ class GlobalOwner:
         async with self._lock:
             await self._writer.catch_up()
             await self._settle("")
+            await self._writer.vouch(SYSTEM)
 
     async def write(
         self, commands: Sequence[Command], *, actor: str, wraps: Sequence[DataKeyWrapped] = ()

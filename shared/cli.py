@@ -24,6 +24,8 @@ COMMANDS = (
     ("diff", "diff:diff", "Show what differs between two moments: resources, views, proxies."),
     ("bisect", "bisect:bisect", "Find the event that made the difference, by halving history."),
     ("explain", "history:explain", "Name the events behind a proxy's resource."),
+    ("verify", "verify:verify", "Check that every log is the one that was written."),
+    ("repair", "verify:repair", "Make the hub's store anew from a zone's copy."),
     ("init", "processes:init", "Lay out a deployment: keys, tokens, configuration."),
     ("demo", "processes:demo", "One command, two zones: the story, every step checked."),
     ("up", "processes:up", "Start the demo's system and keep it running."),

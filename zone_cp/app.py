@@ -142,7 +142,9 @@ class _Zone:
     # --- parts ---------------------------------------------------------------------------------------------
 
     def _build(self, own: EventLog, status: StatusStream, delivery: StatusStream) -> None:
-        self._owner = ZoneOwner(self._settings.name, own, self._recorded_settings(), self._changed)
+        self._owner = ZoneOwner(
+            self._settings.name, own, self._recorded_settings(), self._changed, self._keys.signing_key()
+        )
         self._rotation = Rotation(
             loop=asyncio.get_running_loop(),
             jitter=random.random,
@@ -226,7 +228,7 @@ class _Zone:
             checker=ZoneChecker(self._ads.agents, self._secrets, self._present),
             inspector=ZoneInspector(settings.name, self._ads.hub, self._ads.agents, self._safety.reason),
             releaser=self._safety,
-            past=PlaneHistory(sources, Path(settings.data_dir) / "history", recorded),
+            past=PlaneHistory(sources, Path(settings.data_dir) / "history", recorded, checks=self._keys.log_checks()),
         )
         await serve_api(self._life, api, settings.api_host, settings.api_port)
 

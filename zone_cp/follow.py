@@ -26,6 +26,7 @@ from shared.events.event import (
 )
 from shared.events.fold import fold, fold_all
 from shared.events.log import Conflict, EventLog, LogUnavailable
+from shared.events.signing import Signer
 from shared.events.state import LogState, ZoneState
 from shared.model.resource import MeshExternalService
 from shared.process.collector import collector_paused
@@ -63,10 +64,17 @@ class ZoneOwner:
     the own log is known to have been while it is shorter, 0 when all is there.
     """
 
-    def __init__(self, zone: str, own_log: EventLog, settings: ZoneSettingsChanged, changed: Changed) -> None:
+    def __init__(
+        self,
+        zone: str,
+        own_log: EventLog,
+        settings: ZoneSettingsChanged,
+        changed: Changed,
+        signer: Signer | None = None,
+    ) -> None:
         self.zone = zone
         self._hub = LogState(origin="global")
-        self._writer = LogWriter(own_log, LogState(origin=zone))
+        self._writer = LogWriter(own_log, LogState(origin=zone), signer=signer)
         self._settings = settings
         self._changed = changed
         self._lock = asyncio.Lock()
@@ -111,6 +119,7 @@ class ZoneOwner:
                 return
             await self._settle()
             await self._advance(pending)
+            await self._writer.vouch(SYSTEM)
             self._tell()
 
     async def accept_loss(self, actor: str) -> None:

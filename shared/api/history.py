@@ -14,6 +14,7 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 
+from shared.api import auth
 from shared.api.problem import Problem
 from shared.api.response import Call, json_response, number
 from shared.events.history import History, NoSuchMoment
@@ -21,9 +22,14 @@ from shared.events.index import DamagedLog
 from shared.history.between import SCOPES, between, zones_meant
 from shared.history.plane import PlaneHistory, TooManyQuestions
 from shared.history.tree import tree_at, xds_then
+from shared.history.verify import Verifying, plain
+from shared.keys.tokens import ADMIN
 from shared.nats.log import LogFault
 
 T = TypeVar("T")
+
+VERIFY_LIMIT = 200_000
+"""Events that are verified for one request: some seconds of a thread."""
 
 
 def history_routes(past: PlaneHistory | None) -> list[HTTPRouteHandler]:
@@ -58,7 +64,28 @@ def history_routes(past: PlaneHistory | None) -> list[HTTPRouteHandler]:
     async def deliveries() -> Response[bytes]:
         return json_response({"zones": await _asked(past, _deliveries)})
 
-    return [origins, log, replay, diff, deliveries]
+    @get("/history/verify")
+    async def verify(request: Call) -> Response[bytes]:
+        if ADMIN not in auth.principal(request).roles or past.reader().is_limited:
+            raise Problem(403, "Access Denied", f"verifying needs the role {ADMIN} and sight of everything")
+        origin = request.query_params.get("origin")
+        if origin is not None and origin not in past.origins:
+            raise Problem(404, "Not found", f'no log of origin "{origin}" is known here')
+        quick = request.query_params.get("quick", "").lower() == "true"
+        verifying = Verifying(past.checks, origins=None if origin is None else (origin,), quick=quick)
+        return json_response(await _asked(past, lambda history: _verified(history, verifying, origin)))
+
+    return [origins, log, replay, diff, deliveries, verify]
+
+
+def _verified(history: History, verifying: Verifying, origin: str | None) -> dict[str, Any]:
+    logs = (history.hub, *history.zones.values()) if origin is None else (history.log(origin),)
+    count = sum(map(len, logs))
+    if count > VERIFY_LIMIT:
+        reason = f"{count} events are more than {VERIFY_LIMIT}: verify a store or a bundle with `zonal verify`"
+        raise Problem(413, "Too large", reason)
+    reports = verifying.history(history).values()
+    return {"sound": not any(report.findings for report in reports), "items": [plain(report) for report in reports]}
 
 
 class _Asked:

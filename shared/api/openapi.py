@@ -277,6 +277,11 @@ def _history_paths() -> dict[str, Any]:
         | {"served": {"type": ["object", "null"]}},
         "required": ["zone", "position", "proxy", "served", "found"],
     }
+    verified = {
+        "type": "object",
+        "properties": {"sound": {"type": "boolean"}, "items": {"type": "array", "items": free}},
+        "required": ["sound", "items"],
+    }
     asked = [_query(name, text) for name in ("at", "zone", "proxy")]
     asked += [_query("view", {"type": "boolean"}), _query("kind", {"type": "array", "items": text})]
     logs = [_query("origin", text), _query("after", _NUMBER), _query("until", _NUMBER)]
@@ -293,6 +298,13 @@ def _history_paths() -> dict[str, Any]:
         },
         "/history/replay": {
             "get": _operation("historyReplay", {"200": _answer(moment, "then")} | _problems(404, 503), asked)
+        },
+        "/history/verify": {
+            "get": _operation(
+                "historyVerify",
+                {"200": _answer(verified, "what was found")} | _problems(404, 413, 503),
+                [_query("origin", text), _query("quick", {"type": "boolean"})],
+            )
         },
     }
 

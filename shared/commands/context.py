@@ -29,12 +29,15 @@ class ZoneContext(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the system is. `store` is the hub's JetStream directory, for commands that read the log alone."""
+    """Where the system is. `store` is the hub's JetStream directory, for commands that read the log alone; `keys` holds
+    the public keys that logs are verified with.
+    """
 
     api: str = DEFAULT_API
     token_file: str = ""
     ca_file: str = ""
     store: str = ""
+    keys: str = ""
     zones: dict[str, ZoneContext] = {}
 
 
@@ -100,12 +103,13 @@ def _read(file: Path) -> Context:
         name: msgspec.structs.replace(zone, token_file=below(zone.token_file), store=below(zone.store))
         for name, zone in found.zones.items()
     }
-    # Where `zonal init` puts the hub's store beside the context.
-    hub_store = file.parent / "global" / "nats"
+    # Where `zonal init` puts the hub's store and global's keys beside the context.
+    hub_store, hub_keys = file.parent / "global" / "nats", file.parent / "global" / "keys"
     return msgspec.structs.replace(
         found,
         token_file=below(found.token_file),
         ca_file=below(found.ca_file),
         store=below(found.store) or (str(hub_store) if hub_store.is_dir() else ""),
+        keys=below(found.keys) or (str(hub_keys) if hub_keys.is_dir() else ""),
         zones=zones,
     )

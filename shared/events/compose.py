@@ -18,11 +18,13 @@ def compose(
     actor: str,
     seen: int = 0,
     cause: str = "",
+    kid: str = "",
 ) -> tuple[Event, ...]:
     """Events for `changes` that follow `state` in its log: n, prev, payload_hash, subject and incarnation filled in.
 
-    ids holds one unique id per change. The first event of a log, and a LogRestored, begin an incarnation that
-    is named after their own id. time is RFC 3339 UTC with microseconds and must not lie before `state.time`.
+    ids holds one unique id per change, kid names the key that the origin signs with. The first event of a log, and a
+    LogRestored, begin an incarnation that is named after their own id. time is RFC 3339 UTC with microseconds and must
+    not lie before `state.time`.
     """
     n, prev, incarnation = state.n, state.head, state.incarnation
     events: list[Event] = []
@@ -44,6 +46,7 @@ def compose(
             cause=cause,
             prev=prev,
             payload_hash=payload_hash(change),
+            kid=kid,
         )
         prev = event_hash(event)
         events.append(event)

@@ -208,6 +208,15 @@ class EventSkipped(_Change, frozen=True, tag="EventSkipped"):
     reason: str
 
 
+class LogSigned(_Change, frozen=True, tag="LogSigned"):
+    """From here on the origin signs with this key (base64), and vouches for all before: written where events had no
+    signature yet, or one of another key. Whoever does not know this change may pass over it.
+    """
+
+    key: str
+    skippable: bool = True
+
+
 class Unreadable(_Change, frozen=True, tag="Unreadable"):
     """Stands where a reader met a change it does not understand (of a newer program, or nonsense): it changes
     nothing, the chain goes on behind it, and the reader says so. Never written to a log.
@@ -237,6 +246,7 @@ Change: TypeAlias = (
     | ResourceQuarantined
     | QuarantineEnded
     | EventSkipped
+    | LogSigned
     | Unreadable
 )
 
@@ -248,7 +258,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     from 1, equal to the sequence in its own stream. incarnation: of the origin's log. seen: for zone events,
     the g after which it is folded (0 on global). time: RFC 3339 UTC with microseconds. actor: a token's
     subject or `system:<component>`. subject: the NATS subject. cause: id of the event that made the system
-    write this one, "" for a person's write. prev, payload_hash: see the module. kid, sig: signing, empty yet.
+    write this one, "" for a person's write. prev, payload_hash: see the module. kid names the key that the origin
+    signs with, sig is its signature, on the last event of an append (`shared.events.signing`).
     """
 
     id: str
@@ -344,7 +355,10 @@ def encode_event(event: Event) -> bytes:
 
 def decode_envelope(data: bytes) -> Envelope:
     """Read an event without its change. Raises `msgspec.DecodeError` when it is none."""
-    envelope: Envelope = _envelope_decoder.decode(data)
+    try:
+        envelope: Envelope = _envelope_decoder.decode(data)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from None
     return envelope
 
 
@@ -355,7 +369,7 @@ def decode_event(data: bytes) -> Event:
     """
     try:
         event: Event = _event_decoder.decode(data)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeDecodeError) as error:
         envelope = decode_envelope(data)
         known = {name: getattr(envelope, name) for name in Event.__struct_fields__}
         return Event(**{**known, "change": Unreadable(reason=str(error))})

@@ -25,6 +25,7 @@ from shared.events.event import (
     HostnameReleased,
     IntermediateIssued,
     LogRestored,
+    LogSigned,
     ProxyConnected,
     ProxyDisconnected,
     PushHeld,
@@ -249,7 +250,7 @@ def _apply(state: LogState, event: Event) -> LogState:
             return state  # withheld from this reader (`reading`)
         case Unreadable():
             return msgspec.structs.replace(state, skipped=state.skipped.set(event.n, change.reason))
-        case LogRestored():
+        case LogRestored() | LogSigned():
             return state
         case _:
             assert_never(change)

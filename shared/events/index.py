@@ -159,7 +159,7 @@ class LogIndex:
             n += 1
             try:
                 header = _header_decoder.decode(line)
-            except (msgspec.DecodeError, RecursionError) as error:
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
                 raise DamagedLog(self.origin, n, f"not an event: {error}") from None
             if header.n != n or header.origin != self.origin:
                 raise DamagedLog(self.origin, n, f"is event {header.n} of {header.origin}")

@@ -22,6 +22,7 @@ from shared.events.event import (
     HostnameReleased,
     IntermediateIssued,
     LogRestored,
+    LogSigned,
     ProxyConnected,
     ProxyDisconnected,
     PushHeld,
@@ -98,6 +99,8 @@ def _place(change: Change) -> tuple[str, str, str]:
             return "", "DataKey", f"{change.kid}/{change.recipient}"
         case LogRestored():
             return "", "Log", "restored"
+        case LogSigned():
+            return "", "Log", "signed"
         case ZoneSettingsChanged():
             return "", "Settings", "zone"
         case VipLeased() | VipQuarantined() | VipReleased():

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from shared.events.event import GLOBAL
@@ -18,6 +19,7 @@ from shared.events.history import History
 from shared.events.past import PastLog
 from shared.events.reading import EVERYTHING, Reader, past_for, records_for
 from shared.events.redaction import redacted_line
+from shared.events.signing import Checks
 from shared.history.cache import HistoryCache, OriginCache, history_of
 from shared.nats.pull import RawEvent
 from shared.process.collector import collector_paused
@@ -55,10 +57,18 @@ class RawLog(Protocol):
 
 class PlaneHistory:
     """The history of a plane's logs. `directory` is its own, and can be deleted while it is down. recorded: reads what
-    zones recorded of their proxies, where the plane has that.
+    zones recorded of their proxies, where the plane has that. checks: what verifies the logs' signatures.
     """
 
-    def __init__(self, logs: Mapping[str, RawLog], directory: Path, recorded: Recorded | None = None) -> None:
+    def __init__(
+        self,
+        logs: Mapping[str, RawLog],
+        directory: Path,
+        recorded: Recorded | None = None,
+        *,
+        checks: Checks = MappingProxyType({}),
+    ) -> None:
+        self.checks = checks
         self._logs = dict(sorted(logs.items(), key=lambda item: (item[0] != GLOBAL, item[0])))
         self._directory = directory
         self._recorded = recorded

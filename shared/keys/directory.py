@@ -3,6 +3,8 @@
 ca.pem                   the deployment's authority: verifies NATS servers, ADS and leaf links
 <reader>.seal.pub        public seal keys of global and of every zone
 <name>.seal.key          the process's own private seal key                     0600
+<origin>.sign.pub        public keys that verify the logs of global and of every zone
+<name>.sign.key          the key with which the process signs its own log       0600
 token-signing-<kid>.pub  public keys that verify tokens
 token-signing-<kid>.key  the signing key, on global only                        0600
 nats.seed                nkey by which the process opens its nats-server        0600
@@ -13,17 +15,19 @@ ads.pem, ads.key         certificate of ADS, on zones only                      
 from __future__ import annotations
 
 import os
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
-from shared.keys import files
+from shared.keys import files, signing
 from shared.keys.seal import Keyring, Random, Sealer
 from shared.keys.tokens import TokenIssuer, TokenVerifier
 
 SEAL_PUBLIC = ".seal.pub"
 SEAL_PRIVATE = ".seal.key"
+SIGN_PUBLIC = ".sign.pub"
+SIGN_PRIVATE = ".sign.key"
 TOKEN_PREFIX = "token-signing-"  # noqa: S105 - the beginning of a file name
 
 
@@ -70,6 +74,29 @@ class KeysDirectory:
     def sealer(self, random: Random = os.urandom) -> Sealer:
         """Seals for every known reader, with digests keyed by this process."""
         return Sealer(self.readers(), random, digest_key=self.keyring().digest_key)
+
+    def signing_key(self) -> signing.SigningKey:
+        """The key that vouches for this process's log; made where there is none yet."""
+        private, public = self.path / f"{self.name}{SIGN_PRIVATE}", self.path / f"{self.name}{SIGN_PUBLIC}"
+        if not private.exists():
+            files.write_private(private, signing.create())
+        key = files.read_sign_private(private)
+        text = files.public_pem(key.public_key())
+        if not public.exists() or public.read_text() != text:
+            files.write_public(public, text)
+        return signing.SigningKey(key)
+
+    def signer_if_any(self) -> signing.SigningKey | None:
+        """The signing key where it lies here; none is made."""
+        return self.signing_key() if (self.path / f"{self.name}{SIGN_PRIVATE}").exists() else None
+
+    def log_checks(self) -> dict[str, dict[str, Callable[[bytes, bytes], bool]]]:
+        """What verifies the logs: per origin the keys known here, by kid."""
+        found: dict[str, dict[str, Callable[[bytes, bytes], bool]]] = {}
+        for path in sorted(self.path.glob(f"*{SIGN_PUBLIC}")):
+            key = files.read_sign_public(path)
+            found[path.name.removesuffix(SIGN_PUBLIC)] = {signing.kid_of(key): signing.checker(key)}
+        return found
 
     def token_verifier(self, *, revoked: Container[str] = ()) -> TokenVerifier:
         """Verifies tokens by every public key that lies here."""

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 PRIVATE_MODE = 0o600
@@ -65,25 +67,21 @@ def read_public(path: Path) -> bytes:
         raise KeyFileError(f"{path}: {error.strerror}") from None
 
 
-def private_pem(key: X25519PrivateKey | RSAPrivateKey | EllipticCurvePrivateKey) -> str:
+def private_pem(key: X25519PrivateKey | Ed25519PrivateKey | RSAPrivateKey | EllipticCurvePrivateKey) -> str:
     """A private key as unencrypted PKCS #8 PEM."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()
 
 
-def public_pem(key: X25519PublicKey | RSAPublicKey) -> str:
+def public_pem(key: X25519PublicKey | Ed25519PublicKey | RSAPublicKey) -> str:
     """A public key as SubjectPublicKeyInfo PEM."""
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def read_seal_private(path: Path) -> X25519PrivateKey:
     """The private seal key in `path`. Raises KeyFileError."""
-    data = read_private(path)
-    try:
-        key = serialization.load_pem_private_key(data, password=None)
-    except (ValueError, TypeError):
-        raise KeyFileError(f"{path}: not a private key in PEM") from None
+    key = _private(path)
     if not isinstance(key, X25519PrivateKey):
         raise KeyFileError(f"{path}: not an X25519 key")
     return key
@@ -91,11 +89,39 @@ def read_seal_private(path: Path) -> X25519PrivateKey:
 
 def read_seal_public(path: Path) -> X25519PublicKey:
     """The public seal key in `path`. Raises KeyFileError."""
-    data = read_public(path)
-    try:
-        key = serialization.load_pem_public_key(data)
-    except ValueError:
-        raise KeyFileError(f"{path}: not a public key in PEM") from None
+    key = _public(path)
     if not isinstance(key, X25519PublicKey):
         raise KeyFileError(f"{path}: not an X25519 key")
     return key
+
+
+def read_sign_private(path: Path) -> Ed25519PrivateKey:
+    """The private signing key in `path`. Raises KeyFileError."""
+    key = _private(path)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KeyFileError(f"{path}: not an Ed25519 key")
+    return key
+
+
+def read_sign_public(path: Path) -> Ed25519PublicKey:
+    """The public signing key in `path`. Raises KeyFileError."""
+    key = _public(path)
+    if not isinstance(key, Ed25519PublicKey):
+        raise KeyFileError(f"{path}: not an Ed25519 key")
+    return key
+
+
+def _private(path: Path) -> PrivateKeyTypes:
+    data = read_private(path)
+    try:
+        return serialization.load_pem_private_key(data, password=None)
+    except (ValueError, TypeError):
+        raise KeyFileError(f"{path}: not a private key in PEM") from None
+
+
+def _public(path: Path) -> PublicKeyTypes:
+    data = read_public(path)
+    try:
+        return serialization.load_pem_public_key(data)
+    except ValueError:
+        raise KeyFileError(f"{path}: not a public key in PEM") from None

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from shared.events.event import GLOBAL
 from shared.keys import ca, files, pki, tokens
 from shared.keys.deployment import LOOPBACK, PLAN, Deployment, Plan, load
-from shared.keys.directory import SEAL_PRIVATE, SEAL_PUBLIC
+from shared.keys.directory import SEAL_PRIVATE, SEAL_PUBLIC, SIGN_PRIVATE, SIGN_PUBLIC
 from shared.keys.ports import DEFAULT_BASE
 from shared.nats import nkeys
 from shared.nats.config import LEAF_NKEY_FILE, HubConfig, LeafConfig, TlsFiles, hub_text, leaf_nkey_text, leaf_text
@@ -87,6 +87,13 @@ class _Layout:
             self.made.append(private)
         self.public(public, files.public_pem(files.read_seal_private(private).public_key()))
 
+    def sign_key(self, name: str) -> None:
+        """The key that signs the process's log. A new one in its place vouches for what was before as well."""
+        keys = self.deployment.keys(name)
+        files_of_it = [keys.path / f"{name}{kind}" for kind in (SIGN_PRIVATE, SIGN_PUBLIC)]
+        self.made += [path for path in files_of_it if not path.exists()]
+        keys.signing_key()
+
     def certificate(self, at: tuple[Path, Path], name: str, host: str, *, client: bool) -> None:
         """A server certificate for this host, `client` too where it also dials; renewed when it is due."""
         certificate, key = at
@@ -121,6 +128,7 @@ class _Layout:
         keys = self.deployment.keys(GLOBAL)
         self.folder(keys.path)
         self.seal_key(GLOBAL)
+        self.sign_key(GLOBAL)
         self.certificate(keys.nats_files, "hub", self.deployment.host(GLOBAL), client=False)
         self.private(self.deployment.token_signing_key, tokens.create_signing_key)
         self.private(
@@ -134,23 +142,25 @@ class _Layout:
         keys = self.deployment.keys(zone)
         self.folder(keys.path)
         self.seal_key(zone)
+        self.sign_key(zone)
         host = self.deployment.host(zone)
         self.certificate(keys.ads_files, f"ads.{zone}", host, client=False)
         self.certificate(keys.nats_files, f"nats.{zone}", host, client=True)
 
     def shared_keys(self) -> None:
-        """What every process must hold: the authority, all public seal keys, public token keys."""
+        """What every process must hold: the authority, all public seal and signing keys, public token keys."""
         deployment = self.deployment
         names = (GLOBAL, *deployment.plan.zones)
-        seal_keys = {name: (deployment.keys(name).path / f"{name}{SEAL_PUBLIC}").read_text() for name in names}
+        public = [deployment.keys(name).path / f"{name}{kind}" for name in names for kind in (SEAL_PUBLIC, SIGN_PUBLIC)]
+        public_keys = {path.name: path.read_text() for path in public}
         signing = deployment.token_signing_key
         token_key = tokens.public_key_of(files.read_private(signing).decode())
         for name in names:
             keys = deployment.keys(name).path
             self.public(keys / "ca.pem", deployment.ca_file.read_text())
             self.public(keys / signing.with_suffix(".pub").name, token_key)
-            for reader, text in seal_keys.items():
-                self.public(keys / f"{reader}{SEAL_PUBLIC}", text)
+            for file, text in public_keys.items():
+                self.public(keys / file, text)
 
     def nats(self) -> None:
         deployment, ports = self.deployment, self.deployment.ports
@@ -259,6 +269,7 @@ class _Layout:
             "token_file": below(deployment.admin_token),
             "ca_file": below(deployment.ca_file),
             "store": below(deployment.hub_store),
+            "keys": below(deployment.keys(GLOBAL).path),
             "zones": zones,
         }
         self.public(deployment.context, yaml.safe_dump(context, sort_keys=False))

@@ -80,6 +80,9 @@ class _Link:
                 if header and data.startswith(_STATUS, begin):
                     if data.startswith(_FLOW_CONTROL, begin):
                         answers.append(b"PUB %s 0\r\n\r\n" % fields[3])
+                    else:
+                        # Nothing for HEARTBEAT_SECONDS, although there is more: it does not get past a damaged message.
+                        raise LogUnavailable("nats: the server gives nothing more: the store is damaged (zonal verify)")
                 elif fields[2] == _REPLIES:
                     self.reply = data[begin + header : at_end]
                 else:

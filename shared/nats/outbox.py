@@ -18,7 +18,7 @@ from shared.nats.status import Forwarded, StatusStream
 
 RETRY_SECONDS = 0.2
 
-OutboxFault = ChainFault | LogFault | Conflict
+OutboxFault = ChainFault | LogFault
 
 
 class Outbox:
@@ -37,9 +37,10 @@ class Outbox:
         while True:
             try:
                 await self._forward()
-            except LogUnavailable:
+            except (LogUnavailable, Conflict):
+                # The hub may hold less than it did (it was restored): whether it still is our log is seen anew.
                 await self._local.connection.pause(RETRY_SECONDS)
-            except (ChainFault, LogFault, Conflict) as fault:
+            except (ChainFault, LogFault) as fault:
                 self.fault = fault
                 self._repaired.clear()
                 self._on_fault(fault)
@@ -78,6 +79,7 @@ class StatusOutbox:
     def __init__(self, local: StatusStream, remote: StatusStream) -> None:
         self._local = local
         self._remote = remote
+        self._anew = False
 
     async def run(self) -> None:
         """Forward for ever, as `Outbox.run`."""
@@ -91,13 +93,20 @@ class StatusOutbox:
         source = await self._local.identity()
         done = await self._remote.forwarded()
         # Values at or below this were delivered by an earlier run, unless they belong to a stream before this one.
-        after = done.sequence if done is not None and done.source == source else 0
+        after = done.sequence if done is not None and done.source == source and not self._anew else 0
+        self._anew, last = False, 0
         async with contextlib.aclosing(self._local.follow()) as following:
             async for batch in following:
                 for status in batch:
                     if status.sequence > after:
-                        await self._remote.put(status.key, status.data, origin=Forwarded(source, status.sequence))
-                        after = status.sequence
+                        sequence = await self._remote.put(
+                            status.key, status.data, origin=Forwarded(source, status.sequence)
+                        )
+                        # Nobody else writes there: the hub's stream is another than before, and lacks the rest.
+                        self._anew = bool(last) and sequence != last + 1
+                        if self._anew:
+                            return
+                        after, last = status.sequence, sequence
 
 
 async def _one(log: JetStreamLog, sequence: int) -> RawEvent:

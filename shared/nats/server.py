@@ -22,6 +22,8 @@ READY_TIMEOUT_SECONDS = 20.0
 STOP_TIMEOUT_SECONDS = 10.0
 REMEMBERED_LINES = 40
 LINE_BYTES_LIMIT = 1 << 20
+SCRATCH_ACCOUNT = "$G"
+"""The account of a server without auth."""
 
 
 class ServerFailed(Exception):
@@ -142,7 +144,7 @@ async def scratch_server(
     with tempfile.TemporaryDirectory(prefix="zonal-scratch-") as directory:
         scratch = Path(directory)
         source = account_directory(store_dir, account)
-        await asyncio.to_thread(_copy_streams, source, scratch / "jetstream" / "$G")
+        await asyncio.to_thread(_copy_streams, source, scratch / "jetstream" / SCRATCH_ACCOUNT)
         config = scratch / "nats.conf"
         port = free_port()
         config.write_text(scratch_text("127.0.0.1", port, str(scratch)))

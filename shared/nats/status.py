@@ -47,14 +47,14 @@ class StatusStream:
         self._api = api
         self._prefix = prefix
 
-    async def put(self, key: str, data: bytes, *, origin: Forwarded | None = None) -> None:
-        """Set `key` (a valid rest of a NATS subject) to `data`, JSON. Raises LogUnavailable."""
+    async def put(self, key: str, data: bytes, *, origin: Forwarded | None = None) -> int:
+        """Set `key` (a valid rest of a NATS subject) to `data`, JSON; the sequence it got. Raises LogUnavailable."""
         headers = {"Nats-Expected-Stream": self.stream}
         if origin is not None:
             headers |= {SOURCE_HEADER: origin.source, SEQUENCE_HEADER: str(origin.sequence)}
         reply = await self.connection.request(self._prefix + self.subjects + key, data, headers=headers)
         try:
-            decode_api(reply.data)
+            return int(decode_api(reply.data)["seq"])
         except ApiError as error:
             raise LogUnavailable(f"{self.stream}: {error}") from error
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from shared.events.compose import compose
-from shared.events.event import Change, Event
+from shared.events.event import Change, Event, LogSigned
 from shared.events.fold import fold, fold_all
 from shared.events.log import Conflict, EventLog
+from shared.events.signing import Signer, signed
 from shared.events.state import LogState
 from shared.process.collector import collector_paused
 
@@ -26,13 +28,17 @@ def event_time() -> str:
 class LogWriter:
     """Holds the fold of one origin's log and appends to it.
 
-    Not safe for concurrent calls of `commit`: its owner serialises (one owner task, or a lock).
+    Not safe for concurrent calls of `commit`: its owner serialises (one owner task, or a lock). signer: vouches for
+    what is appended.
     """
 
-    def __init__(self, log: EventLog, state: LogState, *, clock: Callable[[], str] = event_time) -> None:
+    def __init__(
+        self, log: EventLog, state: LogState, *, clock: Callable[[], str] = event_time, signer: Signer | None = None
+    ) -> None:
         self.log = log
         self.state = state
         self._clock = clock
+        self._signer = signer
 
     def prepare(
         self, changes: Sequence[Change], *, actor: str, cause: str = "", seen: int = 0, state: LogState | None = None
@@ -42,7 +48,8 @@ class LogWriter:
         ids = tuple(uuid.uuid4().hex for _ in changes)
         # Event time never runs backwards in one log, whatever the clock does: quarantines are decided by it.
         time = max(self._clock(), base.time)
-        return compose(base, changes, ids=ids, time=time, actor=actor, seen=seen, cause=cause)
+        kid = self._signer.kid if self._signer is not None else ""
+        return compose(base, changes, ids=ids, time=time, actor=actor, seen=seen, cause=cause, kid=kid)
 
     async def commit(self, events: Sequence[Event], *, whole: bool = True) -> None:
         """Append and fold. Raises Conflict (after catching up) and LogUnavailable (nothing is folded).
@@ -52,7 +59,8 @@ class LogWriter:
         if not events:
             return
         try:
-            await self.log.append(events, whole=whole)
+            signable = events if self._signer is None else signed(events, self._signer)
+            await self.log.append(signable, whole=whole)
         except Conflict:
             await self.catch_up()
             raise
@@ -63,3 +71,13 @@ class LogWriter:
         """Fold whatever the log holds beyond the state."""
         with collector_paused():
             self.state = fold_all(self.state, [event async for event in self.log.read(after=self.state.n)])
+
+    async def vouch(self, actor: str) -> None:
+        """Sign a log whose last event this key has not signed, for all that stands in it. Raises LogUnavailable."""
+        while self._signer is not None and self.state.n:
+            (last,) = [event async for event in self.log.read(after=self.state.n - 1)]
+            if last.kid == self._signer.kid and last.sig:
+                return
+            change = LogSigned(key=self._signer.public)
+            with suppress(Conflict):
+                await self.commit(self.prepare([change], actor=actor, seen=self.state.seen))

@@ -45,9 +45,9 @@ class Life:
         self.written: list[str] = []
         put = stream.put
 
-        async def counted(key: str, data: bytes, **rest: Any) -> None:
+        async def counted(key: str, data: bytes, **rest: Any) -> int:
             self.written.append(key)
-            await put(key, data, **rest)
+            return await put(key, data, **rest)
 
         stream.put = counted  # type: ignore[method-assign]
 

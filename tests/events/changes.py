@@ -10,6 +10,7 @@ from shared.events.event import (
     HostnameClaimed,
     HostnameQuarantined,
     HostnameReleased,
+    LogSigned,
     ProxyConnected,
     ProxyDisconnected,
     ResourceDeleted,
@@ -54,6 +55,7 @@ changes: st.SearchStrategy[Change] = st.one_of(
     st.builds(HostnameReleased, mesh=st.just("default"), hostname=hostnames),
     st.builds(ProxyConnected, proxy=names, key=keys, connection=names),
     st.builds(ProxyDisconnected, proxy=names, connection=names),
+    st.just(LogSigned(key="a key")),
     st.builds(EventSkipped, g=st.integers(1, 9), reason=st.just("poison")),
 )
 logs = st.lists(changes, max_size=30)
