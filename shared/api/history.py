@@ -17,10 +17,13 @@ from litestar.response import Stream
 from shared.api import auth
 from shared.api.problem import Problem
 from shared.api.response import Call, json_response, number
+from shared.events.halving import NotAsClaimed
 from shared.events.history import History, NoSuchMoment
 from shared.events.index import DamagedLog
 from shared.history.between import SCOPES, between, zones_meant
+from shared.history.bisected import bisected
 from shared.history.plane import PlaneHistory, TooManyQuestions
+from shared.history.predicate import BadPredicate, predicate
 from shared.history.tree import tree_at, xds_then
 from shared.history.verify import Verifying, plain
 from shared.keys.tokens import ADMIN
@@ -60,6 +63,10 @@ def history_routes(past: PlaneHistory | None) -> list[HTTPRouteHandler]:
     async def diff(request: Call) -> Response[bytes]:
         return json_response(await _asked(past, _difference(request)))
 
+    @get("/history/bisect")
+    async def bisect(request: Call) -> Response[bytes]:
+        return json_response(await _asked(past, _bisection(request)))
+
     @get("/history/deliveries")
     async def deliveries() -> Response[bytes]:
         return json_response({"zones": await _asked(past, _deliveries)})
@@ -75,7 +82,7 @@ def history_routes(past: PlaneHistory | None) -> list[HTTPRouteHandler]:
         verifying = Verifying(past.checks, origins=None if origin is None else (origin,), quick=quick)
         return json_response(await _asked(past, lambda history: _verified(history, verifying, origin)))
 
-    return [origins, log, replay, diff, deliveries, verify]
+    return [origins, log, replay, diff, bisect, deliveries, verify]
 
 
 def _verified(history: History, verifying: Verifying, origin: str | None) -> dict[str, Any]:
@@ -128,6 +135,23 @@ def _difference(request: Call) -> Callable[[History], dict[str, Any]]:
     return answer
 
 
+def _bisection(request: Call) -> Callable[[History], dict[str, Any]]:
+    """What `zonal bisect --predicate` asks: `good`, `bad`, `zone`, `proxy` and `predicate`."""
+    query = request.query_params
+    good, bad, zone = query.get("good", "0"), query.get("bad"), query.get("zone")
+    try:
+        holds = predicate(query.get("predicate", ""), query.get("proxy"))
+    except BadPredicate as error:
+        raise Problem(
+            400, "Invalid query", "Request is not valid", [{"field": "predicate", "reason": str(error)}]
+        ) from None
+
+    def answer(history: History) -> dict[str, Any]:
+        return bisected(history, history.meant(zone, good, bad), good, bad, holds).plain()
+
+    return answer
+
+
 def _origins(history: History) -> list[dict[str, Any]]:
     logs = (history.hub, *history.zones.values())
     return [{"origin": log.origin, "events": len(log), "head": log.head(len(log))} for log in logs]
@@ -142,6 +166,8 @@ async def _asked(past: PlaneHistory, question: Callable[[History], T]) -> T:
         return await past.ask(question)
     except NoSuchMoment as error:
         raise Problem(404, "Not found", str(error)) from None
+    except NotAsClaimed as error:
+        raise Problem(409, "Nothing to find", str(error)) from None
     except TooManyQuestions as error:
         raise Problem(503, "Service Unavailable", str(error), headers={"Retry-After": "5"}) from None
     except (DamagedLog, LogFault, OSError) as error:

@@ -270,7 +270,7 @@ def _history_paths() -> dict[str, Any]:
         "properties": {"origin": text, "events": _NUMBER, "head": text},
         "required": ["origin", "events", "head"],
     }
-    origins = {"type": "object", "properties": {"items": {"type": "array", "items": origin}}, "required": ["items"]}
+    origins = {"type": "object", "properties": {"items": {"type": "array", "items": origin}, "limits": text}}
     moment = {
         "type": "object",
         "properties": {"zone": text, "position": text, "proxy": {"type": ["string", "null"]}, "found": free}
@@ -289,7 +289,13 @@ def _history_paths() -> dict[str, Any]:
     compared = {"type": "object", "properties": {"items": {"type": "array", "items": free}}, "required": ["items"]}
     moments = [_query(name, text) for name in ("before", "after", "zone", "scope", "proxy")]
     moments.append(_query("kind", {"type": "array", "items": text}))
+    ends = [_query(name, text) for name in ("good", "bad", "zone", "proxy", "predicate")]
     return {
+        "/history/bisect": {
+            "get": _operation(
+                "historyBisect", {"200": _answer(free, "the event")} | _problems(400, 404, 409, 503), ends
+            )
+        },
         "/history/origins": {"get": _operation("historyOrigins", {"200": _answer(origins, "all")} | _problems(503))},
         "/history/log": {"get": _operation("historyLog", {"200": lines} | _problems(400, 404, 503), logs)},
         "/history/deliveries": {"get": _operation("historyDeliveries", {"200": _answer(free, "all")} | _problems(503))},

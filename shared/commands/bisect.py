@@ -20,19 +20,17 @@ from shared.commands.connect import OutputFlag
 from shared.commands.differing import field_lines
 from shared.commands.failure import CommandFailed
 from shared.commands.source import HERE, Source, ZoneName
-from shared.events.event import Event
+from shared.events.event import EventRef
 from shared.events.halving import Bisection, Found, Line, NotAsClaimed, Verdict, bisection, steps_left
 from shared.events.history import History
 from shared.events.state import Position
-from shared.history.changed import changed_by
-from shared.history.difference import ResourceChange
+from shared.history.bisected import Suspect, told
 from shared.history.predicate import BadPredicate, predicate
 from shared.process import logs
 from shared.process.exit_code import ExitCode
 
 SCRATCH = "zone_cp.scratch.plane"
 """Imported by name: `shared` imports neither plane."""
-SUSPECTS_SHOWN = 20
 CHECK_SECONDS = 30.0
 
 Judge = Callable[[Position], Awaitable[Verdict]]
@@ -151,46 +149,27 @@ class _Search:
 
     def tell(self, found: Found, output: printing.Output) -> int:
         """Print the event, or the events that are left."""
-        numbers = range(found.good + 1, found.bad + 1)
-        events = [self._line.event(number) for number in numbers[:SUSPECTS_SHOWN]]
-        changes = [changed_by(self._history, event) for event in events]
-        good, bad = self._line.position(found.good), self._line.position(found.bad)
+        ended = told(self._history, self._zone, found)
         if output != "table":
-            told = [_document(event, change) for event, change in zip(events, changes, strict=True)]
-            head = {"zone": self._zone, "good": str(good), "bad": str(bad), "reason": found.reason}
-            document = head | {"steps": found.steps, "count": len(numbers), "events": told}
-            printing.document(document, output)
-            return ExitCode.OK if len(numbers) == 1 else ExitCode.FAILED
-        if len(numbers) > 1:
-            print(f"one of these {len(numbers)} events; no moment between them could be judged:")
-        for event, change in zip(events, changes, strict=True):
-            self._print(event, change)
-        print(f"good at {good}, bad at {bad}: {found.reason}")
-        return ExitCode.OK if len(numbers) == 1 else ExitCode.FAILED
-
-    def _print(self, event: Event, changes: list[ResourceChange]) -> None:
-        print(f"{event.origin}:{event.n} by {event.actor} at {event.time} ({event.id})")
-        for change in changes:
-            print(f"  {change.kind} {change.name}")
-            for line in field_lines([field.plain() for field in change.fields], "    "):
-                print(line)
-        if event.cause:
-            print(f"  because of {event.cause}")
+            printing.document(ended.plain(), output)
+            return ExitCode.OK if ended.count == 1 else ExitCode.FAILED
+        if ended.count > 1:
+            print(f"one of these {ended.count} events; no moment between them could be judged:")
+        for one in ended.events:
+            _print(one)
+        print(f"good at {ended.good}, bad at {ended.bad}: {found.reason}")
+        return ExitCode.OK if ended.count == 1 else ExitCode.FAILED
 
 
-def _document(event: Event, changes: list[ResourceChange]) -> dict[str, Any]:
-    return {
-        "origin": event.origin,
-        "n": event.n,
-        "id": event.id,
-        "time": event.time,
-        "actor": event.actor,
-        "cause": event.cause,
-        "change": type(event.change).__name__,
-        "changes": [
-            {"kind": change.kind, "name": change.name, **field.plain()} for change in changes for field in change.fields
-        ],
-    }
+def _print(one: Suspect) -> None:
+    event = one.event
+    print(f"{EventRef(event.origin, event.n)} by {event.actor} at {event.time}")
+    for change in one.changes:
+        print(f"  {change.kind} {change.name}")
+        for line in field_lines([field.plain() for field in change.fields], "    "):
+            print(line)
+    if event.cause:
+        print(f"  because of {event.cause}")
 
 
 def _asked(scratch: Any, zone: str, proxy: str, check: str, trial: Trial) -> Any:

@@ -135,6 +135,9 @@ def test_a_reader_of_a_mesh_sees_of_the_past_what_they_see_of_the_present(api: T
         ("/history/replay", {"zone": "east", "view": "true"}),
         ("/history/replay", {"zone": "east", "proxy": "red.web"}),
         ("/history/replay", {"zone": "east", "proxy": ".egress-1"}),
+        ("/history/diff", {"before": "0", "zone": "east"}),
+        ("/history/diff", {"before": "east:1", "zone": "east", "scope": "proxies"}),
+        ("/history/bisect", {"good": "0", "zone": "east", "predicate": "resource mesh/red missing"}),
         ("/history/deliveries", {}),
         ("/history/origins", {}),
     ],
@@ -145,10 +148,24 @@ def test_nothing_of_another_mesh_is_in_any_answer(api: TestClient[Litestar], pat
     assert answer.status_code == 200, answer.text
     assert "blue" not in answer.text
     assert PLAINTEXT not in answer.text
+    if "predicate" in params:
+        return
     whole = api.get(path, params=params, headers=ADMIN).text
     assert ("blue" in whole) == (
         path not in ("/history/deliveries", "/history/origins") and "red.web" not in params.values()
     )
+
+
+def test_a_bisection_finds_what_its_reader_may_see(api: TestClient[Litestar]) -> None:
+    """The other mesh is found by an unlimited reader; for this one it never came."""
+    params = {"good": "0", "zone": "east", "predicate": "resource mesh/blue missing"}
+    found = api.get("/history/bisect", params=params, headers=ADMIN).json()
+    (event,) = found["events"]
+    assert (event["actor"], event["change"], found["count"]) == ("alice", "ResourceApplied", 1)
+    refused = api.get("/history/bisect", params=params, headers=RED)
+    assert refused.status_code == 409
+    assert "the bad moment is not bad" in refused.json()["detail"]
+    assert api.get("/history/bisect", params={"predicate": "x"}, headers=RED).status_code == 400
 
 
 def test_a_proxy_of_another_mesh_was_never_there(api: TestClient[Litestar]) -> None:

@@ -110,7 +110,7 @@ def test_a_predicate_needs_no_envoy(past: Path, upstream: Server) -> None:
     done = bisect(past, "--good", "3", "--predicate", f"field mes/payments spec.endpoints[0].port == {upstream.port}")
     assert done.returncode == 0, done.stderr
     first, *rest = done.stdout.splitlines()
-    assert first.startswith("global:12 by mallory@example.com at ")
+    assert first.startswith("12 by mallory@example.com at ")
     assert f"    - spec.endpoints[address=127.0.0.1].port: {upstream.port}" in rest
     wrong = bisect(past, "--good", "3", "--predicate", "hostname x is gone")
     assert wrong.returncode == 2

@@ -40,6 +40,8 @@ PROXY, EGRESS = "proxy", "egress"
 EGRESS_LISTENER = "egress"
 STOP_SECONDS = 0.0
 CA_DAYS = 2
+NAMED = 3
+"""Secrets that are named where stand-ins take their place."""
 
 
 SCRATCH_FAULTS = (AdminUnreachable, EnvoyNotFound, KeyFileError, OSError, check.CheckFailed)
@@ -75,6 +77,7 @@ class ScratchPlane:
         """say: takes remarks for people, each once."""
         self._history, self._asked = history, asked
         self._say, self._said = say, set[str]()
+        self._told_of_stand_ins = False
         self._binary = find_envoy(asked.envoy)
         self._secrets = ScratchSecrets(asked.zone, asked.keyring, datetime.now(UTC))
         self._table = NameTable()
@@ -162,10 +165,11 @@ class ScratchPlane:
             endpoints=self._asked.endpoints,
             system_ca=self._system_ca,
         )
-        for name in sorted(self._secrets.stood_in):
-            self._remark(
-                f"{name} cannot be opened (no --keys, or no ciphertext in this history): a stand-in takes its place"
-            )
+        if self._secrets.stood_in and not self._told_of_stand_ins:
+            self._told_of_stand_ins = True
+            names = sorted(self._secrets.stood_in)
+            told = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+            self._say(f"no --keys, or no ciphertexts in this history: stand-ins take the place of {told}")
         return found
 
     async def _variables(self, position: Position) -> dict[str, str]:
