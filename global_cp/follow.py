@@ -62,13 +62,17 @@ class GlobalOwner:
             await self._settle("")
             await self._writer.vouch(SYSTEM)
 
+    def judge(self, commands: Sequence[Command], wraps: Sequence[DataKeyWrapped] = ()) -> Decision | Rejected:
+        """What a batch would come to now."""
+        return decide_write(commands, self._writer.state, zones=self._zones, wraps=wraps)
+
     async def write(
         self, commands: Sequence[Command], *, actor: str, wraps: Sequence[DataKeyWrapped] = ()
     ) -> tuple[Decision | Rejected, tuple[Event, ...]]:
         """Judge and record a batch, all or nothing. Raises LogUnavailable."""
         async with self._lock:
             while True:
-                decision = decide_write(commands, self._writer.state, zones=self._zones, wraps=wraps)
+                decision = self.judge(commands, wraps)
                 if isinstance(decision, Rejected) or not decision.changes:
                     return decision, ()
                 events = self._writer.prepare(decision.changes, actor=actor)

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from global_cp.follow import GlobalOwner
-from shared.api.plane import listed, proxy_rows, sealed_commands, versions
+from shared.api.plane import considered, listed, proxy_rows, sealed_commands, versions
 from shared.api.store import ProxyRow, Put, Remove, ServiceStatus, Written
 from shared.events.decide import Rejected
 from shared.events.sealing import Seal
-from shared.events.state import Stored
+from shared.events.state import Stored, ZoneState
+from shared.history.supposed import Considered
 from shared.model.resource import ResourceKey
 from shared.nats.log import JetStreamLog
 from shared.process import events as event_pages
@@ -49,6 +50,13 @@ class GlobalStore:
         if isinstance(decision, Rejected):
             return decision
         return Written(versions(decision.results, written), warnings + decision.warnings, self._owner.state.hub.n)
+
+    async def consider(self, commands: Sequence[Put | Remove]) -> Considered | Rejected:
+        """See ResourceStore."""
+        sealed, wraps, warnings = sealed_commands(commands, self._seal)
+        decision, state = self._owner.judge(sealed, wraps), self._owner.state
+        zones = tuple(ZoneState(zone, state.hub, own) for zone, own in sorted(state.zones.items()))
+        return considered(state.hub, decision, warnings, zones)
 
     async def events(self, origin: str, after: int, until: int | None, limit: int) -> tuple[Sequence[bytes], int]:
         """See ResourceStore."""

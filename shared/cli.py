@@ -15,6 +15,7 @@ COMMANDS = (
     ("global", "processes:run_global", "Run the global control plane."),
     ("zone", "processes:run_zone", "Run a zone control plane."),
     ("apply", "resources:apply", "Create or replace the resources of files, all or nothing."),
+    ("whatif", "whatif:whatif", "Show what applying would change for every proxy, and apply nothing."),
     ("get", "resources:get", "Show resources, and what became of them."),
     ("delete", "resources:delete", "Delete a resource."),
     ("events", "events:events", "Show what happened, from any origin's log."),

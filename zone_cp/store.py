@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 
-from shared.api.plane import listed, proxy_rows, sealed_commands, versions
+from shared.api.plane import considered, listed, proxy_rows, sealed_commands, versions
 from shared.api.store import ProxyRow, Put, Remove, ServiceStatus, Written
-from shared.events.decide import Decision, Rejected, decide_write
-from shared.events.event import Change
+from shared.events.decide import Command, Decision, Rejected, decide_write
+from shared.events.event import Change, DataKeyWrapped
 from shared.events.sealing import Seal
 from shared.events.state import Stored, ZoneState
+from shared.history.supposed import Considered
 from shared.model.resource import Dataplane, ResourceKey
 from shared.nats.log import JetStreamLog
 from shared.process import events as event_pages
@@ -75,15 +76,7 @@ class ZoneStore:
         decisions: list[Decision] = []
 
         def decided(state: ZoneState) -> Sequence[Change]:
-            decision = decide_write(
-                sealed,
-                state.own,
-                state.hub,
-                state.zone,
-                allowed=self._allowed,
-                reserved=self._reserved,
-                wraps=wraps,
-            )
+            decision = self._judge(state, sealed, wraps)
             if isinstance(decision, Rejected):
                 raise _Refused(decision)
             decisions[:] = [decision]
@@ -95,6 +88,18 @@ class ZoneStore:
             return refused.rejected
         decision = decisions[0]
         return Written(versions(decision.results, written), warnings + decision.warnings, self._owner.state.own.n)
+
+    async def consider(self, commands: Sequence[Put | Remove]) -> Considered | Rejected:
+        """See ResourceStore."""
+        sealed, wraps, warnings = sealed_commands(commands, self._seal)
+        state = self._owner.state
+        return considered(state.own, self._judge(state, sealed, wraps), warnings, (state,))
+
+    def _judge(
+        self, state: ZoneState, commands: Sequence[Command], wraps: Sequence[DataKeyWrapped]
+    ) -> Decision | Rejected:
+        allowed, reserved = self._allowed, self._reserved
+        return decide_write(commands, state.own, state.hub, state.zone, allowed=allowed, reserved=reserved, wraps=wraps)
 
     async def events(self, origin: str, after: int, until: int | None, limit: int) -> tuple[Sequence[bytes], int]:
         """See ResourceStore."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shared.api.store import ProxyRow, Put, Remove
-from shared.events.decide import Apply, Command, Delete, Result
+from shared.events.decide import Apply, Command, Decision, Delete, Rejected, Result
 from shared.events.event import DataKeyWrapped, Event
 from shared.events.sealing import Seal, seal_all
-from shared.events.state import LogState, Stored
+from shared.events.state import LogState, Stored, ZoneState
+from shared.history.supposed import Considered
 
 
 def listed(logs: Sequence[LogState], kind: str, mesh: str | None) -> list[Stored]:
@@ -31,6 +32,15 @@ def sealed_commands(
         for command in commands
     ]
     return sealed, admitted.wraps, admitted.warnings
+
+
+def considered(
+    log: LogState, decision: Decision | Rejected, warnings: tuple[str, ...], zones: tuple[ZoneState, ...]
+) -> Considered | Rejected:
+    """What a judged batch amounts to when it is not written. warnings: those of `sealed_commands`."""
+    if isinstance(decision, Rejected):
+        return decision
+    return Considered(log, decision.changes, decision.results, warnings + decision.warnings, zones)
 
 
 def versions(results: Sequence[Result], written: Sequence[Event]) -> tuple[Result, ...]:

@@ -17,6 +17,7 @@ from shared.events.decide import Rejected
 from shared.events.event import decode_envelope
 from shared.events.reading import EVERYTHING, Reader, is_withheld, line_for
 from shared.events.state import Stored
+from shared.history.supposed import Considered
 from shared.keys.tokens import Principal
 from shared.model.resource import ResourceKey
 
@@ -56,6 +57,10 @@ class ReadersStore:
     async def write(self, commands: Sequence[Put | Remove], actor: str) -> Written | Rejected:
         """See ResourceStore. Who may write may read everything."""
         return await self._store.write(commands, actor)
+
+    async def consider(self, commands: Sequence[Put | Remove]) -> Considered | Rejected:
+        """See ResourceStore. Only who may write may ask."""
+        return await self._store.consider(commands)
 
     async def events(self, origin: str, after: int, until: int | None, limit: int) -> tuple[Sequence[bytes], int]:
         """See ResourceStore. Events that are not for the caller are left out."""

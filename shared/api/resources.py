@@ -10,11 +10,13 @@ from litestar import Response
 
 from shared.api import shown
 from shared.api.auth import actor
+from shared.api.dry_run import DryRuns, is_dry
 from shared.api.problem import Problem, rejected
 from shared.api.response import Call, json_response, number, page
 from shared.api.store import Put, Remove, ResourceStore, Written
 from shared.events.decide import INVALID, NO_MESH, NOT_DELETED, NOT_FOUND, Rejected
 from shared.events.state import Stored
+from shared.history.supposed import outcome
 from shared.model import kinds, manifest
 from shared.model.kinds import Kind
 from shared.model.resource import Resource, ResourceKey, mesh_of
@@ -32,6 +34,7 @@ class Resources:
     def __init__(self, store: ResourceStore, zone: str) -> None:
         self.store = store
         self.zone = zone
+        self._dry_runs = DryRuns(store)
 
     # --- reading --------------------------------------------------------------------------------------------
 
@@ -75,6 +78,8 @@ class Resources:
             await self._require_mesh(mesh)
         body = await _object(call)
         resource = _at_url(_read_one(body, kind, mesh, name), mesh, name)
+        if is_dry(call):
+            return await self._dry_runs.answer([Put(resource, _expected(call))], call, batch=False)
         written = await self._write([Put(resource, _expected(call))], call, batch=False)
         created = written.results[0].outcome == "created"
         stored = await self._find(kind, mesh, name, self.zone)
@@ -87,17 +92,18 @@ class Resources:
     async def delete(self, call: Call, kind: Kind, mesh: str, name: str) -> Response[bytes]:
         """Delete a resource of this plane's origin."""
         self._require_writable(kind)
+        commands = [Remove(ResourceKey(kind.name, mesh, name, self.zone), _expected(call))]
         try:
-            await self._write(
-                [Remove(ResourceKey(kind.name, mesh, name, self.zone), _expected(call))], call, batch=False
-            )
+            if is_dry(call):
+                return await self._dry_runs.answer(commands, call, batch=False)
+            await self._write(commands, call, batch=False)
         except Problem as problem:
             title = NOT_DELETED if problem.status in (400, 404) else problem.title
             raise Problem(problem.status, title, problem.detail, problem.parameters) from None
         return json_response({})
 
     async def apply(self, call: Call) -> Response[bytes]:
-        """Apply `{"resources": […]}`, all or nothing."""
+        """Apply `{"resources": […]}`, all or nothing; with `?dry-run=diff` say what that would lead to instead."""
         body = await _object(call)
         members = body.get("resources")
         if set(body) != {"resources"} or not isinstance(members, list) or not members:
@@ -109,18 +115,11 @@ class Resources:
         resources, parameters = _read_batch(members)
         if parameters:
             raise Problem(400, INVALID, "Resource is not valid", parameters)
-        written = await self._write([Put(resource) for resource in resources], call, batch=True)
-        results = [
-            {
-                "type": result.key.kind,
-                "mesh": result.key.mesh,
-                "name": result.key.name,
-                "zone": result.key.zone,
-                "outcome": result.outcome,
-                "version": result.version,
-            }
-            for result in written.results
-        ]
+        commands = [Put(resource) for resource in resources]
+        if is_dry(call):
+            return await self._dry_runs.answer(commands, call, batch=True)
+        written = await self._write(commands, call, batch=True)
+        results = [{**outcome(result), "version": result.version} for result in written.results]
         return json_response({"results": results, "warnings": written.warnings, "sequence": written.sequence})
 
     def _require_writable(self, kind: Kind) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from shared.events.decide import Rejected, Result
 from shared.events.state import Stored
+from shared.history.supposed import Considered
 from shared.keys.tokens import Principal
 from shared.model.resource import Resource, ResourceKey
 
@@ -101,6 +102,10 @@ class ResourceStore(Protocol):
 
     async def write(self, commands: Sequence[Put | Remove], actor: str) -> Written | Rejected:
         """All or nothing, durable on return. Raises LogUnavailable."""
+        ...
+
+    async def consider(self, commands: Sequence[Put | Remove]) -> Considered | Rejected:
+        """Judge as `write` does, and write nothing."""
         ...
 
     async def events(self, origin: str, after: int, until: int | None, limit: int) -> tuple[Sequence[bytes], int]:

@@ -31,7 +31,7 @@ from shared.process.collector import collector_paused
 
 SIZE = Size()
 SEED = 1
-GENERATED = 1
+GENERATED = 2
 """Counted up when the generator gives another past: the store is kept between runs."""
 ZONE = "east"
 MOMENTS = 40
@@ -56,7 +56,7 @@ def measure(step: Callable[[int], None]) -> Seen:
         kept: list[History] = []
 
         def first() -> None:
-            kept.append(asyncio.run(open_store(store, cache=Path(place))))
+            kept.append(opened(store, Path(place)))
             _ask(kept[0], len(kept[0].hub) // 2)
 
         first_ms = _milliseconds(first)
@@ -82,6 +82,11 @@ def made(size: Size) -> Path:
             asyncio.run(fill_store(fresh, generated(size, SEED), size.events))
         fresh.rename(store)
     return store
+
+
+def opened(store: Path, cache: Path) -> History:
+    """The past in a store, read anew."""
+    return asyncio.run(open_store(store, cache=cache))
 
 
 def _ask(history: History, g: int) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from shared.bench import capacity, delivery, dns, fanout, fold, history, large, turns
+from shared.bench import capacity, delivery, dns, fanout, fold, history, large, turns, whatif
 from shared.bench.result import Document, Goal, Result, encoded, merged, percentile, result
 from shared.commands import output as printing
 from shared.commands.output import Output
@@ -109,6 +109,15 @@ def _history(step: Step) -> Mapping[str, Result]:
     }
 
 
+def _whatif(step: Step) -> Mapping[str, Result]:
+    seen = _run(whatif.measure(step))
+    second = Goal(on="value", op="<=", bound=1_000)
+    return {
+        "whatif_1000_proxies_ms": result(seen.median_ms, "ms", goal=second),
+        "whatif_1000_proxies_first_ms": result(seen.first_ms, "ms", goal=NO_GOAL),
+    }
+
+
 def _capacity(step: Step) -> Mapping[str, Result]:
     return {"zone_rss_10k_mes_mb": result(_run(capacity.measure(step)) / 1e6, "MB", goal=NO_GOAL)}
 
@@ -132,6 +141,12 @@ MEASUREMENTS = (
         _large,
     ),
     Measurement(("asof_first_ms", "asof_next_ms"), "a moment of 1M events", history.STEPS, _history),
+    Measurement(
+        ("whatif_1000_proxies_ms", "whatif_1000_proxies_first_ms"),
+        "a write foretold for 1,000 proxies",
+        whatif.STEPS,
+        _whatif,
+    ),
     Measurement(("zone_rss_10k_mes_mb",), "zone with 10k services", capacity.STEPS, _capacity),
 )
 

@@ -19,10 +19,16 @@ _STYLES = {"+": "green", "-": "red", "~": "yellow"}
 def show(found: Mapping[str, Any], *, stat: bool = False) -> None:
     """Print one zone's difference; stat: only how many resources of each kind, for how many proxies."""
     printing.say(_headline(found))
-    for line in (*_came_and_left(found), *(line for group in found["groups"] for line in _group(group, stat=stat))):
-        printing.coloured(line, _STYLES.get(line.lstrip()[:1], "") if line.startswith(" ") else "bold")
+    groups = _counted(found["groups"]) if stat else found["groups"]
+    for line in (*_came_and_left(found), *(line for group in groups for line in _group(group, stat=stat))):
+        coloured(line)
     if not found["groups"] and not found["came"] and not found["left"]:
         printing.say("nothing differs")
+
+
+def coloured(line: str) -> None:
+    """Print a line: its sign says what colour it has, and headings have none."""
+    printing.coloured(line, _STYLES.get(line.lstrip()[:1], "") if line.startswith(" ") else "bold")
 
 
 def _headline(found: Mapping[str, Any]) -> str:
@@ -38,13 +44,22 @@ def _came_and_left(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{proxy} could not be compiled: {fault}"
 
 
+def _counted(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Groups with equal counts as one, whatever the names."""
+    found: dict[str, dict[str, Any]] = {}
+    for group in groups:
+        one = found.setdefault(" ".join(counts(group["changes"])), {**group, "proxies": []})
+        one["proxies"] += group["proxies"]
+    return sorted(found.values(), key=lambda group: -len(group["proxies"]))
+
+
 def _group(group: Mapping[str, Any], *, stat: bool) -> Iterator[str]:
     who = group["proxies"]
     if stat or who:
         told = f"{_count(len(who), 'proxy')} ({listed(who)}): " if who else ""
         yield told + ", ".join(counts(group["changes"]))
     for change in () if stat else group["changes"]:
-        yield from _change(change, "  " if who else "")
+        yield from change_lines(change, "  " if who else "")
 
 
 def counts(changes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -55,7 +70,8 @@ def counts(changes: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{_count(count, kind)} {verb}" for (kind, verb), count in sorted(found.items())]
 
 
-def _change(change: Mapping[str, Any], indent: str) -> Iterator[str]:
+def change_lines(change: Mapping[str, Any], indent: str) -> Iterator[str]:
+    """One change of one or several resources, and its fields."""
     names = change["names"]
     what = (
         f"{change['kind']} {names[0]}" if len(names) == 1 else f"{_count(len(names), change['kind'])}: {listed(names)}"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -15,17 +13,17 @@ from shared.commands.client import ApiRefused, Client
 from shared.commands.connect import Api, OutputFlag, TokenFile, Zone
 from shared.commands.failure import CommandFailed
 from shared.commands.inspect import inspect
-from shared.model import codec, kinds, manifest
+from shared.commands.manifests import Files, posted, read
+from shared.commands.source import BundleFile, Source, StoreDirectory
+from shared.commands.whatif import DIFF, DryRun, deleted_offline, dry_client, told
+from shared.model import kinds
 from shared.model.kinds import Kind
-from shared.model.manifest import Document
 from shared.model.resource import DISPLAY_NAME_LABEL, ORIGIN_LABEL, ZONE_LABEL
 from shared.process.exit_code import ExitCode
 
-STANDARD_INPUT = "-"
 PROXY_WORDS = frozenset({"proxies", "proxy"})
 """Proxies are no resources: nobody declares that they are there."""
 _SERVERS_OWN = ("creationTime", "modificationTime", "version")
-_NOTHING = "nothing was applied"
 
 Mesh = Annotated[str, Parameter(name=["--mesh", "-m"], help="Mesh of the resource.")]
 KindWord = Annotated[str, Parameter(help="A kind: mes, hg, dp, mesh, zone, secret, ze, or its full name.")]
@@ -33,61 +31,19 @@ KindWord = Annotated[str, Parameter(help="A kind: mes, hg, dp, mesh, zone, secre
 
 def apply(
     *,
-    file: Annotated[
-        list[str],
-        Parameter(
-            name=["--file", "-f"],
-            allow_leading_hyphen=True,
-            negative="",
-            help="A manifest, - for standard input; repeatable.",
-        ),
-    ],
+    file: Files,
+    dry_run: DryRun = None,
     zone: Zone = None,
     api: Api = None,
     token_file: TokenFile = None,
     output: OutputFlag = "table",
 ) -> int:
     """Create or replace every resource of the given files, all or nothing."""
-    documents = _read(file)
-    body = codec.encode({"resources": [document.resource for document in documents]})
-    try:
-        answer = connect.client(api, token_file, zone).post("/apply", body)
-    except ApiRefused as refused:
-        raise _at_lines(refused, documents) from None
-    _show_applied(answer or {}, output)
+    documents = read(file)
+    if dry_run:
+        return told(posted(dry_client(api, token_file, zone), f"/apply?{DIFF}", documents), output)
+    _show_applied(posted(connect.client(api, token_file, zone), "/apply", documents), output)
     return ExitCode.OK
-
-
-def _read(files: Sequence[str]) -> tuple[Document, ...]:
-    """The documents of all files. Raises CommandFailed naming every fault."""
-    documents: list[Document] = []
-    faults: list[str] = []
-    for name in files:
-        try:
-            text = sys.stdin.read() if name == STANDARD_INPUT else Path(name).read_text()
-        except OSError as error:
-            raise CommandFailed(f"cannot read {name}: {error.strerror}", ExitCode.USAGE) from None
-        except UnicodeDecodeError:
-            raise CommandFailed(f"{name}: not text in UTF-8", ExitCode.REFUSED) from None
-        parsed = manifest.parse(text, "<stdin>" if name == STANDARD_INPUT else name)
-        faults += [str(fault) for fault in parsed.faults]
-        documents += parsed.documents
-    if faults:
-        raise CommandFailed("\n".join([*faults, _NOTHING]), ExitCode.REFUSED)
-    if not documents:
-        raise CommandFailed(f"{', '.join(files)}: no resource in it", ExitCode.REFUSED)
-    return tuple(documents)
-
-
-def _at_lines(refused: ApiRefused, documents: Sequence[Document]) -> CommandFailed:
-    """The server's refusal told where the user wrote what it is about."""
-    told: list[str] = []
-    for parameter in refused.problem.get("invalid_parameters") or ():
-        index, path, reason = parameter.get("index"), parameter.get("path", ""), parameter.get("reason", "")
-        if not isinstance(index, int) or index >= len(documents):
-            return refused
-        told.append(str(documents[index].fault(path, reason)))
-    return CommandFailed("\n".join([*told, _NOTHING]), refused.code) if told else refused
 
 
 def _show_applied(answer: dict[str, Any], form: output.Output) -> None:
@@ -146,13 +102,23 @@ def delete(
     name: Annotated[str, Parameter(help="Name of the resource.")],
     *,
     mesh: Mesh = "default",
+    dry_run: DryRun = None,
     zone: Zone = None,
+    bundle: BundleFile = None,
+    store: StoreDirectory = None,
     api: Api = None,
     token_file: TokenFile = None,
     output: OutputFlag = "table",
 ) -> int:
-    """Delete one resource."""
+    """Delete one resource. With --dry-run=diff, a bundle or a store can be asked instead of the running system."""
     found = _kind(kind)
+    source = Source(bundle=bundle, store=store)
+    if dry_run is None and source.is_offline:
+        raise CommandFailed("nothing is deleted from a bundle or a store: add --dry-run=diff", ExitCode.USAGE)
+    if source.is_offline:
+        return told(deleted_offline(source, zone, found.name, mesh if found.mesh_scoped else "", name), output)
+    if dry_run:
+        return told(dry_client(api, token_file, zone).delete(f"{_path(found, mesh, name)}?{DIFF}"), output)
     connect.client(api, token_file, zone).delete(_path(found, mesh, name))
     deleted = {"type": found.name, **({"mesh": mesh} if found.mesh_scoped else {}), "name": name, "outcome": "deleted"}
     if output == "table":

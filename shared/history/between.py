@@ -59,7 +59,7 @@ class ZoneDifference(msgspec.Struct, frozen=True):
 
     def plain(self) -> dict[str, Any]:
         """As it is shown and sent."""
-        found: dict[str, Any] = msgspec.to_builtins(self)
+        found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
         return {**found, "touched": len(self.touched)}
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from shared.api.plane import considered, sealed_commands, versions
 from shared.api.store import ProxyRow, Put, Remove, ServiceStatus, StatusCondition, Written
-from shared.events.decide import Apply, Delete, Rejected, Result, decide_write
+from shared.events.decide import Rejected, decide_write
 from shared.events.event import GLOBAL, encode_event
 from shared.events.log import LogUnavailable, MemoryLog
-from shared.events.sealing import seal_all
-from shared.events.state import LogState, Stored
+from shared.events.state import LogState, Stored, ZoneState
+from shared.history.supposed import Considered
 from shared.keys.seal import Keyring, Sealer
 from shared.keys.tokens import Principal
 from shared.model.resource import ResourceKey
@@ -58,6 +59,7 @@ class MemoryStore:
         self.zone = zone
         self.hub = hub
         self.log = MemoryLog()
+        self.zones: dict[str, LogState] = {}
         self.writer = LogWriter(self.log, LogState(origin=zone or GLOBAL))
         keyring = Keyring(GLOBAL, X25519PrivateKey.generate())
         self.sealer = Sealer({GLOBAL: keyring.public}, digest_key=keyring.digest_key)
@@ -77,25 +79,25 @@ class MemoryStore:
             if key.kind == kind and mesh in (None, key.mesh)
         ]
 
+    async def consider(self, commands: Sequence[Put | Remove]) -> Considered | Rejected:
+        ready, wraps, warnings = sealed_commands(commands, self.sealer.seal)
+        state = self.writer.state
+        decision = decide_write(ready, state, self.hub, self.zone, wraps=wraps)
+        own = [ZoneState(self.zone, self.hub, state)] if self.zone and self.hub else []
+        zones = own or [ZoneState(zone, state, log) for zone, log in self.zones.items()]
+        return considered(state, decision, warnings, tuple(zones))
+
     async def write(self, commands: Sequence[Put | Remove], actor: str) -> Written | Rejected:
         if not self.available:
             raise LogUnavailable("away", ambiguous=True)
-        admitted = seal_all([c.resource for c in commands if isinstance(c, Put)], self.sealer.seal)
-        resources = iter(admitted.resources)
-        ready = [
-            Apply(next(resources), c.expected_version) if isinstance(c, Put) else Delete(c.key, c.expected_version)
-            for c in commands
-        ]
+        ready, wraps, warnings = sealed_commands(commands, self.sealer.seal)
         async with self._lock:
-            decision = decide_write(ready, self.writer.state, self.hub, self.zone, wraps=admitted.wraps)
+            decision = decide_write(ready, self.writer.state, self.hub, self.zone, wraps=wraps)
             if isinstance(decision, Rejected):
                 return decision
             events = self.writer.prepare(decision.changes, actor=actor)
             await self.writer.commit(events)
-        results = tuple(
-            Result(r.key, r.outcome, r.version if r.change is None else events[r.change].n) for r in decision.results
-        )
-        return Written(results, admitted.warnings + decision.warnings, self.writer.state.n)
+        return Written(versions(decision.results, events), warnings + decision.warnings, self.writer.state.n)
 
     async def events(self, origin: str, after: int, until: int | None, limit: int) -> tuple[Sequence[bytes], int]:
         if origin != (self.zone or GLOBAL):

@@ -15,6 +15,7 @@ from litestar.testing import TestClient
 
 from shared.api.app import build_api
 from shared.events.event import GLOBAL, encode_event
+from shared.events.fold import fold
 from shared.events.history import History
 from shared.events.log import MemoryLog
 from shared.events.redaction import redacted_line
@@ -22,7 +23,7 @@ from shared.history import plane
 from shared.history.live import open_live
 from shared.history.plane import PlaneHistory, TooManyQuestions
 from tests.api.memory_store import ADMIN, PROXY, READER, MemoryStore, RawMemory, Tokens
-from tests.builders import LogBuilder, applied, mes, mesh, settings
+from tests.builders import LogBuilder, ZoneBuilder, applied, mes, mesh, settings
 
 PLAINTEXT = base64.b64encode(b"correct horse battery staple").decode()
 
@@ -193,3 +194,56 @@ async def test_questions_wait_for_each_other_and_not_for_ever(
     asked[0].cancel()
     assert await asked[1] == 0
     assert await past.ask(lambda history: list(history.zones)) == []
+
+
+def _with_zone(store: MemoryStore) -> None:
+    """Global knows one zone, which has run and has seen all of global's log."""
+    zone = ZoneBuilder("east")
+    for event in store.log.events:
+        zone.hub = fold(zone.hub, event)
+    store.zones["east"] = zone.own.state
+
+
+MES = {
+    "type": "MeshExternalService",
+    "mesh": "default",
+    "name": "shop",
+    "spec": {"match": {"port": 443, "protocol": "tcp"}, "endpoints": [{"address": "203.0.113.1", "port": 443}]},
+}
+
+
+def test_a_dry_run_tells_and_writes_nothing(api: TestClient[Litestar], store: MemoryStore) -> None:
+    """For a batch, for one resource and for a delete; the log stays as it is, and a secret is in no answer."""
+    _with_zone(store)
+    known = list(store.log.events)
+    secret = {"type": "Secret", "mesh": "default", "name": "key", "data": base64.b64encode(b"third").decode()}
+    api.headers.update(ADMIN)
+    found = api.post("/apply?dry-run=diff", json={"resources": [MES, secret]})
+    assert found.status_code == 200, found.text
+    told = found.json()
+    assert [one["outcome"] for one in told["results"]] == ["created", "configured"]
+    assert [one["verb"] for one in told["resources"]] == ["added", "changed"]
+    (zone,) = told["zones"]
+    assert [one["type"] for one in zone["decisions"]] == ["VipLeased"]
+    assert (told["touched"], told["proxies"]) == (0, 0)
+    one = api.put("/meshes/default/meshexternalservices/shop?dry-run=diff", json=MES).json()
+    assert one["resources"][0]["names"] == ["MeshExternalService/default/shop"]
+    gone = api.delete("/meshes/default/secrets/key?dry-run=diff").json()
+    assert [(change["kind"], change["verb"]) for change in gone["resources"]] == [("Secret", "removed")]
+    for answer in (told, one, gone):
+        assert not [word for word in (secret["data"], "ciphertext", "wrapped") if word in json.dumps(answer)]
+    assert store.log.events == known
+
+
+def test_a_dry_run_is_refused_like_the_write(api: TestClient[Litestar], store: MemoryStore) -> None:
+    """The same problems, the same rights; and another kind of dry run is none."""
+    api.headers.update(ADMIN)
+    known = list(store.log.events)
+    broken = {"resources": [MES | {"mesh": "nowhere"}]}
+    problems = [api.post(path, json=broken).json() for path in ("/apply", "/apply?dry-run=diff")]
+    assert problems[0] == problems[1]
+    missing = [api.delete(f"/meshes/default/secrets/none{query}").json() for query in ("", "?dry-run=diff")]
+    assert missing[0] == missing[1]
+    assert api.post("/apply?dry-run=server", json={"resources": [MES]}).status_code == 400
+    assert api.post("/apply?dry-run=diff", json={"resources": [MES]}, headers=READER).status_code == 403
+    assert store.log.events == known

@@ -88,6 +88,8 @@ def test_the_names_are_those_of_the_issue() -> None:
         "dns_p99_us",
         "asof_first_ms",
         "asof_next_ms",
+        "whatif_1000_proxies_ms",
+        "whatif_1000_proxies_first_ms",
         "zone_rss_10k_mes_mb",
     }
     assert delivery.CHANGES == 200

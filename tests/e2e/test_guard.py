@@ -20,6 +20,8 @@ from shared.demo.story import eventually
 from shared.events.event import GLOBAL, decode_event
 from shared.events.history import History
 from shared.events.state import Position
+from shared.history.between import between
+from shared.model import codec
 from shared.nats.server import find_binary
 from zone_cp.replay import snapshot_at
 from zone_cp.xds.snapshot import CLUSTER
@@ -85,6 +87,32 @@ async def history(place: Place) -> History:
                     return found
 
     return History.of(await events(GLOBAL), {ZONE: await events(ZONE)})
+
+
+async def test_what_would_be_is_told_by_the_running_system(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By global before anything is written: the same as then is, once it is written."""
+    manifest = tmp_path / "one.json"
+    manifest.write_bytes(codec.encode(services.service(1, address="127.0.0.1", port=9)))
+    api = f"http://127.0.0.1:{place.deployment.ports.api}"
+    flags = ("--api", api, "--token-file", str(place.deployment.admin_token))
+    before = await history(place)
+
+    async def told(*words: str) -> dict[str, Any]:
+        assert await asyncio.to_thread(cli.run, [*words, "-f", str(manifest), *flags, "-o", "json"]) == 0
+        return dict(msgspec.json.decode(capsys.readouterr().out))
+
+    found = await told("whatif")
+    assert (found["touched"], found["proxies"]) == (1, 1)
+    assert found == await told("apply", "--dry-run", "diff")
+    after = await history(place)
+    assert [len(after.hub), len(after.zones[ZONE])] == [len(before.hub), len(before.zones[ZONE])]
+    g = (await told("apply"))["sequence"]
+    await place.holds(EGRESS, g)
+    (now,) = found["zones"]
+    done = between(await history(place), ZONE, str(g - 1), str(g), scope="proxies").plain()
+    assert done["groups"] == now["groups"]
 
 
 async def test_a_push_that_takes_most_away_waits(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

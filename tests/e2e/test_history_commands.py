@@ -107,6 +107,56 @@ def test_any_moment_is_told_from_the_log_alone(store: Path, capsys: pytest.Captu
     assert files(store) == before
 
 
+MOVED = """
+type: MeshExternalService
+mesh: default
+name: payments
+spec:
+  match: {type: HostnameGenerator, port: 80, protocol: http}
+  endpoints: [{address: 203.0.113.9, port: 443}]
+---
+type: MeshExternalService
+mesh: default
+name: fresh
+spec:
+  match: {type: HostnameGenerator, port: 443, protocol: tcp}
+  endpoints: [{address: 203.0.113.9, port: 443}]
+"""
+
+
+def test_what_would_be_is_told_and_not_done(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For files and for a delete: what proxies would hold, what the zone would record; the store stays as it was."""
+    before = files(store)
+    manifest = tmp_path / "moved.yaml"
+    manifest.write_text(MOVED)
+    assert cli.run(["whatif", "-f", str(manifest), "--store", str(store)]) == 0
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
+    assert " + MeshExternalService MeshExternalService/default/fresh" in lines
+    assert "1 proxy (egress-1): 1 Cluster added, 1 Cluster changed" in lines
+    assert any(line.startswith(" east would lease 242.") and line.endswith(" to default/fresh") for line in lines)
+    assert "1 of 1 proxies touched; nothing was written" in told.err
+    assert cli.run(["delete", "mes", "payments", "--dry-run", "diff", "--store", str(store), "-o", "json"]) == 0
+    (zone,) = json.loads(capsys.readouterr().out)["zones"]
+    assert [one["type"] for one in zone["decisions"]] == ["VipQuarantined"]
+    assert [one["verb"] for group in zone["groups"] for one in group["changes"]] == ["removed"]
+    assert files(store) == before
+
+
+def test_what_would_be_refused_is_told_where_it_stands(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """File, line and field; a delete of what is not there; and a store from which nothing can be deleted."""
+    manifest = tmp_path / "broken.yaml"
+    manifest.write_text(MOVED.replace("mesh: default", "mesh: nowhere", 1))
+    assert cli.run(["whatif", "-f", str(manifest), "--store", str(store)]) == 3
+    assert 'broken.yaml:3:7: mesh: mesh "nowhere" is not found' in capsys.readouterr().err
+    assert cli.run(["delete", "mes", "none", "--dry-run", "diff", "--store", str(store)]) == 3
+    assert "Not found" in capsys.readouterr().err
+    assert cli.run(["delete", "mes", "payments", "--store", str(store)]) == 2
+    assert "--dry-run=diff" in capsys.readouterr().err
+
+
 def test_a_moment_that_never_was_is_refused(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown moment or proxy exits with 3, an unknown zone or store with 2 or 3; the message says what there is."""
     assert cli.run(["replay", "--at", "99", "--store", str(store)]) == 3

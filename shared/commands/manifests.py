@@ -1,0 +1,73 @@
+"""Manifests that a command is given: read whole, and refused where the user wrote them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from shared.commands.client import ApiRefused, Client
+from shared.commands.failure import CommandFailed
+from shared.model import codec, manifest
+from shared.model.manifest import Document
+from shared.process.exit_code import ExitCode
+
+STANDARD_INPUT = "-"
+_NOTHING = "nothing was applied"
+
+Files = Annotated[
+    list[str],
+    Parameter(
+        name=["--file", "-f"],
+        allow_leading_hyphen=True,
+        negative="",
+        help="A manifest, - for standard input; repeatable.",
+    ),
+]
+
+
+def read(files: Sequence[str]) -> tuple[Document, ...]:
+    """The documents of all files. Raises CommandFailed naming every fault."""
+    documents: list[Document] = []
+    faults: list[str] = []
+    for name in files:
+        try:
+            text = sys.stdin.read() if name == STANDARD_INPUT else Path(name).read_text()
+        except OSError as error:
+            raise CommandFailed(f"cannot read {name}: {error.strerror}", ExitCode.USAGE) from None
+        except UnicodeDecodeError:
+            raise CommandFailed(f"{name}: not text in UTF-8", ExitCode.REFUSED) from None
+        parsed = manifest.parse(text, "<stdin>" if name == STANDARD_INPUT else name)
+        faults += [str(fault) for fault in parsed.faults]
+        documents += parsed.documents
+    if faults:
+        raise CommandFailed("\n".join([*faults, _NOTHING]), ExitCode.REFUSED)
+    if not documents:
+        raise CommandFailed(f"{', '.join(files)}: no resource in it", ExitCode.REFUSED)
+    return tuple(documents)
+
+
+def posted(client: Client, path: str, documents: Sequence[Document]) -> dict[str, Any]:
+    """The API's answer to a batch. Raises CommandFailed, at the lines where the user wrote what is refused."""
+    body = codec.encode({"resources": [document.resource for document in documents]})
+    try:
+        return client.post(path, body) or {}
+    except ApiRefused as refused:
+        parameters = refused.problem.get("invalid_parameters") or ()
+        raise refused_at_lines(parameters, documents, refused.code) or refused from None
+
+
+def refused_at_lines(
+    parameters: Sequence[Mapping[str, Any]], documents: Sequence[Document], code: ExitCode
+) -> CommandFailed | None:
+    """A refusal told where the user wrote what it is about; None when it is about no document."""
+    told: list[str] = []
+    for parameter in parameters:
+        index, path, reason = parameter.get("index"), parameter.get("path", ""), parameter.get("reason", "")
+        if not isinstance(index, int) or index >= len(documents):
+            return None
+        told.append(str(documents[index].fault(path, reason)))
+    return CommandFailed("\n".join([*told, _NOTHING]), code) if told else None
