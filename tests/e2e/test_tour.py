@@ -74,5 +74,5 @@ def test_every_command_of_the_tour_works(playground: Path, command: str) -> None
 
 def test_the_tour_is_not_empty() -> None:
     """It shows resources, events, proxies and history."""
-    words = " ".join(tour())
-    assert all(word in words for word in ("zonal get", "zonal events", "zonal inspect", "zonal explain", "zonal diff"))
+    words, shown = " ".join(tour()), ("get", "events", "inspect", "explain", "diff", "replay", "bisect")
+    assert all(f"zonal {command}" in words for command in shown)
