@@ -22,6 +22,7 @@ from shared.pb.discovery_pb2 import (
     DiscoveryRequest,
     DiscoveryResponse,
 )
+from tests.ads.compared import compared
 from zone_cp.ads.delta import DeltaStream, Fact, Nacked
 from zone_cp.ads.sotw import SotwStream
 from zone_cp.ads.staging import NOTHING
@@ -199,8 +200,8 @@ class StreamPair:
 
     # -- what differs between the protocols ---------------------------------------------------------------------
 
-    def _stream(self) -> DeltaStream | SotwStream:
-        return DeltaStream()
+    def _stream(self) -> Any:
+        return compared(DeltaStream)
 
     def _parse(self, raw: bytes) -> Response:
         return DeltaDiscoveryResponse.FromString(raw)
@@ -237,8 +238,8 @@ class SotwPair(StreamPair):
         self.named: set[str] = set()
         self.versions: dict[str, str] = getattr(self, "versions", {})
 
-    def _stream(self) -> DeltaStream | SotwStream:
-        return SotwStream()
+    def _stream(self) -> Any:
+        return compared(SotwStream)
 
     def _parse(self, raw: bytes) -> Response:
         return DiscoveryResponse.FromString(raw)

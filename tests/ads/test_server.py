@@ -22,8 +22,9 @@ from shared.pb.discovery_pb2 import (
     Node,
 )
 from tests.ads.stream_pair import SHORT, carried, snapshot
+from zone_cp.ads.calls import DRAINING
 from zone_cp.ads.hub import SUPERSEDED, DnsTable
-from zone_cp.ads.server import DRAINING, Admission, Admitted, AdsServer, NodeInfo, Refused
+from zone_cp.ads.server import Admission, Admitted, AdsServer, NodeInfo, Refused
 
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 ATTACH = "/zonal.agent.v1.Agent/Attach"

@@ -28,8 +28,8 @@ class Asked:
     """One type on one stream, as its client has it."""
 
     __slots__ = (
-        "_absent", "_apart", "_asked", "_backlog", "_demand", "_named", "_owed", "_scanned", "_strays", "_suspects",
-        "_touched", "_uncertain", "acked_position", "gone", "held", "in_flight", "known", "names", "rejected",
+        "_absent", "_apart", "_backlog", "_demand", "_named", "_owed", "_scanned", "_strays", "_suspects",
+        "_touched", "_uncertain", "acked_position", "asked", "gone", "held", "in_flight", "known", "names", "rejected",
         "reply_due", "sent_position", "type_url", "wildcard",
     )  # fmt: skip
 
@@ -43,10 +43,10 @@ class Asked:
         self.rejected: dict[tuple[str, str], str] = {}
         self.in_flight: dict[str, Sent] = {}
         self.gone: set[str] = set()
+        self.asked = False
         self.reply_due = False
         self.sent_position: Position | None = None
         self.acked_position: Position | None = None
-        self._asked = False
         self._named = False
         self._owed: set[str] = set()
         self._absent: set[str] = set()
@@ -60,18 +60,13 @@ class Asked:
         self._demand = OnDemand()
 
     @property
-    def asked(self) -> bool:
-        """Whether the client has asked for this type on this stream."""
-        return self._asked
-
-    @property
     def suspecting(self) -> bool:
         """Whether resources of a refused response are still to be sent apart."""
         return bool(self._suspects)
 
     def request(self, request: DeltaDiscoveryRequest) -> None:
         """Apply the subscription part of a request: subscribe before unsubscribe (rule 11), stale nonce or not (16)."""
-        first, self._asked = not self._asked, True
+        first, self.asked = not self.asked, True
         initial: Mapping[str, str] = request.initial_resource_versions if first else {}
         subscribe = request.resource_names_subscribe
         if first and self.type_url == CLUSTER:
@@ -103,7 +98,7 @@ class Asked:
         """
         wanted = set(names) - {WILDCARD}
         legacy = not names and not self._named and self.type_url in LEGACY_WILDCARD_TYPES
-        self._asked, self._named = True, self._named or bool(names)
+        self.asked, self._named = True, self._named or bool(names)
         if legacy or WILDCARD in names:
             self._start_wildcard()
         else:

@@ -8,10 +8,16 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
+
+from zone_cp.ads.facts import RemoteProtocolError
+from zone_cp.ads.hub import CLOSED, Stream
+from zone_cp.ads.waiting import OneWait
 
 Context: TypeAlias = "aio.ServicerContext[bytes, bytes]"
 FIRST_REQUEST_SECONDS = 10.0
+DRAINING = "the control plane is stopping: reconnect"
 
 
 async def next_message(context: Context) -> bytes | None:
@@ -55,3 +61,61 @@ def bytes_stream(behavior: Callable[[object, Context], Coroutine[Any, Any, None]
     """A bidirectional method that takes and gives bytes as they are."""
     untyped: Any = behavior
     return grpc.stream_stream_rpc_method_handler(untyped)
+
+
+class Reader:
+    """The one reader of a stream: takes each message in the turn in which it is there. Belongs to one event loop.
+
+    take: is given every message; ended: is called when the client has no more to say; failed: is told what ended the
+    call, or what `take` raised.
+    """
+
+    __slots__ = ("_ended", "_failed", "_read", "_take", "_wait")
+
+    def __init__(
+        self,
+        read: Callable[[], Coroutine[Any, Any, Any]],
+        take: Callable[[bytes], None],
+        ended: Callable[[], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._read, self._take, self._ended = read, take, ended
+        self._failed = failed
+        self._wait = OneWait(self._here, failed)
+
+    def begin(self, first: Callable[[], None]) -> None:
+        """Do this first, as if it was a message; then read until the end."""
+        try:
+            first()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this stream's end
+            self._failed(error)
+        else:
+            self._wait.begin(self._read())
+
+    def close(self) -> None:
+        """Take no more."""
+        self._wait.close()
+
+    def _here(self, raw: Any) -> None:
+        if raw is aio.EOF:
+            self._ended()
+            return
+        self._take(raw)
+        self._wait.begin(self._read())
+
+
+def outcome(stream: Stream) -> tuple[grpc.StatusCode | None, str]:
+    """Why a stream is over, and the status to end it with; None when the client has closed it."""
+    match stream.fault:
+        case RemoteProtocolError() as error:
+            limit = grpc.StatusCode.RESOURCE_EXHAUSTED if error.limit else grpc.StatusCode.INVALID_ARGUMENT
+            return limit, str(error)
+        case DecodeError():
+            return grpc.StatusCode.INVALID_ARGUMENT, "a request could not be decoded"
+        case None:
+            pass
+        case error:
+            return grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+    if stream.reason == CLOSED:
+        return None, CLOSED
+    return grpc.StatusCode.UNAVAILABLE if stream.reason == DRAINING else grpc.StatusCode.ABORTED, stream.reason

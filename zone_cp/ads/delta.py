@@ -6,6 +6,7 @@ What a snapshot goes through on its way is told in `staging`; what a client has 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
 from zone_cp.ads.batch import MAX_CHUNK_BYTES, Batch, batches
@@ -27,6 +28,14 @@ __all__ = [
 ]
 
 MAX_IN_FLIGHT_PER_TYPE = 8
+ENVELOPES_KEPT = 64
+"""Beginnings and ends of responses that are remembered: streams that are told the same share them."""
+
+
+@lru_cache(maxsize=ENVELOPES_KEPT)
+def _around(version: str, type_url: str, nonce: str) -> tuple[bytes, bytes]:
+    """What stands before and after the resources of a response."""
+    return piece(1, version), piece(4, type_url) + piece(5, nonce)
 
 
 class DeltaStream(StagedStream):
@@ -43,8 +52,11 @@ class DeltaStream(StagedStream):
         subscription = self._asked_of(request.type_url)
         error = request.error_detail.message if request.HasField("error_detail") else None
         facts = self._settled(subscription, request.response_nonce, error)
-        subscription.request(request)
-        self._unpin(subscription.type_url, request.resource_names_unsubscribe)
+        # All other requests are answers and nothing more.
+        unsubscribed = request.resource_names_unsubscribe
+        if unsubscribed or request.resource_names_subscribe or not subscription.asked:
+            subscription.request(request)
+            self._unpin(subscription.type_url, unsubscribed)
         return facts
 
     def reported(self, request: DeltaDiscoveryRequest) -> Mapping[str, str]:
@@ -65,6 +77,7 @@ class DeltaStream(StagedStream):
 
     def _encode(self, subscription: Subscription, version: str, nonce: str, part: Part) -> bytes:
         upserts, removed = part
-        head, tail = piece(1, version), piece(4, subscription.type_url) + piece(5, nonce)
-        tail = b"".join((tail, *(piece(6, name) for name in removed)))
+        head, tail = _around(version, subscription.type_url, nonce)
+        if removed:
+            tail = b"".join((tail, *(piece(6, name) for name in removed)))
         return upserts.response(head, tail) if isinstance(upserts, Batch) else head + tail

@@ -3,10 +3,10 @@
 A proxy has one aggregated stream, the newest, or any number of streams of single types: a client opens one for every
 subscription it makes outside ADS, so none of them stands for another, and nothing is ordered between them.
 
-Newest wins: an offer replaces the one before and wakes the stream's writer, which takes what is there when it
-gets to it. A change that leaves a proxy's snapshot as it is costs that proxy nothing: `advance` says once for all
-proxies up to which moment their snapshots hold, and a stream that has delivered its snapshot has delivered that
-moment. One event loop owns a hub; nothing here blocks or polls.
+Newest wins: an offer replaces the one before and rings for the stream's writer, which says what is due when it
+gets to it. A change that leaves a proxy's snapshot as it is costs that proxy nothing:
+`advance` says once for all proxies up to which moment their snapshots hold, and a stream that has delivered its
+snapshot has delivered that moment. One event loop owns a hub; nothing here blocks or polls.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from zone_cp.ads.staging import StagedStream
 from zone_cp.view.lineage import UNKNOWN, Lineage
 from zone_cp.xds.snapshot import CLUSTER, Encoded, Snapshot
 
+LOST = "the connection was lost"
+CLOSED = "closed by the proxy"
 SUPERSEDED = "superseded by a newer stream of the same proxy"
 MAX_TYPE_STREAMS = 1_024
 """Streams of single types that one proxy may have open."""
@@ -52,7 +54,11 @@ class ProxyDelivery(msgspec.Struct, frozen=True):
 
 
 class Stream:
-    """One xDS stream: its protocol state, the bell its writer waits for, and the reason it has to end."""
+    """One xDS stream: its protocol state, how to have what is due written, and the reason it has to end.
+
+    ring: it is written as soon as the caller is through; speak: at once. fault: what went wrong
+    here, None while nothing did.
+    """
 
     def __init__(
         self, node: NodeInfo, proxy: str, connection: str, order: int, *, xds: StagedStream, scope: str
@@ -65,22 +71,34 @@ class Stream:
         self.xds = xds
         self.scope = scope
         self.reached: Position | None = None
-        self.bell = asyncio.Event()
-        self.unsent: list[bytes] = []
+        self.ring: Callable[[], None] = _ignored
+        self.speak: Callable[[], None] = _ignored
+        self.fault: BaseException | None = None
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def offer(self, snapshot: Snapshot) -> None:
-        """Let the stream carry what it may of a snapshot, and wake its writer."""
+        """Let the stream carry what it may of a snapshot, and ring for its writer."""
         if self.scope:
             own = {type_url: names for type_url, names in snapshot.resources.items() if type_url == self.scope}
             snapshot = msgspec.structs.replace(snapshot, resources=Map(own))
         self.xds.offer(snapshot)
-        self.bell.set()
+        self.ring()
+
+    @property
+    def reason(self) -> str:
+        """Why it ended; while it goes on, or when nobody said so, the connection's loss."""
+        return LOST if not self.ended.done() or self.ended.cancelled() else self.ended.result()
 
     def end(self, reason: str) -> None:
         """Ask for the stream's end; the first reason stays."""
         if not self.ended.done():
             self.ended.set_result(reason)
+
+    def fail(self, fault: BaseException) -> None:
+        """End the stream for what went wrong, unless it ends already."""
+        if not self.ended.done():
+            self.fault = fault
+            self.end(f"{type(fault).__name__}: {fault}")
 
 
 class Hub:
@@ -161,7 +179,7 @@ class Hub:
         for stream in self.streams():
             if (subscription := stream.xds.subscription(type_url)) is not None:
                 subscription.forgive(name, version)
-                stream.bell.set()
+                stream.ring()
 
     def last_good(self, proxy: str, type_url: str, name: str) -> Encoded | None:
         """What a proxy accepted last of a resource, None where that is not known here."""
@@ -208,27 +226,17 @@ class Hub:
             del self._typed[stream.proxy]
 
     def receive(self, stream: Stream, request: Any) -> Sequence[Fact]:
-        """Feed a request to a stream; its writer wakes when there is something to write. Raises RemoteProtocolError."""
+        """Feed a request to a stream and let it answer. Raises RemoteProtocolError."""
         if request.type_url == CLUSTER and stream.xds.subscription(CLUSTER) is None:
             holds = stream.xds.reported(request)
             if holds is not None:
                 self.on_reported(stream.proxy, holds)
         facts = stream.xds.receive(request)
-        if stream.xds.delivered is None:
-            stream.bell.set()  # it is still being started, and may have to wait for its turn
-        else:
-            stream.unsent += self._news(stream)
-            if stream.unsent:
-                stream.bell.set()
+        stream.speak()
         return facts
 
     def responses(self, stream: Stream) -> list[bytes]:
         """What the stream's writer must write now. Also settles who waits for its proxy."""
-        stream.bell.clear()
-        unsent, stream.unsent = stream.unsent, []
-        return unsent + self._news(stream)
-
-    def _news(self, stream: Stream) -> list[bytes]:
         responses = stream.xds.responses()
         self.on_moved(stream.proxy)
         self._settle(stream.proxy)

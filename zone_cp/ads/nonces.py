@@ -8,7 +8,12 @@ serial of the stream instead, which nothing was called before.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from shared.events.state import Position
+
+NONCES_KEPT = 64
+"""Nonces that are remembered, for the next stream that is told the same."""
 
 
 class Nonces:
@@ -27,4 +32,9 @@ class Nonces:
             return f"{position}.r{serial}"
         count = count + 1 if position == position_before else 0
         self._last[type_url] = (position, count)
-        return f"{position}.{type_url.rpartition('.')[2]}.{count}"
+        return _text(position, type_url, count)
+
+
+@lru_cache(maxsize=NONCES_KEPT)
+def _text(position: Position, type_url: str, count: int) -> str:
+    return f"{position}.{type_url.rpartition('.')[2]}.{count}"

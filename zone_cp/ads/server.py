@@ -8,7 +8,7 @@ bytes in and out without (de)serializers; the server is stopped before its loop 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias, assert_never
 
@@ -22,15 +22,26 @@ from shared.pb.agent_pb2 import Observation
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from shared.pb.status_pb2 import ClientStatusRequest
 from zone_cp.ads.agents import AGENT_SERVICE, Agents
-from zone_cp.ads.calls import Context, bytes_stream, cancel, first_message, next_message, token_of
+from zone_cp.ads.calls import (
+    DRAINING,
+    Context,
+    Reader,
+    bytes_stream,
+    cancel,
+    first_message,
+    next_message,
+    outcome,
+    token_of,
+)
 from zone_cp.ads.csds import CSDS_SERVICE, NotUnderstood, client_status
 from zone_cp.ads.delta import DeltaStream
 from zone_cp.ads.facts import Acked, Nacked, RemoteProtocolError
-from zone_cp.ads.hub import DnsTable, Hub, NodeInfo, ProxyDelivery, Stream
+from zone_cp.ads.hub import CLOSED, LOST, DnsTable, Hub, NodeInfo, ProxyDelivery, Stream
 from zone_cp.ads.introduction import introduced
 from zone_cp.ads.sotw import SotwStream
 from zone_cp.ads.staging import StagedStream
 from zone_cp.ads.starting import FirstSyncs
+from zone_cp.ads.writing import Writer
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, SECRET, Snapshot
 
 __all__ = ["ADS_SERVICE", "Admission", "Admitted", "AdsServer", "NodeInfo", "Refused", "TlsFiles", "grpc_status"]
@@ -49,7 +60,6 @@ SERVICES = (
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 MAX_PENDING_SECONDS = 600
 """How long a call may wait to be taken up; the C core cancels it after 30 s by default, and a storm may take longer."""
-DRAINING = "the control plane is stopping: reconnect"
 
 OPTIONS = (
     ("grpc.server.max_pending_requests", 100_000),
@@ -107,7 +117,6 @@ class Variant(msgspec.Struct, frozen=True):
     request: type[DeltaDiscoveryRequest | DiscoveryRequest]
 
 
-Work: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 DELTA, SOTW = Variant(DeltaStream, DeltaDiscoveryRequest), Variant(SotwStream, DiscoveryRequest)
 
 
@@ -249,8 +258,42 @@ class AdsServer:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request could not be decoded")
         admitted = await self._admitted(node, context)
         stream = Stream(node, admitted.proxy, f"{self._prefix}{order}", order, xds=variant.stream(), scope=scope)
-        read = partial(self._read, stream, variant, request, context)
-        await self._serve(stream, read, partial(self._write, stream, context, first=admitted.first), context)
+        older = await self._attached(stream, context)
+        reader = Reader(context.read, partial(self._read, stream, variant), partial(stream.end, CLOSED), stream.fail)
+        writer = Writer(partial(self.hub.responses, stream), context.write, stream.fail)
+        tasks: list[asyncio.Task[None]] = []
+        reason = LOST
+        try:
+            if older is not None:
+                self._report_end(older, older.reason)
+            self._report(stream)
+            if admitted.first:
+                stream.ring, stream.speak = writer.ring, writer.speak
+            else:
+                due = partial(self.hub.responses, stream)
+                tasks.append(asyncio.create_task(self._starts.begin(stream, writer, due, context.write)))
+                tasks[0].add_done_callback(tasks.remove)
+            reader.begin(partial(self._take, stream, request))
+            del request  # it would live as long as the stream
+            await stream.ended
+            status, reason = outcome(stream)
+            if status is not None:
+                await _silence(reader, writer, tasks)
+                await context.abort(status, reason)
+        finally:
+            self.hub.detach(stream)
+            self._report_end(stream, reason)
+            await _silence(reader, writer, tasks)
+
+    async def _attached(self, stream: Stream, context: Context) -> Stream | None:
+        """Let the stream serve its proxy; returns the older one that it takes the place of."""
+        try:
+            older = self.hub.attach(stream)
+        except RemoteProtocolError as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        if older is stream:
+            await context.abort(grpc.StatusCode.ABORTED, stream.reason)
+        return older
 
     async def _admitted(self, node: NodeInfo, context: Context) -> Admitted:
         admission = await self._admit(node, token_of(context))
@@ -260,30 +303,6 @@ class AdsServer:
             case Admitted():
                 return admission
         assert_never(admission)
-
-    async def _serve(self, stream: Stream, read: Work, write: Work, context: Context) -> None:
-        try:
-            older = self.hub.attach(stream)
-        except RemoteProtocolError as error:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
-        if older is stream:
-            await context.abort(grpc.StatusCode.ABORTED, stream.ended.result())
-        reason = "the connection was lost"
-        tasks: tuple[asyncio.Task[None], ...] = ()
-        try:
-            if older is not None:
-                self._report_end(older, older.ended.result())
-            self._report(stream)
-            tasks = (asyncio.create_task(read()), asyncio.create_task(write()))
-            await asyncio.wait((*tasks, stream.ended), return_when=asyncio.FIRST_COMPLETED)
-            status, reason = _outcome(stream, tasks)
-            if status is not None:
-                await cancel(tasks)
-                await context.abort(status, reason)
-        finally:
-            self.hub.detach(stream)
-            self._report_end(stream, reason)
-            await cancel(tasks)
 
     def _report(self, stream: Stream) -> None:
         """Tell that a proxy is connected, unless one of its other streams has told it."""
@@ -300,34 +319,20 @@ class AdsServer:
         for other in self.hub.streams_of(stream.proxy)[:1]:
             self._report(other)
 
-    async def _read(self, stream: Stream, variant: Variant, request: Any, context: Context) -> None:
-        while True:
-            if stream.scope and request.type_url not in {"", stream.scope}:
+    def _read(self, stream: Stream, variant: Variant, raw: bytes) -> None:
+        self._take(stream, variant.request.FromString(raw))
+
+    def _take(self, stream: Stream, request: Any) -> None:
+        """Feed a request to a stream. Raises RemoteProtocolError."""
+        if stream.scope:
+            if request.type_url not in {"", stream.scope}:
                 raise RemoteProtocolError(f"this service serves {stream.scope} only")
-            request.type_url = request.type_url or stream.scope
-            for fact in self.hub.receive(stream, request):
-                if isinstance(fact, Acked):
-                    self._on_ack(stream.proxy, fact)
-                else:
-                    self._on_nack(stream.proxy, fact)
-            raw = await next_message(context)
-            if raw is None:
-                return
-            request = variant.request.FromString(raw)
-
-    async def _write(self, stream: Stream, context: Context, *, first: bool) -> None:
-        """Write what is due; the only place that does (two writes at once kill the call)."""
-
-        async def speak() -> None:
-            for response in self.hub.responses(stream):
-                await context.write(response)
-
-        while True:
-            await stream.bell.wait()
-            if first or stream.xds.delivered is not None:
-                await speak()
+            request.type_url = stream.scope
+        for fact in self.hub.receive(stream, request):
+            if isinstance(fact, Acked):
+                self._on_ack(stream.proxy, fact)
             else:
-                await self._starts.run(stream, speak)
+                self._on_nack(stream.proxy, fact)
 
     # -- CSDS -------------------------------------------------------------------------------------------------
 
@@ -376,21 +381,7 @@ class AdsServer:
             await cancel(tasks)
 
 
-def _outcome(stream: Stream, tasks: tuple[asyncio.Task[None], ...]) -> tuple[grpc.StatusCode | None, str]:
-    """Why a stream is over, and the status to end it with; None when the client has closed it."""
-    for task in tasks:
-        error = task.exception() if task.done() and not task.cancelled() else None
-        match error:
-            case RemoteProtocolError():
-                limit = grpc.StatusCode.RESOURCE_EXHAUSTED if error.limit else grpc.StatusCode.INVALID_ARGUMENT
-                return limit, str(error)
-            case DecodeError():
-                return grpc.StatusCode.INVALID_ARGUMENT, "a request could not be decoded"
-            case None:
-                continue
-            case _:
-                return grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
-    if stream.ended.done():
-        reason = stream.ended.result()
-        return grpc.StatusCode.UNAVAILABLE if reason == DRAINING else grpc.StatusCode.ABORTED, reason
-    return None, "closed by the proxy"
+async def _silence(reader: Reader, writer: Writer, tasks: list[asyncio.Task[None]]) -> None:
+    reader.close()
+    writer.close()
+    await cancel(tuple(tasks))

@@ -32,24 +32,23 @@ from zone_cp.ads.delivery import ResourceState, TypeDelivery, delivery_of, state
 from zone_cp.ads.facts import Acked, Due, Fact, Nacked, Part, RemoteProtocolError, Sent
 from zone_cp.ads.nonces import Nonces
 from zone_cp.ads.references import references_of
+from zone_cp.ads.stages import Stage, enqueue, of_type, postpone, version_in
 from zone_cp.ads.subscription import Resources, Subscription, version_of
 from zone_cp.view.lineage import UNKNOWN
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, PUSH_ORDER, ROUTE, SECRET, Encoded, Snapshot
 
 MAX_TYPES = 32
-MAX_STAGED = 16
 LOWER = (SECRET, CLUSTER, ENDPOINT)
 PINNING = (CLUSTER, LISTENER, ROUTE)
 USERS = {LISTENER: (), ROUTE: (LISTENER,), CLUSTER: (LISTENER, ROUTE)}
 NOTHING: Map[str, Encoded] = Map()
 _UNASKED = {type_url: Subscription(type_url) for type_url in PUSH_ORDER}
+_UNASKED_LOWER = tuple(_UNASKED[type_url] for type_url in LOWER)
 
 
 Refused: TypeAlias = Mapping[str, Mapping[tuple[str, str], str]]
 """By type: names and versions that no client of the zone is sent, with the reason."""
 NOTHING_REFUSED: Refused = Map()
-Stage: TypeAlias = list[tuple[int, Snapshot]]
-"""Snapshots in the order they came, each with the serial of the last response sent for it. MAX_STAGED at most."""
 
 
 class StagedStream(ABC):
@@ -68,12 +67,14 @@ class StagedStream(ABC):
         self.delivered: Position | None = None
         self._subscriptions: dict[str, Subscription] = {}
         self._order: list[Subscription] = []
+        self._lower = _UNASKED_LOWER
         self.refused: Refused = NOTHING_REFUSED
         self._nonces = Nonces()
         self._serial = 0
         self._cluster_serial = 0
         self._resending: set[str] = set()
         self._target: Snapshot | None = None
+        self._walked: Snapshot | None = None
         self._awaiting: Stage = []
         self._upper: Snapshot | None = None
         self._settling: Stage = []
@@ -101,31 +102,51 @@ class StagedStream(ABC):
     def responses(self) -> list[bytes]:
         """All that may be sent now, as encoded DeltaDiscoveryResponses in the order to write them."""
         out: list[bytes] = []
-        if self._target is None:
+        target = self._target
+        if target is None or self._is_through(target):
             return out
-        self._release_pins(self._target)
-        if self._push_lower(self._target, out):
-            _enqueue(self._awaiting, self._cluster_serial, self._target, self._upper)
+        self._walked = target
+        if self._pins:
+            self._release_pins(target)
+        if self._push_lower(target, out):
+            enqueue(self._awaiting, self._cluster_serial, target, self._upper)
         self._promote()
         if self._upper is not None and self._push_upper(self._upper, out):
-            _enqueue(self._settling, self._serial, self._upper, self._floor)
+            enqueue(self._settling, self._serial, self._upper, self._floor)
         if self._resending and not any(self._subscription(t).suspecting for t in self._resending):
             self._resending.clear()
-            _postpone(self._settling, self._serial)
-            _postpone(self._clearing, self._serial)
+            postpone(self._settling, self._serial)
+            postpone(self._clearing, self._serial)
         while self._settling and not self._unanswered(self._settling[0][0]):
             self._floor = self._settling.pop(0)[1]
         if self._floor is not None:
             self._remove(self._floor, out)
             if self._floor.position != self.delivered and self._asked_for(self._floor):
-                _enqueue(self._clearing, self._serial, self._floor, None)
+                enqueue(self._clearing, self._serial, self._floor, None)
         while self._clearing and not self._unanswered(self._clearing[0][0]):
             self.delivered = self._clearing.pop(0)[1].position
         return out
 
+    def _is_through(self, target: Snapshot) -> bool:
+        """Whether nothing is unanswered or left to be told of a target that was looked at before: it has passed all
+        stages then, and another look would find just that.
+        """
+        if self._walked is not target or self._resending or self._pins or not self._asked_for(target):
+            return False
+        for subscription in self._order:
+            if not subscription.rests(target.resources.get(subscription.type_url, NOTHING)):
+                return False
+        if self._floor is not target or self.delivered is not target.position:
+            self._upper = self._floor = target
+            self._awaiting.clear()
+            self._settling.clear()
+            self._clearing.clear()
+            self.delivered = target.position
+        return True
+
     def status(self) -> tuple[TypeDelivery, ...]:
         """How far each type that was asked for has come."""
-        return tuple(delivery_of(s, self._target) for s in self._ordered() if s.asked)
+        return tuple(delivery_of(s, self._target) for s in self._order if s.asked)
 
     def positions(self) -> Iterator[tuple[str, Position | None, Position | None]]:
         """Of every type that was asked for: the moment of what was sent last, and of what was ACKed last."""
@@ -135,7 +156,7 @@ class StagedStream(ABC):
 
     def states(self) -> list[ResourceState]:
         """Every resource of every type that was asked for."""
-        return [state for s in self._ordered() if s.asked for state in states_of(s, self._target)]
+        return [state for s in self._order if s.asked for state in states_of(s, self._target)]
 
     # -- what the variants say --------------------------------------------------------------------------------
 
@@ -165,6 +186,7 @@ class StagedStream(ABC):
                 raise RemoteProtocolError(f"more than {MAX_TYPES} resource types", limit=True)
             subscription = self._subscriptions[type_url] = Subscription(type_url)
             subscription.rejected.update(self.refused.get(type_url, {}))
+            self._arrange()
         return subscription
 
     def _settled(self, subscription: Subscription, nonce: str, error: str | None) -> Sequence[Fact]:
@@ -197,7 +219,7 @@ class StagedStream(ABC):
         """Let snapshots through whose clusters are ACKed, that is warm (xds.md §3.2)."""
         clusters = self._subscription(CLUSTER)
         if CLUSTER in self._resending and not clusters.suspecting:
-            _postpone(self._awaiting, self._serial)
+            postpone(self._awaiting, self._serial)
         while self._awaiting and not clusters.suspecting:
             mark, snapshot = self._awaiting[0]
             if any(sent.upserts and sent.serial <= mark for sent in clusters.in_flight.values()):
@@ -207,7 +229,7 @@ class StagedStream(ABC):
 
     def _push_lower(self, target: Snapshot, out: list[bytes]) -> bool:
         """Secrets and clusters, then endpoints. False when a type has too much in flight to go on."""
-        secrets, clusters, endpoints = (self._subscription(t) for t in LOWER)
+        secrets, clusters, endpoints = self._lower
         complete = self._push(secrets, target, out)
         before = self._serial
         complete &= self._push(clusters, target, out)
@@ -219,7 +241,7 @@ class StagedStream(ABC):
 
     def _owe_references(self, before: int) -> None:
         """Clusters sent again make Envoy wait for names it is already subscribed to (rule 17, xds.md §3.3)."""
-        secrets, clusters, endpoints = (self._subscription(t) for t in LOWER)
+        secrets, clusters, endpoints = self._lower
         if not secrets.known and not endpoints.known:
             return
         for sent in clusters.in_flight.values():
@@ -234,7 +256,7 @@ class StagedStream(ABC):
     def _push_upper(self, upper: Snapshot, out: list[bytes]) -> bool:
         """Listeners with their removals (an address may change hands), then routes and all else."""
         complete = True
-        for subscription in self._ordered():
+        for subscription in self._order:
             if subscription.type_url not in LOWER:
                 complete &= self._push(subscription, upper, out)
         return complete
@@ -251,8 +273,8 @@ class StagedStream(ABC):
         if subscription.quiet(wanted):
             return self._send_parts(subscription, current, subscription.backlog(), out)
         newer = self._newer(current)
-        due = subscription.due(wanted, lambda: self._older(type_url, current, newer), _of(type_url, newer), lineage)
-        removed = subscription.removable(_of(type_url, (current, *newer))) if type_url == LISTENER else ()
+        due = subscription.due(wanted, lambda: self._older(type_url, current, newer), of_type(type_url, newer), lineage)
+        removed = subscription.removable(of_type(type_url, (current, *newer))) if type_url == LISTENER else ()
         return self._send(subscription, current, due, removed, out)
 
     def _newer(self, current: Snapshot) -> list[Snapshot]:
@@ -262,11 +284,11 @@ class StagedStream(ABC):
         return [s for s in (self._target, *(s for _, s in self._awaiting)) if s is not None and s is not current]
 
     def _older(self, type_url: str, current: Snapshot, newer: Sequence[Snapshot]) -> list[Resources]:
-        return _of(type_url, [s for s in self._retained() if s is not current and s not in newer])
+        return of_type(type_url, [s for s in self._retained() if s is not current and s not in newer])
 
     def _remove(self, floor: Snapshot, out: list[bytes]) -> None:
         """Tell what no retained snapshot has any more: users first, then clusters, then what clusters use (rule 6)."""
-        for subscription in reversed(self._ordered()):
+        for subscription in reversed(self._order):
             type_url = subscription.type_url
             if type_url == LISTENER or not subscription.gone or subscription.suspecting:
                 continue
@@ -274,7 +296,7 @@ class StagedStream(ABC):
                 continue
             if type_url in {ENDPOINT, SECRET} and self._removing_clusters():
                 continue
-            names = subscription.removable(_of(type_url, self._retained(type_url)))
+            names = subscription.removable(of_type(type_url, self._retained(type_url)))
             replaced = Due(subscription.tombstones(names))
             kept = {one.name for one in replaced.upserts}
             self._send(subscription, floor, replaced, tuple(name for name in names if name not in kept), out)
@@ -307,14 +329,14 @@ class StagedStream(ABC):
             if held is None or (subscription.type_url, name) in self._pins:
                 continue
             version = version_of(held)
-            pins = [s for s in self._retained() if _version(s, subscription.type_url, name) == version]
+            pins = [s for s in self._retained() if version_in(s, subscription.type_url, name) == version]
             if pins:
                 self._pins[subscription.type_url, name] = tuple(pins)
 
     def _release_pins(self, target: Snapshot) -> None:
         for type_url, name in list(self._pins):
             held = self._subscription(type_url).held.get(name)
-            if held is None or _version(target, type_url, name) == version_of(held):
+            if held is None or version_in(target, type_url, name) == version_of(held):
                 del self._pins[type_url, name]
 
     def _unpin(self, type_url: str, names: Sequence[str]) -> None:
@@ -341,7 +363,11 @@ class StagedStream(ABC):
     def _send_parts(
         self, subscription: Subscription, snapshot: Snapshot, parts: Sequence[Part], out: list[bytes]
     ) -> bool:
-        version = snapshot.versions.get(subscription.type_url, str(snapshot.position)) if parts else ""
+        if not parts:
+            return True
+        version = snapshot.versions.get(subscription.type_url)
+        if version is None:
+            version = str(snapshot.position)
         for sent, part in enumerate(parts):
             if sent and len(subscription.in_flight) >= self.window:
                 subscription.postpone(parts[sent:])
@@ -356,42 +382,13 @@ class StagedStream(ABC):
         """What was asked of a type; not to be changed where nothing was."""
         return self._subscriptions.get(type_url) or _UNASKED[type_url]
 
-    def _ordered(self) -> list[Subscription]:
-        """In push order; types this stream alone has asked for come last."""
-        if len(self._order) != len(self._subscriptions):
-            known = [self._subscriptions[type_url] for type_url in PUSH_ORDER if type_url in self._subscriptions]
-            self._order = known + [s for s in self._subscriptions.values() if s.type_url not in PUSH_ORDER]
-        return self._order
+    def _arrange(self) -> None:
+        """Subscriptions in push order; types this stream alone has asked for come last."""
+        known = [self._subscriptions[type_url] for type_url in PUSH_ORDER if type_url in self._subscriptions]
+        self._order = known + [s for s in self._subscriptions.values() if s.type_url not in PUSH_ORDER]
+        self._lower = tuple(self._subscription(type_url) for type_url in LOWER)
 
     def _asked_for(self, snapshot: Snapshot) -> bool:
         """Whether a client that is still starting has asked for what it will surely ask for."""
         types = (CLUSTER, LISTENER)
         return all(self._subscription(t).asked for t in types if snapshot.resources.get(t))
-
-
-def _of(type_url: str, snapshots: Sequence[Snapshot]) -> list[Resources]:
-    return [s.resources[type_url] for s in snapshots if type_url in s.resources]
-
-
-def _version(snapshot: Snapshot, type_url: str, name: str) -> str | None:
-    encoded = snapshot.resources.get(type_url, NOTHING).get(name)
-    return None if encoded is None else encoded.version
-
-
-def _enqueue(queue: Stage, mark: int, snapshot: Snapshot, reached: Snapshot | None) -> None:
-    """Add a snapshot to a stage; it replaces the last one when that has nothing of its own to wait for."""
-    last = queue[-1][1] if queue else reached
-    if snapshot is last:
-        return
-    if queue and (queue[-1][0] == mark or len(queue) >= MAX_STAGED):
-        queue[-1] = (mark, snapshot)
-    else:
-        queue.append((mark, snapshot))
-
-
-def _postpone(queue: Stage, mark: int) -> None:
-    """What was refused has been sent again in parts: wait for the parts too."""
-    if queue:
-        last = queue[-1][1]
-        queue.clear()
-        queue.append((mark, last))

@@ -10,9 +10,10 @@ times are spread by `jitter`, or the places of many slow clients would fall free
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from zone_cp.ads.hub import Stream
+from zone_cp.ads.writing import Write, Writer
 
 FIRST_SYNCS_MAX = 32
 """Streams that may have the first responses of their life under way at the same time."""
@@ -28,8 +29,35 @@ class FirstSyncs:
         self._places = asyncio.Semaphore(FIRST_SYNCS_MAX)
         self._jitter = jitter
 
-    async def run(self, stream: Stream, speak: Callable[[], Awaitable[None]]) -> None:
-        """Wait for a place; then write what is due (`speak`) until nothing is unanswered or the time is over."""
+    async def begin(self, stream: Stream, writer: Writer, due: Callable[[], Sequence[bytes]], write: Write) -> None:
+        """Bring a stream's client up to date, in its turn; from then on `writer` says what is due, without a task.
+
+        Takes the stream's ring; what goes wrong ends the stream.
+        """
+        bell = asyncio.Event()
+        stream.ring = stream.speak = bell.set
+        bell.set()
+
+        async def speak() -> None:
+            bell.clear()
+            for response in due():
+                await write(response)
+
+        try:
+            while stream.xds.delivered is None:
+                await bell.wait()
+                await self._run(stream, bell, speak)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told to this client and nobody else
+            stream.fail(error)
+        else:
+            stream.ring, stream.speak = writer.ring, writer.speak
+            writer.speak()
+
+    async def _run(self, stream: Stream, bell: asyncio.Event, speak: Callable[[], Awaitable[None]]) -> None:
+        """Wait for a place; then write what is due (`speak`) until nothing is unanswered or the time is over.
+
+        bell: it is rung when something may be due.
+        """
         async with self._places:
             end = asyncio.get_running_loop().time() + FIRST_SYNC_SECONDS * (0.5 + self._jitter())
             while True:
@@ -38,6 +66,6 @@ class FirstSyncs:
                     return
                 try:
                     async with asyncio.timeout_at(end):
-                        await stream.bell.wait()
+                        await bell.wait()
                 except TimeoutError:
                     return

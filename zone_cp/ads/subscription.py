@@ -41,6 +41,10 @@ class Subscription(Asked):
         """Whether comparing with `current` once more would find nothing to tell, not even a removal."""
         return current is self._scanned and not (self._touched or self.gone or self.reply_due or self._suspects)
 
+    def rests(self, current: Resources) -> bool:
+        """Whether nothing is unanswered either, and nothing waits for an answer."""
+        return not (self.in_flight or self._backlog) and (not self.asked or self.quiet(current))
+
     def due(
         self,
         current: Resources,
@@ -89,6 +93,8 @@ class Subscription(Asked):
                 self.gone.add(name)
             else:
                 self.gone.discard(name)
+        if self.wildcard and self._demand.idle and not self._touched:
+            return iter(changed)
         return iter(dict.fromkeys(chain((name for name in changed if self._wanted(name)), self._touched)))
 
     def _compare(  # noqa: PLR0917 — one step of the loop above, apart for its length

@@ -38,6 +38,8 @@ class Lineage(msgspec.Struct, frozen=True):
 
     def since(self, earlier: Mapping[str, Any] | None) -> Collection[str] | None:
         """Names that may differ from `earlier`, each once; None when it is not among the maps before."""
+        if self.steps and self.steps[0].before is earlier:
+            return self.steps[0].names
         names: dict[str, None] = {}
         for step in self.steps if earlier is not None else ():
             names.update(dict.fromkeys(step.names))
