@@ -97,6 +97,7 @@ class _Zone:
         self._refusals = Refusals()
         self._told: frozenset[str] = frozenset()
         self._decoded: tuple[Sequence[RawEvent], list[Event]] | None = None
+        self._taken: tuple[int, int] | None = None
 
     async def start(self) -> None:
         settings, life = self._settings, self._life
@@ -247,7 +248,7 @@ class _Zone:
 
     async def _follow(self, copier: Copier) -> None:
         async for batch in copier.batches():
-            log.debug("taken", g=batch[-1].sequence, monotonic_ns=time.monotonic_ns())
+            self._taken = batch[-1].sequence, time.monotonic_ns()
             decoded, self._decoded = self._decoded, None
             if decoded is None or decoded[0] is not batch:
                 decoded = batch, [decode_event(raw.data) for raw in batch]
@@ -280,6 +281,10 @@ class _Zone:
         return refreshed.changed
 
     def _published(self, turn: Turn) -> None:
+        if self._taken is not None:  # told now: nothing is to stand between the two
+            g, moment = self._taken
+            self._taken = None
+            log.debug("taken", g=g, monotonic_ns=moment)
         if turn.regrouped:
             self._secrets.keep(turn.fleet.workloads())
         self._watch.expect(turn.fleet.view, turn.fleet.egresses())

@@ -18,6 +18,7 @@ from shared.events.event import Event
 from shared.events.state import Position, ZoneState
 from shared.model.resource import ResourceKey
 from zone_cp.ads.hub import DnsTable
+from zone_cp.ads.references import read_ahead
 from zone_cp.gate import NameGate, Tables
 from zone_cp.order import PushOrder
 from zone_cp.view.names import Names
@@ -148,7 +149,10 @@ class Publisher:
         """
         self._ahead = None
         if self._fleet is not None and not (self._wake.is_set() or self._events or self._identities):
-            self._ahead = (self._fleet, next_turn(self._fleet, state, self._secrets, events=events))
+            turn = next_turn(self._fleet, state, self._secrets, events=events)
+            self._ahead = (self._fleet, turn)
+            for snapshot in {id(one): one for _, one in turn.offers}.values():
+                read_ahead(snapshot)
 
     def refresh(self, mesh: str, spiffe_id: str) -> None:
         """A workload's certificate was replaced."""

@@ -8,6 +8,8 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from shared.pb.discovery_pb2 import Cluster, TransportSocket, UpstreamTlsContext
+from zone_cp.view.lineage import UNKNOWN
+from zone_cp.xds.snapshot import CLUSTER, Snapshot
 
 DISCOVERY_TYPE_EDS = 3
 
@@ -30,6 +32,15 @@ def references_of(version: str, body: bytes) -> References:  # noqa: ARG001 — 
         return References()
     eds = cluster.type == DISCOVERY_TYPE_EDS
     return References((cluster.eds_cluster_config.service_name or cluster.name) if eds else "", secrets)
+
+
+def read_ahead(snapshot: Snapshot) -> None:
+    """Read the clusters that changed last, so that a stream which sends them finds them read."""
+    steps = snapshot.lineages.get(CLUSTER, UNKNOWN).steps
+    clusters = snapshot.resources.get(CLUSTER)
+    for name in steps[0].names if steps and clusters is not None else ():
+        if (changed := clusters.get(name)) is not None:
+            references_of(changed.version, changed.body)
 
 
 def _secrets_of(socket: TransportSocket) -> list[str]:
