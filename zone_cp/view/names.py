@@ -79,8 +79,8 @@ def following(names: Names, before: MeshView | None, after: MeshView | None, key
     for mesh, gains in ((before, False), (after, True)):
         services = (mesh.services.get(key) for key in keys) if mesh is not None else ()
         for service in services:
-            if service is not None:
-                updates |= {name.lower(): service.vip if gains else None for name in service.hostnames}
+            for name in service.hostnames if service is not None else ():
+                updates[name.lower()] = service.vip if gains and service is not None else None
     return changed(names, updates)
 
 

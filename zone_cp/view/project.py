@@ -239,6 +239,8 @@ def _reindexed(
     before: ExternalServiceView | None,
     after: ExternalServiceView | None,
 ) -> Map[Reading, Map[ResourceKey, None]]:
+    if not any(one is not None and one.tls is not None for one in (before, after)):
+        return readers  # neither reads anything
     had, has = readings(before), readings(after)
     for reading in had - has:
         readers = drop(readers, reading, key)

@@ -10,7 +10,7 @@ from shared.events.fault import data_sources, find_secret, inline_text, pinned_z
 from shared.events.state import ZoneState
 from shared.model.resource import ORIGIN_LABEL, DataSource, ExternalTls, MeshExternalService, ResourceKey, Secret
 from shared.naming.sni import cluster_name, service_sni
-from zone_cp.view.zone_view import ExternalServiceView, Failure, Reading, TlsMaterial
+from zone_cp.view.zone_view import ExternalServiceView, Failure, Reading, TlsMaterial, joined
 
 
 class Materials(msgspec.Struct, frozen=True):
@@ -39,7 +39,8 @@ def service_view(state: ZoneState, key: ResourceKey) -> ExternalServiceView | No
     fault = service_fault(state, key)
     materials = _materials(state, key, tls) if tls is not None and fault is None else Materials()
     sni = service_sni(lease.ip, match.port, service.mesh)
-    refs = (stored.last, lease.event, *(claims[name].event for name in sorted(claims)), *materials.sources)
+    hostnames = tuple(sorted(claims))
+    refs = (*(claims[name].event for name in hostnames), *materials.sources)
     return ExternalServiceView(
         key=key,
         mesh=service.mesh,
@@ -50,7 +51,7 @@ def service_view(state: ZoneState, key: ResourceKey) -> ExternalServiceView | No
         protocol_class=lease.protocol_class,
         port=match.port,
         vip=lease.ip,
-        hostnames=tuple(sorted(claims)),
+        hostnames=hostnames,
         sni=sni,
         cluster=cluster_name(lease.protocol_class, service.mesh, sni),
         endpoints=spec.endpoints,
@@ -61,7 +62,7 @@ def service_view(state: ZoneState, key: ResourceKey) -> ExternalServiceView | No
         extension=spec.extension,
         zone_pin=pinned_zone(stored),
         failure=Failure(fault.reason, fault.message, fault.field) if fault is not None else None,
-        sources=tuple(dict.fromkeys(refs)),
+        sources=joined((stored.last,), (lease.event, *refs)),
     )
 
 

@@ -20,7 +20,7 @@ from shared.model.endpoint_policy import HealthConf
 from shared.model.policy import OutlierConf
 from shared.model.resource import Endpoint, Protocol
 from zone_cp.view.policies import NOTHING_SAID, Effective
-from zone_cp.view.zone_view import ExternalServiceView, Failure, Sources
+from zone_cp.view.zone_view import ExternalServiceView, Failure, Sources, joined
 from zone_cp.xds import defaults
 from zone_cp.xds.cluster_policies import (
     cluster_part,
@@ -38,6 +38,7 @@ from zone_cp.xds.wire import encode, piece, tagged
 
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 SOCKET_MATCH = "envoy.transport_socket_match"
+NO_HEALTH = HealthConf()
 
 
 _NAME, _ASSIGNMENT = tag(cluster.Cluster, "name"), tag(cluster.Cluster, "load_assignment")
@@ -106,9 +107,20 @@ def _outliers(said: OutlierConf | None, *, failover: bool) -> cluster.OutlierDet
     return _failover() if failover else None
 
 
-@cache
 def static_part(protocol: Protocol, said: Effective = NOTHING_SAID, *, dns: bool, failover: bool) -> bytes:
     """What clusters of one kind have in common, as bytes; `said` is a `cluster_part`."""
+    if said is NOTHING_SAID:  # nearly always, and to hash it takes longer than all else
+        return _plain_part(protocol, dns=dns, failover=failover)
+    return _static_part(protocol, said, dns=dns, failover=failover)
+
+
+@cache
+def _plain_part(protocol: Protocol, *, dns: bool, failover: bool) -> bytes:
+    return _static_part(protocol, NOTHING_SAID, dns=dns, failover=failover)
+
+
+@cache
+def _static_part(protocol: Protocol, said: Effective, *, dns: bool, failover: bool) -> bytes:
     made = cluster.Cluster(
         type=cluster.ClusterDiscoveryType.STRICT_DNS if dns else cluster.ClusterDiscoveryType.STATIC,
         connect_timeout=connect_timeout(said),
@@ -120,7 +132,7 @@ def static_part(protocol: Protocol, said: Effective = NOTHING_SAID, *, dns: bool
     balance(made, said.balancing)
     if dns:
         made.dns_lookup_family = cluster.ClusterDnsLookupFamily.V4_PREFERRED
-    if dns or said.health != HealthConf():
+    if dns or said.health != NO_HEALTH:
         # A name or a check that nobody answers must not hold up the clusters that come with it (decision 28).
         made.wait_for_warm_on_init = False
     return bytes(made)
@@ -165,11 +177,12 @@ def _lb_endpoint(service: ExternalServiceView, one: Endpoint, socket: str) -> by
 def _localities(service: ExternalServiceView, *, matched: bool) -> Iterator[bytes]:
     # Priorities are compacted: Envoy takes a gap for a priority that is down (decision 8).
     for compact, priority in enumerate(sorted({one.priority or 0 for one in service.endpoints})):
-        group = b"".join(
+        hosts = [
             tagged(_HOSTS, _lb_endpoint(service, one, one.address if matched else ""))
             for one in service.endpoints
             if (one.priority or 0) == priority
-        )
+        ]
+        group = b"".join(hosts)
         if compact:
             group += scalar(endpoint.LocalityLbEndpoints, "priority", compact)
         yield tagged(_LOCALITY, group)
@@ -194,13 +207,14 @@ def _sockets(service: ExternalServiceView, references: References) -> tuple[byte
     return b"".join(_match(host, socket) for host, socket in sockets.items()), True
 
 
-def _described(service: ExternalServiceView, reason: str) -> bytes:
-    about = metadata(defaults.METADATA_NAMESPACE, service=str(service.key), reason=reason)
-    return tagged(_METADATA, about)
+def _described(service: ExternalServiceView) -> bytes:
+    key = str(service.key)
+    reason = f"{key}: none of its endpoints can be used right now"
+    return tagged(_METADATA, metadata(defaults.METADATA_NAMESPACE, service=key, reason=reason))
 
 
 def _checked(service: ExternalServiceView) -> bytes:
-    if service.outside.health == HealthConf():
+    if service.outside is NOTHING_SAID or service.outside.health == NO_HEALTH:
         return b""
     first = service.endpoints[0]
     host = _hostname(service, first) or ("localhost" if first.address.startswith("unix://") else first.address)
@@ -211,8 +225,9 @@ def _checked(service: ExternalServiceView) -> bytes:
 def cluster_body(service: ExternalServiceView, references: References) -> bytes:
     """The bytes of the Cluster of a service that can be served."""
     sockets, matched = _sockets(service, references)
-    dns = any(not is_ip(one.address) and not one.address.startswith("unix://") for one in service.endpoints)
-    failover = len({one.priority or 0 for one in service.endpoints}) > 1
+    dns, failover = False, len(service.endpoints) > 1 and len({one.priority or 0 for one in service.endpoints}) > 1
+    for one in service.endpoints:
+        dns = dns or not (is_ip(one.address) or one.address.startswith("unix://"))
     assignment = tagged(_ASSIGNED, service.cluster)
     assignment += b"".join(_localities(service, matched=matched))
     return b"".join(
@@ -222,7 +237,7 @@ def cluster_body(service: ExternalServiceView, references: References) -> bytes:
             tagged(_ASSIGNMENT, assignment),
             sockets,
             _checked(service),
-            _described(service, f"{service.key}: none of its endpoints can be used right now"),
+            _described(service),
         )
     )
 
@@ -254,5 +269,5 @@ def service_cluster(
 ) -> Encoded:
     """The cluster of one service."""
     body = cluster_body(service, references) if failure is None else _closed(service, failure)
-    sources = (*service.sources, *service.outside.sources, *mesh_sources)
-    return encode(CLUSTER, service.cluster, body, tuple(dict.fromkeys(sources)))
+    further = (*service.outside.sources, *mesh_sources) if service.outside.sources else mesh_sources
+    return encode(CLUSTER, service.cluster, body, joined(service.sources, further))

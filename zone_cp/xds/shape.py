@@ -91,7 +91,10 @@ def address(host: str, port: int) -> bytes:
 
 def _text(key: str, value: str) -> bytes:
     # One entry of Struct.fields: a string.
-    return tagged(_FIELDS, _key(key) + tagged(_VALUE, tagged(_STRING, value)))
+    raw, name = value.encode(), _key(key)
+    text = _STRING + varint(len(raw)) + raw
+    entry = name + _VALUE + varint(len(text)) + text
+    return _FIELDS + varint(len(entry)) + entry
 
 
 @cache

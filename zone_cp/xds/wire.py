@@ -61,9 +61,14 @@ def any_message(type_url: str, value: bytes) -> bytes:
 
 def encode(type_url: str, name: str, body: bytes, sources: Sources = ()) -> Encoded:
     """Wrap the bytes of one resource for every stream that will ever carry them."""
-    version = blake2b(body, digest_size=8).hexdigest()
-    resource = tagged(_VERSION, version) + tagged(_RESOURCE, _any_of(type_url) + tagged(_VALUE, body))
-    return Encoded(name, type_url, version, body, tagged(_ENTRY, resource + tagged(_NAME, name)), sources)
+    version, any_of, named = blake2b(body, digest_size=8).hexdigest(), _any_of(type_url), name.encode()
+    # Spelled out, where all else calls `tagged`: it is done for every resource there is.
+    value = _VALUE + varint(len(body)) + body
+    whole = b"".join(
+        (_VERSION_16, version.encode(), _RESOURCE, varint(len(any_of) + len(value)), any_of, value,
+         _NAME, varint(len(named)), named)
+    )  # fmt: skip
+    return Encoded(name, type_url, version, body, _ENTRY + varint(len(whole)) + whole, sources)
 
 
 @cache
@@ -72,4 +77,6 @@ def _any_of(type_url: str) -> bytes:
 
 
 _VERSION, _RESOURCE, _NAME = (varint(field << 3 | LENGTH_DELIMITED) for field in (1, 2, 3))
+_VERSION_16 = _VERSION + varint(16)
+"""Before a version, which is that long."""
 _VALUE = _ENTRY = _RESOURCE
