@@ -38,7 +38,9 @@ def read_ahead(snapshot: Snapshot) -> None:
     """Read the clusters that changed last, so that a stream which sends them finds them read."""
     steps = snapshot.lineages.get(CLUSTER, UNKNOWN).steps
     clusters = snapshot.resources.get(CLUSTER)
-    for name in steps[0].names if steps and clusters is not None else ():
+    if clusters is None or not steps:
+        return
+    for name in steps[0].names:
         if (changed := clusters.get(name)) is not None:
             references_of(changed.version, changed.body)
 

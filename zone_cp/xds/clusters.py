@@ -107,20 +107,9 @@ def _outliers(said: OutlierConf | None, *, failover: bool) -> cluster.OutlierDet
     return _failover() if failover else None
 
 
+@cache
 def static_part(protocol: Protocol, said: Effective = NOTHING_SAID, *, dns: bool, failover: bool) -> bytes:
     """What clusters of one kind have in common, as bytes; `said` is a `cluster_part`."""
-    if said is NOTHING_SAID:  # nearly always, and to hash it takes longer than all else
-        return _plain_part(protocol, dns=dns, failover=failover)
-    return _static_part(protocol, said, dns=dns, failover=failover)
-
-
-@cache
-def _plain_part(protocol: Protocol, *, dns: bool, failover: bool) -> bytes:
-    return _static_part(protocol, NOTHING_SAID, dns=dns, failover=failover)
-
-
-@cache
-def _static_part(protocol: Protocol, said: Effective, *, dns: bool, failover: bool) -> bytes:
     made = cluster.Cluster(
         type=cluster.ClusterDiscoveryType.STRICT_DNS if dns else cluster.ClusterDiscoveryType.STATIC,
         connect_timeout=connect_timeout(said),
