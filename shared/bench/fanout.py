@@ -35,6 +35,9 @@ SYNC_STREAMS, SYNC_CLUSTERS, SYNC_ROUNDS = 100, 10_000, 3
 BODY_BYTES = 560
 """An egress's HTTP cluster has about that."""
 
+REST_SECONDS = 2.0
+"""A server gives back what it needed for the beginning of its clients before its memory is looked at."""
+
 STEPS = WARM_UP + ROUNDS + SYNC_ROUNDS
 
 
@@ -78,15 +81,15 @@ async def _fanout(product: Product, bare: Bare, port: int, bare_port: int) -> Fi
     clusters = _clusters(HELD)
     with _clients(port, FIRST_STREAMS, "first-"):
         await product.reach(_names("first-", FIRST_STREAMS), clusters)
-        before = _resident_bytes()
+        before = await _memory_at_rest()
         with _clients(port, STREAMS, "one-"):
             proxies = _names("one-", STREAMS)
             await product.reach(proxies, clusters)
-            grown = _resident_bytes() - before
+            grown = await _memory_at_rest() - before
             before = _resident_bytes()
             with _clients(bare_port, STREAMS, "bare-"):
                 await bare.joined(STREAMS)
-                bare_grown = _resident_bytes() - before
+                bare_grown = await _memory_at_rest() - before
                 ours, barely = await _rounds(product, bare, proxies, next(iter(clusters)))
     return Figures(
         fanout_ms=_median(ours) * 1e3,
@@ -167,6 +170,11 @@ def _response(resources: Sequence[Any], number: int) -> bytes:
     tail: bytes = _wire.piece(4, CLUSTER) + _wire.piece(5, str(number))
     head: bytes = _wire.piece(1, f"g{number}.z0")
     return head + fields + tail
+
+
+async def _memory_at_rest() -> int:
+    await asyncio.sleep(REST_SECONDS)
+    return _resident_bytes()
 
 
 def _resident_bytes() -> int:

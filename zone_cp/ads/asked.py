@@ -12,7 +12,7 @@ from shared.events.state import Position
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
 from zone_cp.ads.batch import Batch
 from zone_cp.ads.facts import Acked, Fact, Nacked, Part, RemoteProtocolError, Sent, split_suspects
-from zone_cp.ads.on_demand import OnDemand, accepted
+from zone_cp.ads.on_demand import NOTHING_ON_DEMAND, OnDemand, accepted
 from zone_cp.xds.snapshot import CLUSTER, LISTENER, Encoded
 
 WILDCARD = "*"
@@ -48,16 +48,16 @@ class Asked:
         self.sent_position: Position | None = None
         self.acked_position: Position | None = None
         self._named = False
-        self._owed: set[str] = set()
-        self._absent: set[str] = set()
-        self._uncertain: set[str] = set()
-        self._touched: set[str] = set()
+        self._owed: dict[str, None] = {}
+        self._absent: dict[str, None] = {}
+        self._uncertain: dict[str, None] = {}
+        self._touched: dict[str, None] = {}
         self._scanned: Resources | None = None
         self._suspects: list[tuple[str, ...]] = []
         self._apart = False
         self._backlog: tuple[Part, ...] = ()
-        self._strays: set[str] = set()
-        self._demand = OnDemand()
+        self._strays: dict[str, None] = {}
+        self._demand = OnDemand() if type_url == CLUSTER else NOTHING_ON_DEMAND
 
     @property
     def suspecting(self) -> bool:
@@ -78,15 +78,15 @@ class Asked:
                 self._start_wildcard()
                 continue
             self.names.add(name)
-            self._absent.discard(name)
-            self._touched.add(name)
+            self._absent.pop(name, None)
+            self._touched[name] = None
             if name not in initial:  # a repeated subscribe must be answered, whatever was sent before (rule 11)
-                self._owed.add(name)
+                self._owed[name] = None
         self._check_names()
         for name, version in initial.items():  # rule 12
             if self.wildcard or name in self.names:
                 self.known[name] = self.held[name] = version
-                self._touched.add(name)
+                self._touched[name] = None
         for name in request.resource_names_unsubscribe:
             self._unsubscribe(name)
 
@@ -103,7 +103,7 @@ class Asked:
             self._start_wildcard()
         else:
             self.wildcard = self.reply_due = False
-        self._touched |= wanted - self.names
+        self._touched.update(dict.fromkeys(wanted - self.names))
         self.names = wanted
         self._check_names()
         for name in [*self.known, *self._absent]:
@@ -137,9 +137,9 @@ class Asked:
         self._recall()
         self.known.pop(name, None)
         self.gone.discard(name)
-        self._owed.discard(name)
-        self._absent.discard(name)
-        self._uncertain.discard(name)
+        self._owed.pop(name, None)
+        self._absent.pop(name, None)
+        self._uncertain.pop(name, None)
         held = self.held.get(name)
         if not (isinstance(held, Encoded) and any(key[0] == name for key in self.rejected)):
             self.held.pop(name, None)  # else it is what a new subscription gets in place of the rejected one
@@ -147,12 +147,12 @@ class Asked:
     def forgive(self, name: str, version: str) -> None:
         """A version that was refused may be sent again."""
         self.rejected.pop((name, version), None)
-        self._touched.add(name)
+        self._touched[name] = None
 
     def owe(self, name: str) -> None:
         """Send this name again, changed or not."""
-        self._owed.add(name)
-        self._touched.add(name)
+        self._owed[name] = None
+        self._touched[name] = None
 
     def settle(self, nonce: str, error: str | None) -> Fact | None:
         """Apply an ACK or, with the client's error, a NACK; a nonce that is not in flight says nothing (rule 16)."""
@@ -162,13 +162,14 @@ class Asked:
         if error is not None:
             return self._refuse(sent, nonce, error)
         batch = sent.upserts if isinstance(sent.upserts, Batch) else Batch(sent.upserts)
-        self._uncertain.difference_update(batch.versions if self._uncertain else ())
+        for name in batch.versions if self._uncertain else ():
+            self._uncertain.pop(name, None)
         if self.wildcard and self._demand.idle:
             self.held.update(batch.named)
         else:
             self.held.update((name, one) for name, one in batch.named.items() if self._wanted(name))
         for name in sent.removed:
-            self._uncertain.discard(name)
+            self._uncertain.pop(name, None)
             self.held.pop(name, None)
         self.acked_position = sent.position
         taken = batch.pairs if self._demand.idle else accepted(batch)
@@ -186,11 +187,11 @@ class Asked:
         elif sent.upserts:
             self._suspects.extend(split_suspects(names, message))
         if len(sent.upserts) + len(sent.removed) > 1:
-            self._uncertain.update(names, sent.removed)
+            self._uncertain.update(dict.fromkeys((*names, *sent.removed)))
         pending = self._pending()
         for name in (*names, *sent.removed) if names else ():  # a refused removal alone is not sent again
             if name not in pending:
-                self._absent.discard(name)
+                self._absent.pop(name, None)
                 self._revert(name)
         return Nacked(self.type_url, nonce, sent.position, message, names, culprit)
 
@@ -201,7 +202,7 @@ class Asked:
 
     def _revert(self, name: str) -> None:
         held = self.held.get(name)
-        self._touched.add(name)
+        self._touched[name] = None
         if not self._wanted(name):
             self._forget(name)
         elif name in self._uncertain:
@@ -222,7 +223,7 @@ class Asked:
     def _recall(self) -> None:
         """Compare anew what waits: something has changed since."""
         for upserts, _ in self.backlog():
-            self._touched.update(one.name for one in upserts)
+            self._touched.update(dict.fromkeys(one.name for one in upserts))
 
     def _wanted(self, name: str) -> bool:
         if name in self.names:

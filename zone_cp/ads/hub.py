@@ -60,6 +60,10 @@ class Stream:
     here, None while nothing did.
     """
 
+    __slots__ = (
+        "connection", "ended", "fault", "node", "order", "proxy", "reached", "ring", "scope", "speak", "xds",
+    )  # fmt: skip
+
     def __init__(
         self, node: NodeInfo, proxy: str, connection: str, order: int, *, xds: StagedStream, scope: str
     ) -> None:

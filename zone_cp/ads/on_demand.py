@@ -24,7 +24,7 @@ class OnDemand:
         """Nothing is loaded on demand."""
         self._prefix = ""
         self._standing: dict[str, None] = {}
-        self._returning: set[str] = set()
+        self._returning: dict[str, None] = {}
 
     def switch(self, prefix: str) -> bool:
         """Take this prefix from now on; whether it is another one than before."""
@@ -42,7 +42,7 @@ class OnDemand:
 
     def returns_with(self, names: Iterable[str]) -> None:
         """A new stream begins with these names of things that its client does not hold."""
-        self._returning.update(names)
+        self._returning.update(dict.fromkeys(names))
 
     def answer(self, name: str, *, refused: bool) -> Tombstone | None:
         """What to give for a name that nothing can be sent for, None to say that nothing is there.
@@ -50,7 +50,7 @@ class OnDemand:
         Names of earlier streams, whose tombstones are gone, are not given new ones: nobody may ever use them again.
         """
         if not self.covers(name) or name in self._returning:
-            self._returning.discard(name)
+            self._returning.pop(name, None)
             return None
         return tombstone(name, refused=refused)
 
@@ -69,7 +69,11 @@ class OnDemand:
     def lift(self, name: str) -> None:
         """Something else was given, or the client holds it no more."""
         self._standing.pop(name, None)
-        self._returning.discard(name)
+        self._returning.pop(name, None)
+
+
+NOTHING_ON_DEMAND = OnDemand()
+"""For types that never are; not to be changed."""
 
 
 def accepted(sent: Iterable[Encoded]) -> tuple[tuple[str, str], ...]:

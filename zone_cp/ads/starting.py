@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from zone_cp.ads.hub import Stream
+from zone_cp.ads.memory import AfterStorm, trimmer
 from zone_cp.ads.writing import Write, Writer
 
 FIRST_SYNCS_MAX = 32
@@ -28,6 +29,7 @@ class FirstSyncs:
         """All places are free."""
         self._places = asyncio.Semaphore(FIRST_SYNCS_MAX)
         self._jitter = jitter
+        self._after = AfterStorm(trimmer())
 
     async def begin(self, stream: Stream, writer: Writer, due: Callable[[], Sequence[bytes]], write: Write) -> None:
         """Bring a stream's client up to date, in its turn; from then on `writer` says what is due, without a task.
@@ -52,6 +54,7 @@ class FirstSyncs:
         else:
             stream.ring, stream.speak = writer.ring, writer.speak
             writer.speak()
+            self._after.again()
 
     async def _run(self, stream: Stream, bell: asyncio.Event, speak: Callable[[], Awaitable[None]]) -> None:
         """Wait for a place; then write what is due (`speak`) until nothing is unanswered or the time is over.

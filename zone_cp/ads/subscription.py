@@ -64,7 +64,7 @@ class Subscription(Asked):
             self._scanned, self.gone = current, set()
             return Due(tuple(current.values()))
         names = self._candidates(current, lineage)
-        self._touched = set()
+        self._touched = {}
         self._scanned = current
         upserts: list[Encoded] = []
         absent: list[str] = []
@@ -109,14 +109,14 @@ class Subscription(Asked):
         explicit, owed = name in self.names, name in self._owed
         if encoded is None:
             if (explicit or owed) and any(name in resources for resources in newer):
-                self._touched.add(name)
+                self._touched[name] = None
                 return
             self._miss(name)  # told by remove() once nothing refers to it
             if owed:
                 encoded = next((resources[name] for resources in older() if name in resources), None)
-                self._strays.update(() if encoded is None else (name,))
+                self._strays.update({} if encoded is None else {name: None})
         chosen = None if encoded is None else self._acceptable(encoded)
-        self._owed.discard(name)
+        self._owed.pop(name, None)
         if chosen is not None:
             if owed or self.known.get(name) != chosen.version:
                 upserts.append(chosen)
@@ -184,8 +184,8 @@ class Subscription(Asked):
         groups = [group for group, _ in parts if group]
         self._suspects = [tuple(e.name for e in group) for group in groups] + self._suspects
         for group in groups:
-            self._owed.update(e.name for e in group)
-            self._touched.update(e.name for e in group)
+            self._owed.update(dict.fromkeys(e.name for e in group))
+            self._touched.update(dict.fromkeys(e.name for e in group))
 
     def accepted(self) -> dict[str, Encoded]:
         """What the client is to go on holding of what it has accepted."""
@@ -209,7 +209,7 @@ class Subscription(Asked):
             self.gone.discard(name)
             self._demand.lift(name)
             if name in self.names:
-                self._absent.add(name)
+                self._absent[name] = None
         self.in_flight[nonce] = sent
         self.reply_due = False
         self.sent_position = sent.position
@@ -217,8 +217,8 @@ class Subscription(Asked):
     def _mark_each(self, upserts: Sequence[Encoded]) -> None:
         for encoded in upserts:
             self.known[encoded.name] = encoded.version
-            self._absent.discard(encoded.name)
-            self._strays.discard(encoded.name)
+            self._absent.pop(encoded.name, None)
+            self._strays.pop(encoded.name, None)
             if isinstance(encoded, Tombstone):
                 self._lay(encoded.name)
                 continue
