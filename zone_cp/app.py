@@ -281,10 +281,6 @@ class _Zone:
         return refreshed.changed
 
     def _published(self, turn: Turn) -> None:
-        if self._taken is not None:  # told now: nothing is to stand between the two
-            g, moment = self._taken
-            self._taken = None
-            log.debug("taken", g=g, monotonic_ns=moment)
         if turn.regrouped:
             self._secrets.keep(turn.fleet.workloads())
         self._watch.expect(turn.fleet.view, turn.fleet.egresses())
@@ -296,7 +292,10 @@ class _Zone:
         return None if publisher.state is None or publisher.view is None else (publisher.state, publisher.view)
 
     def _delivered(self, proxy: str, view: ZoneView, waiting: tuple[str, ...]) -> None:
-        log.debug("delivered", proxy=proxy, g=view.position.g, z=view.position.z, monotonic_ns=time.monotonic_ns())
+        moment, taken, self._taken = time.monotonic_ns(), self._taken, None
+        if taken is not None:  # told now: nothing is to stand between a change and its ACK
+            log.debug("taken", g=taken[0], monotonic_ns=taken[1])
+        log.debug("delivered", proxy=proxy, g=view.position.g, z=view.position.z, monotonic_ns=moment)
         self._publisher.acked(proxy, view.position)
         if not waiting:
             self._board.delivered(view, waiting, event_time())
