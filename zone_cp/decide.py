@@ -125,7 +125,7 @@ class _Draft:
 
     def skip(self, g: int, reason: str) -> None:
         """Say in the zone's own log that an event of global's could not be read here."""
-        if g not in self._own.skipped:
+        if (GLOBAL, g) not in self._own.skipped:
             self.changes.append(EventSkipped(g=g, reason=reason))
 
     def retire(self, key: ResourceKey) -> None:

@@ -55,7 +55,7 @@ class _Image(msgspec.Struct, frozen=True, omit_defaults=True):
     roots: list[Authority]
     intermediates: list[Authority]
     data_keys: dict[str, dict[str, str]]
-    skipped: list[tuple[int, str]]
+    skipped: list[tuple[tuple[str, int], str]]
     narrowed: list[tuple[str, list[tuple[Narrowed, EventRef]]]]
     derived: _Derived | None = None
     holds: list[Hold] = []

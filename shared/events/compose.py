@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared.events.event import SCHEMA, Change, Event, LogRestored, event_hash, payload_hash
+from shared.events.event import Change, Event, LogRestored, event_hash, payload_hash
 from shared.events.state import LogState
 from shared.events.subject import subject_for
+from shared.events.upcast import SCHEMA
 
 
 def compose(

@@ -12,13 +12,13 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from shared.events.upcast import CURRENT, Schema, is_skippable
 from shared.model import codec
 from shared.model.resource import ProtocolClass, Resource, ResourceKey, Sealed
 
 GLOBAL = "global"
 """Name of the global origin; every other origin is a zone's name."""
 
-SCHEMA = 1
 NO_HASH = ""
 
 
@@ -202,10 +202,20 @@ class QuarantineEnded(_Change, frozen=True, tag="QuarantineEnded"):
 
 
 class EventSkipped(_Change, frozen=True, tag="EventSkipped"):
-    """A zone could not read global's event `g` and folded it as nothing (poison never stops a zone)."""
+    """Event g of the log of `origin` (global's when unset) cannot be read, and is folded as nothing.
+
+    In the log of that origin it is meant for all who read it; in another one for that one's control plane alone. It
+    lets pass what cannot be read; it takes nothing away from a later program that can.
+    """
 
     g: int
     reason: str
+    origin: str | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def skips(self) -> tuple[str, int]:
+        """Whose event, and which."""
+        return GLOBAL if self.origin is msgspec.UNSET else self.origin, self.g
 
 
 class LogSigned(_Change, frozen=True, tag="LogSigned"):
@@ -218,11 +228,13 @@ class LogSigned(_Change, frozen=True, tag="LogSigned"):
 
 
 class Unreadable(_Change, frozen=True, tag="Unreadable"):
-    """Stands where a reader met a change it does not understand (of a newer program, or nonsense): it changes
-    nothing, the chain goes on behind it, and the reader says so. Never written to a log.
+    """Stands where a reader met a change it does not understand (of a newer program, or nonsense). Never written to a
+    log. Folded it changes nothing and the chain goes on behind it, but whoever acts on a log stops before it until an
+    operator has it skipped; unless it says of itself that it is `skippable`.
     """
 
     reason: str
+    skippable: bool = False
 
 
 Change: TypeAlias = (
@@ -362,15 +374,27 @@ def decode_envelope(data: bytes) -> Envelope:
     return envelope
 
 
-def decode_event(data: bytes) -> Event:
-    """Read an event back. A change that cannot be read becomes `Unreadable`: poison stops no reader.
+def decode_event(data: bytes, schema: Schema = CURRENT) -> Event:
+    """Read an event back. A change of an older schema is upcast, one that cannot be read becomes `Unreadable`.
 
-    Raises `msgspec.ValidationError` when not even the envelope is one.
+    Raises `msgspec.DecodeError` when not even the envelope is one.
     """
+    reason = ""
     try:
         event: Event = _event_decoder.decode(data)
+        if event.v == schema.version:
+            return event
     except (msgspec.ValidationError, UnicodeDecodeError) as error:
-        envelope = decode_envelope(data)
-        known = {name: getattr(envelope, name) for name in Event.__struct_fields__}
-        return Event(**{**known, "change": Unreadable(reason=str(error))})
-    return event
+        reason = str(error)
+    envelope = decode_envelope(data)
+    known = {name: getattr(envelope, name) for name in Event.__struct_fields__}
+    return Event(**{**known, "change": _change(envelope, schema, reason)})
+
+
+def _change(envelope: Envelope, schema: Schema, reason: str) -> Change:
+    """The change of an event that is not simply one of today's. reason: why that of today's schema cannot be read."""
+    try:
+        change: Change = codec.convert(schema.of_another(envelope.change, envelope.v, reason), Change)
+    except Exception as error:  # noqa: BLE001 - nothing that stands in a log may end its reader
+        return Unreadable(reason=str(error), skippable=is_skippable(envelope.change))
+    return change

@@ -15,7 +15,6 @@ from immutables import Map, MapMutation
 from shared.events import narrowing
 from shared.events.event import (
     GLOBAL,
-    SCHEMA,
     DataKeyWrapped,
     Event,
     EventRef,
@@ -46,6 +45,7 @@ from shared.events.event import (
 )
 from shared.events.safety import apply_hold, apply_quarantine
 from shared.events.state import Authority, Claim, Lease, LogState, ProxyStatus, Stored
+from shared.events.upcast import SCHEMA
 from shared.model.resource import ResourceKey, key_of
 
 K = TypeVar("K")
@@ -68,11 +68,11 @@ def check(state: LogState, event: Event) -> ChainFault | None:
     A repeat can be compared only where it is the last event; `gap` means that events are missing before it,
     `fork` that the log was another one before (a hub that was rolled back, decision 33).
     """
-    if event.v != SCHEMA:
+    if event.v > SCHEMA:
         return ChainFault("schema", f"{ref(event)} has schema {event.v}, this program reads {SCHEMA}")
     if event.origin != state.origin:
         return ChainFault("origin", f"{event.id} is of {event.origin}, not of {state.origin}")
-    if not isinstance(event.change, Unreadable) and payload_hash(event.change) != event.payload_hash:
+    if _is_as_written(event) and payload_hash(event.change) != event.payload_hash:
         return ChainFault("payload", f"{ref(event)} does not hold what its header says")
     if event.n <= state.n:
         return _check_repeat(state, event)
@@ -86,6 +86,11 @@ def check(state: LogState, event: Event) -> ChainFault | None:
     if event.seen < state.seen or (event.origin == GLOBAL and event.seen):
         return ChainFault("seen", f"{ref(event)} saw {event.seen}, the one before it {state.seen}")
     return None
+
+
+def _is_as_written(event: Event) -> bool:
+    """Whether the change is the one that was hashed: it was neither upcast nor unreadable."""
+    return event.v == SCHEMA and not isinstance(event.change, Unreadable)
 
 
 def fold(state: LogState, event: Event) -> LogState:
@@ -245,11 +250,11 @@ def _apply(state: LogState, event: Event) -> LogState:
         case ZoneSettingsChanged():
             return msgspec.structs.replace(state, settings=change)
         case EventSkipped():
-            return msgspec.structs.replace(state, skipped=state.skipped.set(change.g, change.reason))
+            return msgspec.structs.replace(state, skipped=state.skipped.set(change.skips, change.reason))
         case Unreadable() if not event.subject:
             return state  # withheld from this reader (`reading`)
         case Unreadable():
-            return msgspec.structs.replace(state, skipped=state.skipped.set(event.n, change.reason))
+            return msgspec.structs.replace(state, skipped=state.skipped.set((event.origin, event.n), change.reason))
         case LogRestored() | LogSigned():
             return state
         case _:

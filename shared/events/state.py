@@ -119,7 +119,7 @@ class LogState(msgspec.Struct, frozen=True):
     quarantined leases by holder then address. expiring is what is quarantined, by whose event time ends it
     ("" = global's, else the zone) and the second of the end; its items are ("", ip) and (mesh, hostname). narrowed is,
     per mesh, who lost access to external services and the newest event that took it. holds is by proxy, quarantined by
-    type URL, name and version.
+    type URL, name and version. skipped is by origin and sequence, events of other logs included.
     """
 
     origin: str
@@ -137,7 +137,7 @@ class LogState(msgspec.Struct, frozen=True):
     roots: Map[str, Authority] = Map()
     intermediates: Map[tuple[str, str], Authority] = Map()
     data_keys: Map[str, Map[str, str]] = Map()
-    skipped: Map[int, str] = Map()
+    skipped: Map[tuple[str, int], str] = Map()
     seen: int = 0
     kinds: Map[str, Map[ResourceKey, Stored]] = Map()
     retired: Map[ResourceKey, Map[str, Lease]] = Map()

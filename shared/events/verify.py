@@ -19,9 +19,10 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from shared.events.chain import ChainFault, Link, read
-from shared.events.event import GLOBAL, NO_HASH, SCHEMA, Envelope, LogRestored, event_hash
+from shared.events.event import GLOBAL, NO_HASH, Envelope, LogRestored, event_hash
 from shared.events.redaction import is_redacted
 from shared.events.signing import SIGNED_WITHIN, Check, vouches
+from shared.events.upcast import SCHEMA
 from shared.model import codec
 
 FINDINGS_LIMIT = 100

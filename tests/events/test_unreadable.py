@@ -39,7 +39,7 @@ def test_folding_skips_it_and_goes_on() -> None:
         assert check(state, event) is None
         state = fold(state, event)
     assert {key.name for key in state.resources} == {"first", "third"}
-    assert set(state.skipped) == {2}
+    assert set(state.skipped) == {("global", 2)}
     assert state == fold_all(LogState(origin="global"), events)
 
 
@@ -50,7 +50,7 @@ def test_a_zone_records_what_it_skipped_once() -> None:
     own = LogState(origin="east", settings=SETTINGS)
     changes = decide(ZoneState("east", hub, own), poison, SETTINGS)
     assert [type(one) for one in changes] == [EventSkipped]
-    again = msgspec.structs.replace(own, skipped=own.skipped.set(2, "seen"))
+    again = msgspec.structs.replace(own, skipped=own.skipped.set(("global", 2), "seen"))
     assert decide(ZoneState("east", hub, again), poison, SETTINGS) == ()
 
 
