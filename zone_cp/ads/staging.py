@@ -236,8 +236,9 @@ class StagedStream(ABC):
         if self._serial != before:
             self._cluster_serial = self._serial
             self._owe_references(before)
-            complete &= self._push(secrets, target, out)
-        return self._push(endpoints, target, out) and complete
+            if secrets.asked:
+                complete &= self._push(secrets, target, out)
+        return (not endpoints.asked or self._push(endpoints, target, out)) and complete
 
     def _owe_references(self, before: int) -> None:
         """Clusters sent again make Envoy wait for names it is already subscribed to (rule 17, xds.md §3.3)."""
@@ -269,10 +270,10 @@ class StagedStream(ABC):
         type_url = subscription.type_url
         if type_url == CLUSTER and self.loads_on_demand:
             subscription.load_on_demand(current.on_demand)
-        wanted, lineage = current.resources.get(type_url, NOTHING), current.lineages.get(type_url, UNKNOWN)
+        wanted = current.resources.get(type_url, NOTHING)
         if subscription.quiet(wanted):
             return self._send_parts(subscription, current, subscription.backlog(), out)
-        newer = self._newer(current)
+        newer, lineage = self._newer(current), current.lineages.get(type_url, UNKNOWN)
         due = subscription.due(wanted, lambda: self._older(type_url, current, newer), of_type(type_url, newer), lineage)
         removed = subscription.removable(of_type(type_url, (current, *newer))) if type_url == LISTENER else ()
         return self._send(subscription, current, due, removed, out)
@@ -390,5 +391,7 @@ class StagedStream(ABC):
 
     def _asked_for(self, snapshot: Snapshot) -> bool:
         """Whether a client that is still starting has asked for what it will surely ask for."""
-        types = (CLUSTER, LISTENER)
-        return all(self._subscription(t).asked for t in types if snapshot.resources.get(t))
+        for type_url in (CLUSTER, LISTENER):
+            if not self._subscription(type_url).asked and snapshot.resources.get(type_url):
+                return False
+        return True
