@@ -15,12 +15,14 @@ import structlog
 from global_cp.authorities import Authorities
 from global_cp.follow import GlobalOwner
 from global_cp.gauges import global_registry
+from global_cp.progress import ZonesProgress
 from global_cp.store import GlobalStore
 from shared import VERSION
 from shared.api.app import build_api
 from shared.api.store import Put, ServiceStatus
 from shared.events.event import GLOBAL
 from shared.events.log import EventLog, LogUnavailable
+from shared.events.progress import PROGRESS_KEY
 from shared.history.plane import PlaneHistory
 from shared.keys.directory import KeysDirectory
 from shared.model.resource import Mesh, ResourceKey, Zone
@@ -59,6 +61,7 @@ class _Global:
         self._settings = settings
         self._life = life
         self._statuses: dict[str, dict[str, ServiceStatus]] = {zone: {} for zone in settings.zones}
+        self._progress = ZonesProgress(settings.zones)
         self._ready = False
 
     async def start(self) -> None:
@@ -95,6 +98,7 @@ class _Global:
             version=VERSION,
             metrics=partial(render, global_registry(owner)),
             past=PlaneHistory(logs, Path(settings.data_dir) / "history", checks=keys.log_checks()),
+            tracer=self._progress,
         )
         await serve_api(life, api, settings.api_host, settings.api_port)
         self._ready = True
@@ -120,6 +124,9 @@ class _Global:
         rows = self._statuses[zone]
         async for batch in stream.follow():
             for status in batch:
+                if status.key == PROGRESS_KEY:
+                    self._progress.take(zone, status.data)
+                    continue
                 if not status.data:
                     rows.pop(status.key, None)
                     continue

@@ -18,6 +18,7 @@ COMMANDS = (
     ("whatif", "whatif:whatif", "Show what applying would change for every proxy, and apply nothing."),
     ("get", "resources:get", "Show resources, and what became of them."),
     ("delete", "resources:delete", "Delete a resource."),
+    ("trace", "trace:trace", "Show how far one change has come, hop by hop, or wait for it."),
     ("events", "events:events", "Show what happened, from any origin's log."),
     ("inspect", "inspect:inspect", "List proxies, or show what one is served."),
     ("release", "release:release", "Let proxies have what is kept from them."),

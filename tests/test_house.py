@@ -55,6 +55,7 @@ CORE = (
     "zone_cp/ads/asked",
     "zone_cp/ads/batch",
     "zone_cp/ads/facts",
+    "zone_cp/ads/reach",
     "zone_cp/ads/subscription",
     "zone_cp/ads/staging",
     "zone_cp/ads/delta",

@@ -48,6 +48,7 @@ from zone_cp.identity.material import ZoneSecrets
 from zone_cp.identity.rotation import Rotation
 from zone_cp.inspection import ZoneInspector
 from zone_cp.join import Joining, NotAdmitted, connected, disconnected, end_of, join, join_agent, replaces, stale
+from zone_cp.progress import ZoneProgress
 from zone_cp.publish import EgressWatch, Publisher
 from zone_cp.record import Recorder
 from zone_cp.refusals import Refusals
@@ -117,6 +118,7 @@ class _Zone:
         delivery = topology.own_delivery(connection, settings.name)
         self._build(own, status, delivery)
         await self._safety.recover(own, copy, target)
+        self._progress.recall(self._safety.marks_then)
         await self._board.recall()
         if not self._owner.lost:
             await self._create_defaults()
@@ -125,6 +127,7 @@ class _Zone:
         life.start("record marks", self._safety.marks.run())
         life.on_stop("marks recorded", self._safety.marks.settle)
         life.start("record status", self._board.run())
+        life.start("say progress", self._progress.run())
         source = topology.hub_log_from_zone(connection, settings.name)
         self._copier = Copier(source, copy, on_fault=_halted("copy of global's log"), ahead=self._look_ahead)
         life.start("follow global", self._follow(self._copier))
@@ -167,10 +170,13 @@ class _Zone:
             self._safety.guard,
             self._authorities,
             self._published,
+            offered=self._offered,
             compare=self._settings.compare_with_recomputed,
         )
         self._board = StatusBoard(self._settings.name, status, self._present, self._publisher.failures)
         self._watch = EgressWatch(self._ads, self._delivered)
+        name, state = self._settings.name, lambda: self._owner.state
+        self._progress = ZoneProgress(name, self._ads.hub, status, state=state, plan=self._publisher, kept=self._safety)
 
     def _recorded_settings(self) -> ZoneSettingsChanged:
         settings = self._settings
@@ -230,6 +236,7 @@ class _Zone:
             inspector=ZoneInspector(settings.name, self._ads.hub, self._ads.agents, self._safety.reason),
             releaser=self._safety,
             past=PlaneHistory(sources, Path(settings.data_dir) / "history", recorded, checks=self._keys.log_checks()),
+            tracer=self._progress,
         )
         await serve_api(self._life, api, settings.api_host, settings.api_port)
 
@@ -249,6 +256,7 @@ class _Zone:
     async def _follow(self, copier: Copier) -> None:
         async for batch in copier.batches():
             self._taken = batch[-1].sequence, time.monotonic_ns()
+            self._progress.saw(batch[0].sequence, batch[-1].sequence)
             decoded, self._decoded = self._decoded, None
             if decoded is None or decoded[0] is not batch:
                 decoded = batch, [decode_event(raw.data) for raw in batch]
@@ -279,6 +287,9 @@ class _Zone:
         for mesh, reason in refreshed.failures.items():
             log.warning("no certificates for a mesh", mesh=mesh, reason=reason)
         return refreshed.changed
+
+    def _offered(self, turn: Turn) -> None:
+        self._progress.offered(turn)
 
     def _published(self, turn: Turn) -> None:
         if turn.regrouped:
@@ -341,6 +352,7 @@ class _Zone:
             self._judge_refusals()
 
     def _end_return(self) -> None:
+        self._progress.lost()
         self._recorder.record(lambda state: stale(state, self._life_id), SYSTEM)
 
     def _on_nack(self, proxy: str, nack: Nacked) -> None:

@@ -95,7 +95,8 @@ def _holds(reached: Position | None, position: Position) -> bool:
 class Publisher:
     """Owns the newest Fleet and the task that keeps proxies up to it.
 
-    `authorities` brings issuers of certificates up to date before a view is compiled; `published` runs after each turn.
+    `authorities` brings issuers of certificates up to date before a view is compiled; `offered` runs as soon as a turn
+    is offered to the proxies that it touches, `published` after all of it.
     compare: after each turn, make everything from nothing and raise Diverged where it comes out different.
     """
 
@@ -106,11 +107,13 @@ class Publisher:
         authorities: Authorities,
         published: Callable[[Turn], None],
         *,
+        offered: Callable[[Turn], None] = lambda _turn: None,
         compare: bool = False,
     ) -> None:
         self._secrets = secrets
         self._delivery = delivery
         self._authorities = authorities
+        self._offered = offered
         self._published = published
         self._compare = compare
         self._gate = NameGate()
@@ -133,6 +136,15 @@ class Publisher:
     def state(self) -> ZoneState | None:
         """The state that `view` is of."""
         return None if self._fleet is None else self._fleet.state
+
+    @property
+    def fleet(self) -> Fleet | None:
+        """What proxies should hold; None before the first state."""
+        return self._fleet
+
+    def delayed(self, proxy: str) -> str:
+        """Why a proxy is not told yet of what there is for it, "" when it is."""
+        return "the zone egresses are to have it first" if self._order.holds(proxy) else ""
 
     def changed(self, state: ZoneState, events: Sequence[Event] | None = None) -> None:
         """A newer state; returns at once. `events` lead to it from the one before; None where they are not known."""
@@ -213,6 +225,7 @@ class Publisher:
             self._delivery.leave(proxy)
         self._offer(offers)
         self._delivery.advance(fleet.view.position)
+        self._offered(turn)
         # Names wait for the egresses' ACKs anyway: let the streams write before they are worked out.
         await asyncio.sleep(0)
         self._offer_names(self._gate.want(fleet.view.position, fleet.names, fleet.egresses()), turn.came)

@@ -80,6 +80,10 @@ class Quarantines:
             self._record(self._changes, SYSTEM)
         return new
 
+    def known(self) -> tuple[tuple[Key, str], ...]:
+        """The versions in quarantine, with the reason of each."""
+        return tuple((key, one.reason) for key, one in self._guilty.items())
+
     def overlaid(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot with what stands in place of the guilty ones; those without stay, and streams skip them."""
         for key, one in self._guilty.items():

@@ -16,6 +16,7 @@ from shared.nats.log import JetStreamLog, LogFault
 from shared.nats.refill import refill
 from shared.nats.status import StatusStream
 from zone_cp.ads.fence import Fence, Mark
+from zone_cp.ads.quarantine import Key
 from zone_cp.ads.server import AdsServer
 from zone_cp.follow import Decided, ZoneOwner
 from zone_cp.guard import PROXIES_PER_EVENT, Guard
@@ -80,6 +81,15 @@ class Safety:
             ends = self._owner.state.own.n
             return f"fenced: the zone's log was restored up to {ends}, and proxies have had {self._owner.lost}"
         return self.guard.reason(proxy)
+
+    def quarantined(self) -> tuple[tuple[Key, str], ...]:
+        """Versions that no proxy is given, with the reason of each."""
+        return self.quarantines.known()
+
+    @property
+    def marks_then(self) -> Mapping[str, Mark]:
+        """How far proxies had come in an earlier life."""
+        return self._marked
 
     async def regain(self) -> None:
         """For ever: while the own log lacks what it had, ask the hub for it."""

@@ -27,6 +27,8 @@ PAUSE_FACTOR = 4
 RETRY_SECONDS = 0.5
 SETTLE_SECONDS = 0.05
 """How long conditions may lag behind what proxies hold."""
+SERVICES = "mes"
+"""What the keys of services begin with; others in the stream are not the board's."""
 UNKNOWN = b"?"
 """What an earlier run wrote: differs from every row."""
 
@@ -116,7 +118,8 @@ class StatusBoard:
 
     async def recall(self) -> None:
         """Learn what an earlier run recorded, so that rows of what is gone are cleared. Raises LogUnavailable."""
-        self._written = dict.fromkeys(await self._stream.keys(), UNKNOWN)
+        keys = await self._stream.keys()
+        self._written = dict.fromkeys((key for key in keys if key.startswith(f"{SERVICES}.")), UNKNOWN)
 
     async def run(self) -> None:
         """For ever: after each change compute the rows and record those that differ."""
@@ -236,7 +239,7 @@ def _latest(seen: Iterable[Observed]) -> Observed:
 
 
 def _token(key: ResourceKey) -> str:
-    return f"mes.{key.mesh}.{key.zone or '_'}.{key.name}"
+    return f"{SERVICES}.{key.mesh}.{key.zone or '_'}.{key.name}"
 
 
 def _shown(row: ServiceRow, position: str, before: ServiceStatus | None) -> ServiceStatus:

@@ -25,6 +25,7 @@ from shared.api.response import Call, json_response, number
 from shared.api.status import listed, status_routes
 from shared.api.store import Authenticator, ResourceStore
 from shared.api.tls_check import TlsChecker
+from shared.api.trace import Tracer, trace_routes
 from shared.api.xds import XdsInspector, xds_routes
 from shared.events.event import GLOBAL
 from shared.events.log import LogUnavailable
@@ -52,12 +53,13 @@ def build_api(
     inspector: XdsInspector | None = None,
     past: PlaneHistory | None = None,
     releaser: Releaser | None = None,
+    tracer: Tracer | None = None,
 ) -> Litestar:
     """The application, to be served by uvicorn in the plane's own loop.
 
     ready: whether the plane serves already. metrics: body and content type for a scrape's `Accept` header.
     checker: what makes TLS checks, inspector: what tells of proxies, releaser: what keeps things from them; global has
-    none of these. past: the history of the plane's logs.
+    none of these. past: the history of the plane's logs. tracer: what knows how far zones are with changes.
     """
     store = ReadersStore(store)
     if past is not None:
@@ -78,19 +80,16 @@ def build_api(
     handlers += xds_routes(inspector)
     handlers += history_routes(past)
     handlers += release_routes(releaser)
+    handlers += trace_routes(store, tracer, past)
 
     async def check(request: Request[Any, Any, State]) -> None:
         auth.check(request, authenticator, zone)
 
+    failures = {Problem: _on_problem, LogUnavailable: _on_unavailable, HTTPException: _on_http, 500: _on_crash}
     return Litestar(
         route_handlers=handlers,
         before_request=check,
-        exception_handlers={
-            Problem: _on_problem,
-            LogUnavailable: _on_unavailable,
-            HTTPException: _on_http,
-            500: _on_crash,
-        },
+        exception_handlers=failures,  # type: ignore[arg-type]
         openapi_config=None,
         logging_config=None,  # the process configured logging
         request_max_body_size=BODY_MAX_BYTES,

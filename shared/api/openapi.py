@@ -282,13 +282,12 @@ def _history_paths() -> dict[str, Any]:
         "properties": {"sound": {"type": "boolean"}, "items": {"type": "array", "items": free}},
         "required": ["sound", "items"],
     }
-    asked = [_query(name, text) for name in ("at", "zone", "proxy")]
-    asked += [_query("view", {"type": "boolean"}), _query("kind", {"type": "array", "items": text})]
+    kind, view = _query("kind", {"type": "array", "items": text}), _query("view", {"type": "boolean"})
+    asked = [*(_query(name, text) for name in ("at", "zone", "proxy")), view, kind]
     logs = [_query("origin", text), _query("after", _NUMBER), _query("until", _NUMBER)]
     lines = _answer(text, "events without secrets, one a line", "application/x-ndjson")
     compared = {"type": "object", "properties": {"items": {"type": "array", "items": free}}, "required": ["items"]}
-    moments = [_query(name, text) for name in ("before", "after", "zone", "scope", "proxy")]
-    moments.append(_query("kind", {"type": "array", "items": text}))
+    moments = [*(_query(name, text) for name in ("before", "after", "zone", "scope", "proxy")), kind]
     ends = [_query(name, text) for name in ("good", "bad", "zone", "proxy", "predicate")]
     return {
         "/history/bisect": {
@@ -302,6 +301,7 @@ def _history_paths() -> dict[str, Any]:
         "/history/diff": {
             "get": _operation("historyDiff", {"200": _answer(compared, "by zone")} | _problems(400, 404, 503), moments)
         },
+        "/history/trace/{origin}/{n}": _trace_path(),
         "/history/replay": {
             "get": _operation("historyReplay", {"200": _answer(moment, "then")} | _problems(404, 503), asked)
         },
@@ -313,6 +313,14 @@ def _history_paths() -> dict[str, Any]:
             )
         },
     }
+
+
+def _trace_path() -> dict[str, Any]:
+    way = [_path_parameter("origin"), {**_path_parameter("n"), "schema": _NUMBER}]
+    news = [_query("waitMs", {"type": "integer", "minimum": 0, "maximum": 30_000})]
+    news += [_query(name, {"type": "string"}) for name in ("until", "known")]
+    answers = {"200": _answer({"type": "object"}, "its way")} | _problems(400, 404, 503)
+    return {"parameters": way, "get": _operation("historyTrace", answers, news)}
 
 
 def _rows(name: str, schema: str) -> dict[str, Any]:

@@ -11,10 +11,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
+import msgspec
+
 from shared.api.store import ProxyRow, Put, Remove, ResourceStore, ServiceStatus, Written
 from shared.api.xds import InspectionImpossible, XdsInspector, XdsReport
 from shared.events.decide import Rejected
 from shared.events.event import decode_envelope
+from shared.events.progress import Laggard, ZoneTrace
 from shared.events.reading import EVERYTHING, Reader, is_withheld, line_for
 from shared.events.state import Stored
 from shared.history.supposed import Considered
@@ -113,6 +116,34 @@ class ReadersInspector:
         if not current_reader().inspects(proxy):
             raise InspectionImpossible(404, f'proxy "{proxy}" is not known here')
         return await self._inspector.xds(proxy, actual=actual)
+
+
+def narrowed(trace: ZoneTrace) -> ZoneTrace:
+    """What a zone's part of a trace tells the caller: proxies of other meshes are only counted."""
+    reader = current_reader()
+    if not reader.is_limited:
+        return trace
+    push = trace.push
+    if push is not None:
+        push = msgspec.structs.replace(push, names=tuple(filter(reader.sees_proxy, push.names)))
+    record = trace.recorded
+    if record is not None:
+        record = msgspec.structs.replace(
+            record,
+            unrecorded=tuple(filter(reader.sees_proxy, record.unrecorded)),
+            delivered=tuple(one for one in record.delivered if reader.sees_proxy(one.proxy)),
+        )
+    return msgspec.structs.replace(
+        trace,
+        push=push,
+        recorded=record,
+        missing=tuple(_laggard(reader, one) for one in trace.missing if reader.sees_proxy(one.proxy)),
+        offline_names=tuple(filter(reader.sees_proxy, trace.offline_names)),
+    )
+
+
+def _laggard(reader: Reader, one: Laggard) -> Laggard:
+    return one if reader.inspects(one.proxy) else msgspec.structs.replace(one, why="")
 
 
 async def _lines_for(reader: Reader, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -25,6 +25,8 @@ PAGE_DEFAULT = 100
 PAGE_MAX = 1000
 BATCH_MAX = 20_000
 OTHER_TYPE = "type from the URL has to be the same as in body"
+SEQUENCE_HEADER = "Zonal-Sequence"
+"""Of a deletion: the last event of the log that it was written to."""
 _LABEL_FILTER = "filter[labels."
 
 
@@ -96,11 +98,11 @@ class Resources:
         try:
             if is_dry(call):
                 return await self._dry_runs.answer(commands, call, batch=False)
-            await self._write(commands, call, batch=False)
+            written = await self._write(commands, call, batch=False)
         except Problem as problem:
             title = NOT_DELETED if problem.status in (400, 404) else problem.title
             raise Problem(problem.status, title, problem.detail, problem.parameters) from None
-        return json_response({})
+        return json_response({}, headers={SEQUENCE_HEADER: str(written.sequence)})
 
     async def apply(self, call: Call) -> Response[bytes]:
         """Apply `{"resources": […]}`, all or nothing; with `?dry-run=diff` say what that would lead to instead."""

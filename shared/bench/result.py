@@ -10,7 +10,7 @@ import msgspec
 
 SCHEMA = 1
 
-Unit: TypeAlias = Literal["us", "ms", "s", "1/s", "kB", "MB"]
+Unit: TypeAlias = Literal["us", "ms", "s", "1/s", "kB", "MB", "messages"]
 
 
 class Goal(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from shared.bench import capacity, delivery, dns, fanout, fold, history, large, turns, whatif
+from shared.bench import capacity, delivery, dns, facts, fanout, fold, history, large, turns, whatif
 from shared.bench.result import Document, Goal, Result, encoded, merged, percentile, result
 from shared.commands import output as printing
 from shared.commands.output import Output
@@ -100,6 +100,12 @@ def _large(step: Step) -> Mapping[str, Result]:
     return found
 
 
+def _facts(step: Step) -> Mapping[str, Result]:
+    seen = _run(facts.measure(step))
+    bounded = Goal(on="value", op="<=", bound=2_000)
+    return {"delivery_facts_writes_1000x1000": result(seen.messages, "messages", limit=seen.pushes, goal=bounded)}
+
+
 def _history(step: Step) -> Mapping[str, Result]:
     seen = history.measure(step)
     twice, soon = Goal(on="ratio", op="<=", bound=2), Goal(on="value", op="<=", bound=300)
@@ -140,6 +146,7 @@ MEASUREMENTS = (
         large.STEPS,
         _large,
     ),
+    Measurement(("delivery_facts_writes_1000x1000",), "what is written of ACKs", facts.STEPS, _facts),
     Measurement(("asof_first_ms", "asof_next_ms"), "a moment of 1M events", history.STEPS, _history),
     Measurement(
         ("whatif_1000_proxies_ms", "whatif_1000_proxies_first_ms"),

@@ -60,6 +60,12 @@ class Client:
         """The decoded answer, None when it is empty."""
         return self._call("DELETE", path)
 
+    def deleted(self, path: str) -> int | None:
+        """Delete; the last event of the log that this was written to, where the API says it."""
+        with self._open("DELETE", path, None, timeout_seconds=self._timeout_seconds) as answer:
+            said = answer.headers.get("Zonal-Sequence", "")
+        return int(said) if said.isascii() and said.isdigit() else None
+
     def pages(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
         """Every item of a list, page after page."""
         offset = 0

@@ -115,7 +115,7 @@ def _words(event: dict[str, Any]) -> set[str]:
     return {word for word in (change.get("type"), about.get("type"), key.get("kind")) if word}
 
 
-def _about(change: dict[str, Any]) -> str:
+def about(change: dict[str, Any]) -> str:
     """What a change is about, in one line."""
     named = change.get("resource") or change.get("key") or {}
     words = [named.get("type") or named.get("kind") or ""]
@@ -128,7 +128,7 @@ def _about(change: dict[str, Any]) -> str:
 def _row(event: dict[str, Any]) -> list[str]:
     change = event.get("change") or {}
     moment = str(event.get("n", "")) if event.get("origin") == GLOBAL else f"{event.get('origin')}:{event.get('n')}"
-    return [moment, event.get("time", ""), event.get("actor", ""), change.get("type", ""), _about(change)]
+    return [moment, event.get("time", ""), event.get("actor", ""), change.get("type", ""), about(change)]
 
 
 def _stream(event: dict[str, Any], output: printing.Output) -> None:

@@ -9,12 +9,14 @@ from urllib.parse import quote
 from cyclopts import Parameter
 
 from shared.commands import connect, output
+from shared.commands import wait as waiting
 from shared.commands.client import ApiRefused, Client
 from shared.commands.connect import Api, OutputFlag, TokenFile, Zone
 from shared.commands.failure import CommandFailed
 from shared.commands.inspect import inspect
 from shared.commands.manifests import Files, posted, read
 from shared.commands.source import BundleFile, Source, StoreDirectory
+from shared.commands.wait import TIMEOUT_SECONDS, Timeout, Wait
 from shared.commands.whatif import DIFF, DryRun, deleted_offline, dry_client, told
 from shared.model import kinds
 from shared.model.kinds import Kind
@@ -36,14 +38,51 @@ def apply(
     zone: Zone = None,
     api: Api = None,
     token_file: TokenFile = None,
+    wait: Wait = False,
+    timeout: Timeout = TIMEOUT_SECONDS,
     output: OutputFlag = "table",
 ) -> int:
-    """Create or replace every resource of the given files, all or nothing."""
+    """Create or replace every resource of the given files, all or nothing.
+
+    With --wait the exit code is 5 when not all of it has arrived in time, and 1 when no waiting helps; written it is.
+    """
     documents = read(file)
     if dry_run:
+        _refuse_waiting(wait)
         return told(posted(dry_client(api, token_file, zone), f"/apply?{DIFF}", documents), output)
-    _show_applied(posted(connect.client(api, token_file, zone), "/apply", documents), output)
+    client = connect.client(api, token_file, zone)
+    answer = posted(client, "/apply", documents)
+    until = waiting.words(wait)
+    if not until:
+        _show_applied(answer, output)
+    else:
+        _show_arrived(client, answer, _sequence(answer), until=until, timeout_seconds=timeout, form=output)
     return ExitCode.OK
+
+
+def _refuse_waiting(wait: bool | str) -> None:
+    if wait:
+        raise CommandFailed("--dry-run writes nothing that --wait could wait for", ExitCode.USAGE)
+
+
+def _sequence(answer: dict[str, Any]) -> int:
+    """The event up to which a change is there: where nothing changed, that of what stands there."""
+    results = answer.get("results") or []
+    if all(result.get("outcome") == "unchanged" for result in results):
+        return max((int(result.get("version", 0)) for result in results), default=0)
+    return int(answer.get("sequence", 0))
+
+
+def _show_arrived(
+    client: Client, answer: dict[str, Any], n: int, *, until: str, timeout_seconds: float, form: output.Output
+) -> None:
+    """Show what was written, then wait; as one document when it is no table."""
+    if form == "table":
+        _show_applied(answer, form)
+    trace = waiting.arrived(client, waiting.own_origin(client), n, until=until, timeout_seconds=timeout_seconds)
+    if form != "table":
+        _show_applied({**answer, "trace": trace}, form)
+    waiting.judged(trace)
 
 
 def _show_applied(answer: dict[str, Any], form: output.Output) -> None:
@@ -108,21 +147,35 @@ def delete(
     store: StoreDirectory = None,
     api: Api = None,
     token_file: TokenFile = None,
+    wait: Wait = False,
+    timeout: Timeout = TIMEOUT_SECONDS,
     output: OutputFlag = "table",
 ) -> int:
-    """Delete one resource. With --dry-run=diff, a bundle or a store can be asked instead of the running system."""
+    """Delete one resource. With --dry-run=diff, a bundle or a store can be asked instead of the running system.
+
+    --wait as of `apply`.
+    """
     found = _kind(kind)
     source = Source(bundle=bundle, store=store)
     if dry_run is None and source.is_offline:
         raise CommandFailed("nothing is deleted from a bundle or a store: add --dry-run=diff", ExitCode.USAGE)
+    if dry_run:
+        _refuse_waiting(wait)
     if source.is_offline:
         return told(deleted_offline(source, zone, found.name, mesh if found.mesh_scoped else "", name), output)
     if dry_run:
         return told(dry_client(api, token_file, zone).delete(f"{_path(found, mesh, name)}?{DIFF}"), output)
-    connect.client(api, token_file, zone).delete(_path(found, mesh, name))
+    client = connect.client(api, token_file, zone)
+    sequence = client.deleted(_path(found, mesh, name))
     deleted = {"type": found.name, **({"mesh": mesh} if found.mesh_scoped else {}), "name": name, "outcome": "deleted"}
-    if output == "table":
-        print(f"{_label(deleted)} deleted")
+    until = waiting.words(wait)
+    if until and sequence is None:
+        raise CommandFailed(f"{_label(deleted)} deleted, but {client.api} does not say which event that is")
+    whole = {"results": [deleted]}
+    if until and sequence is not None:
+        _show_arrived(client, whole, sequence, until=until, timeout_seconds=timeout, form=output)
+    elif output == "table":
+        _show_applied(whole, output)
     else:
         _print(deleted, output)
     return ExitCode.OK

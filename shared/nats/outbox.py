@@ -97,7 +97,8 @@ class StatusOutbox:
         self._anew, last = False, 0
         async with contextlib.aclosing(self._local.follow()) as following:
             async for batch in following:
-                for status in batch:
+                # Of values that came while the last ones were on their way, only the newest of each key is of use.
+                for status in sorted({one.key: one for one in batch}.values(), key=lambda one: one.sequence):
                     if status.sequence > after:
                         sequence = await self._remote.put(
                             status.key, status.data, origin=Forwarded(source, status.sequence)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.bench import capacity, delivery, dns, dns_load, fanout, fold, history, large, turns
+from shared.bench import capacity, delivery, dns, dns_load, facts, fanout, fold, history, large, turns
 from shared.bench import run as bench
 from shared.bench.result import Goal, Result, result
 from shared.history.generate import Size
@@ -91,12 +91,14 @@ def test_the_names_are_those_of_the_issue() -> None:
         "whatif_1000_proxies_ms",
         "whatif_1000_proxies_first_ms",
         "zone_rss_10k_mes_mb",
+        "delivery_facts_writes_1000x1000",
     }
     assert delivery.CHANGES == 200
     assert fanout.STREAMS == 1_000
     assert (fanout.SYNC_STREAMS, fanout.SYNC_CLUSTERS) == (100, 10_000)
     assert (large.SERVICES, large.CHANGES) == (10_000, 200)
     assert fold.EVENTS == 100_000
+    assert (facts.PROXIES, facts.CHANGES) == (1_000, 1_000)
     assert (turns.SERVICES, turns.SIDECARS) == (10_000, 1_000)
     assert (dns.NAMES, dns_load.QUERIES_PER_SECOND) == (10_000, 5_000)
     assert Size(events=1_000_000, resources=10_000, proxies=1_000) == history.SIZE

@@ -109,9 +109,9 @@ class Hub:
     """Snapshots in, wake-ups out, by proxy.
 
     on_reported is called with a proxy and the clusters (with versions) it says it holds, when a new stream of it asks
-    for clusters and before it is answered; on_moved with a proxy that is offered or has answered something,
-    on_advanced when what all were offered is good for a newer moment; on_left with one whose stream ends and how far it
-    had come. None of them must block.
+    for clusters and before it is answered; on_answered with one and what its answer means; on_moved with one that has
+    come or gone, or was offered or has answered something; on_advanced when what all were offered is good for a newer
+    moment; on_left with one whose stream ends and how far it had come. None of them must block.
     """
 
     def __init__(self) -> None:
@@ -124,6 +124,7 @@ class Hub:
         self._left: dict[str, Position] = {}
         self._refused: dict[str, dict[tuple[str, str], str]] = {}
         self.on_reported: Callable[[str, Mapping[str, str]], None] = _ignored
+        self.on_answered: Callable[[str, Sequence[Fact]], None] = _ignored
         self.on_moved: Callable[[str], None] = _ignored
         self.on_advanced: Callable[[], None] = _ignored
         self.on_left: Callable[[str, Position | None], None] = _ignored
@@ -158,6 +159,7 @@ class Hub:
         offered = self._offered(proxy) if position is None else position
         if offered is not None:
             self._left.setdefault(proxy, offered)
+            self.on_moved(proxy)
 
     def withhold(self, proxy: str) -> None:
         """Take back what a proxy was offered: its streams say nothing more until it is offered something again."""
@@ -169,6 +171,7 @@ class Hub:
         """Drop the snapshot of a proxy that is not expected back; its stream, if any, keeps what it has."""
         self._snapshots.pop(proxy, None)
         self._left.pop(proxy, None)
+        self.on_moved(proxy)
 
     def refuse(self, type_url: str, name: str, version: str, reason: str) -> None:
         """Send this version to no client, as if each had refused it: it keeps the last one that it accepted."""
@@ -208,6 +211,7 @@ class Hub:
             typed[stream.connection] = stream
             if snapshot is not None:
                 stream.offer(snapshot)
+            self.on_moved(stream.proxy)
             return None
         current = self._streams.get(stream.proxy)
         if current is not None and current.order > stream.order:
@@ -218,6 +222,7 @@ class Hub:
             stream.offer(snapshot)
         if current is not None:
             current.end(SUPERSEDED)
+        self.on_moved(stream.proxy)
         return current
 
     def detach(self, stream: Stream) -> None:
@@ -228,6 +233,7 @@ class Hub:
         typed = self._typed.get(stream.proxy, {})
         if typed.pop(stream.connection, None) is not None and not typed:
             del self._typed[stream.proxy]
+        self.on_moved(stream.proxy)
 
     def receive(self, stream: Stream, request: Any) -> Sequence[Fact]:
         """Feed a request to a stream and let it answer. Raises RemoteProtocolError."""
@@ -236,6 +242,7 @@ class Hub:
             if holds is not None:
                 self.on_reported(stream.proxy, holds)
         facts = stream.xds.receive(request)
+        self.on_answered(stream.proxy, facts)
         stream.speak()
         return facts
 
@@ -323,6 +330,11 @@ class Hub:
         if not reached or len(known) < len(reached):
             return None
         return Position(min(one.g for one in known), min(one.z for one in known))
+
+    def keeps_up(self, proxy: str) -> bool:
+        """Whether a connected proxy has all there is for it, so that `advance` moves it."""
+        snapshot = None if proxy in self._left else self._snapshots.get(proxy)
+        return snapshot is not None and all(s.xds.delivered == snapshot.position for s in self.streams_of(proxy))
 
     def delivery(self, proxy: str) -> ProxyDelivery:
         """The delivery of one proxy."""
