@@ -122,6 +122,7 @@ class _Zone:
         responses = [DeltaDiscoveryResponse.FromString(raw) for raw in self.hub.responses(stream)]
         for response in responses:
             self.hub.receive(stream, DeltaDiscoveryRequest(type_url=CLUSTER, response_nonce=response.nonce))
+        self.hub.responses(stream)  # as its writer looks after each answer
         return len(responses)
 
 
