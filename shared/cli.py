@@ -22,6 +22,7 @@ COMMANDS = (
     ("events", "events:events", "Show what happened, from any origin's log."),
     ("inspect", "inspect:inspect", "List proxies, or show what one is served."),
     ("release", "release:release", "Let proxies have what is kept from them."),
+    ("resume", "resume:resume", "Let zones try again what halted."),
     ("replay", "history:replay", "Show what a proxy was served at a moment, from the log alone."),
     ("diff", "diff:diff", "Show what differs between two moments: resources, views, proxies."),
     ("bisect", "bisect:bisect", "Find the event that made the difference, by halving history."),

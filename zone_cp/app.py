@@ -132,6 +132,7 @@ class _Zone:
         self._copier = Copier(source, copy, on_fault=_halted("copy of global's log"), ahead=self._look_ahead)
         life.start("follow global", self._follow(self._copier))
         self._outbox = Outbox(own, target, on_fault=_halted("outbox"))
+        self._safety.halting |= {"copy of global's log": self._copier, "outbox": self._outbox}
         life.start("outbox", self._outbox.run())
         life.start("status outbox", StatusOutbox(status, topology.status_target(connection, settings.name)).run())
         life.start("record proxies", self._recorder.run())

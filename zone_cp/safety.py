@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from shared.api.release import Released
+from shared.api.resume import Halting
 from shared.events.event import Change, PushReleased, QuarantineEnded
 from shared.events.log import Conflict, LogUnavailable
 from shared.events.state import ZoneState
@@ -45,6 +46,8 @@ class Safety:
         record: Callable[[Decided, str], None],
     ) -> None:
         self._owner = owner
+        self.zone = owner.zone
+        self.halting: dict[str, Halting] = {}
         self._logs: tuple[JetStreamLog, JetStreamLog, JetStreamLog] | None = None
         self._marked: Mapping[str, Mark] = {}
         self.fence = Fence()

@@ -194,7 +194,13 @@ def _other_paths() -> dict[str, Any]:
 
 
 def _zone_paths() -> dict[str, Any]:
-    return _check_paths() | _release_path()
+    resumed = {
+        "type": "object",
+        "properties": {"zone": {"type": "string"}, "resumed": {"type": "object"}},
+        "required": ["zone", "resumed"],
+    }
+    answers = {"200": _answer(resumed, "what had halted, and why")} | _problems(503)
+    return _check_paths() | _release_path() | {"/resume": {"post": _operation("resume", answers)}}
 
 
 def _check_paths() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
@@ -11,6 +12,7 @@ from litestar.handlers import HTTPRouteHandler
 from shared.api import auth
 from shared.api.problem import Problem
 from shared.api.response import Call, json_response
+from shared.api.resume import Halting, resume_route
 
 ALL = "all"
 
@@ -28,7 +30,17 @@ class Released(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Releaser(Protocol):
-    """A zone, as far as it keeps things from its proxies."""
+    """A zone, as far as it keeps things from its proxies, and what may halt in it."""
+
+    @property
+    def zone(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def halting(self) -> Mapping[str, Halting]:
+        """By name, what halts at a fault."""
+        ...
 
     async def release(self, proxy: str | None, actor: str) -> Released:
         """Let go what waits for `proxy`, None for all. Raises LogUnavailable."""
@@ -56,4 +68,4 @@ def release_routes(releaser: Releaser | None) -> list[HTTPRouteHandler]:
             raise Problem(404, "Not found", f'nothing is kept from a proxy "{proxy}"')
         return json_response(released)
 
-    return [release]
+    return [release, resume_route(releaser.zone, releaser.halting)]

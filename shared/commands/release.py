@@ -29,17 +29,22 @@ def release(
     Resources that an Envoy refused are tried again as well. What waits, and why, is in the column WAITS of
     `zonal get proxies`.
     """
-    zones = [zone] if zone is not None or api is not None else sorted(connect.current().zones)
-    if not zones:
-        raise CommandFailed("the context has no zone; give --api with a zone's address", ExitCode.USAGE)
     body = msgspec.json.encode({"proxy": proxy})
-    answers = [connect.client(api, token_file, one).post("/release", body) for one in zones]
+    answers = [connect.client(api, token_file, one).post("/release", body) for one in zones_meant(zone, api)]
     if output != "table":
         printing.document(answers[0] if len(answers) == 1 else {"items": answers, "total": len(answers)}, output)
     else:
         for answer in answers:
             _tell(answer)
     return ExitCode.OK
+
+
+def zones_meant(zone: str | None, api: str | None) -> list[str | None]:
+    """The zones to talk to: the one that is named, that of the address, or all of the context. Raises CommandFailed."""
+    zones: list[str | None] = [zone] if zone is not None or api is not None else [*sorted(connect.current().zones)]
+    if not zones:
+        raise CommandFailed("the context has no zone; give --api with a zone's address", ExitCode.USAGE)
+    return zones
 
 
 def _tell(answer: dict[str, Any]) -> None:

@@ -202,11 +202,7 @@ class QuarantineEnded(_Change, frozen=True, tag="QuarantineEnded"):
 
 
 class EventSkipped(_Change, frozen=True, tag="EventSkipped"):
-    """Event g of the log of `origin` (global's when unset) cannot be read, and is folded as nothing.
-
-    In the log of that origin it is meant for all who read it; in another one for that one's control plane alone. It
-    lets pass what cannot be read; it takes nothing away from a later program that can.
-    """
+    """A zone could not read event `g` of the log of `origin` (global's when unset), and folded it as nothing."""
 
     g: int
     reason: str
@@ -228,9 +224,9 @@ class LogSigned(_Change, frozen=True, tag="LogSigned"):
 
 
 class Unreadable(_Change, frozen=True, tag="Unreadable"):
-    """Stands where a reader met a change it does not understand (of a newer program, or nonsense). Never written to a
-    log. Folded it changes nothing and the chain goes on behind it, but whoever acts on a log stops before it until an
-    operator has it skipped; unless it says of itself that it is `skippable`.
+    """Stands where a reader met a change it does not understand (of a newer program, or nonsense): it changes
+    nothing, the chain goes on behind it, and the reader says so. Never written to a log. skippable: it says of itself
+    that whoever does not know it may pass over it.
     """
 
     reason: str

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import msgspec
 import pytest
 
 from shared import cli
+from shared.demo.story import eventually
 from shared.events.event import GLOBAL, decode_event, encode_event, event_hash, payload_hash
 from shared.history.fill import new_store
 from shared.history.generate import Written
 from shared.history.store import open_store
 from shared.nats.server import SCRATCH_ACCOUNT
 from tests.builders import applied, mes
-from tests.e2e.living import Living, left_behind
+from tests.e2e.living import WITHIN_SECONDS, Living, left_behind
 from tests.e2e.test_crash import put
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -71,7 +73,7 @@ async def _written(system: Living, first: int, count: int) -> None:
     async with system.client() as client:
         for number in range(first, first + count):
             await put(client, _service(number))
-    names = {f"s-{number}" for number in range(first + count)}
+    names = {f"s-{number}" for number in range(first, first + count)}
     for zone in ("east", "west"):
         await system.settled(zone, lambda rows: names <= set(rows), f"{zone} knows them all")
         await system.same_log(zone)
@@ -220,6 +222,7 @@ async def test_the_repair_drill(system: Living, zonal: Any, tmp_path: Path, harm
     else:
         shutil.rmtree(store)
         shutil.copytree(older, store)
+        await _met_by_the_zones(system)
     kept = {path: path.read_bytes() for path in _blocks(store, "*")}
 
     bad = await zonal("verify", code=1)
@@ -232,6 +235,11 @@ async def test_the_repair_drill(system: Living, zonal: Any, tmp_path: Path, harm
     store.rename(store.with_name(f"nats.{harm}"))
     shutil.move(fresh, store)
     await _started(system, "hub-nats", "global")
+    if harm == "rolled back":
+        resumed = await zonal("resume")
+        assert {one["zone"]: list(one["resumed"]) for one in resumed["items"]} == {
+            zone: ["copy of global's log"] for zone in ("east", "west")
+        }
 
     await _written(system, first + MORE, MORE)
     for origin, events in before.items():
@@ -239,6 +247,21 @@ async def test_the_repair_drill(system: Living, zonal: Any, tmp_path: Path, harm
     for zone in ("east", "west"):
         assert await system.events("global", zone=zone) == await system.events("global")
     assert (await zonal("verify", "--live"))["sound"]
+
+
+async def _met_by_the_zones(system: Living) -> None:
+    """The older hub runs for a while and takes a write: zones halt where its log parts from theirs."""
+    await _started(system, "hub-nats", "global")
+    async with system.client() as client:
+        await put(client, _service(99))
+    for zone in ("east", "west"):
+        await eventually(partial(_halted, system, zone), bool, f"{zone} has halted", WITHIN_SECONDS)
+    await _stopped(system, "hub-nats", "global")
+
+
+async def _halted(system: Living, zone: str) -> bool:
+    async with system.client(zone) as client:
+        return 'zonal_halted{what="copy"} 1.0' in (await client.get("/metrics")).text
 
 
 async def test_what_nobody_holds_is_named_in_the_log(system: Living, zonal: Any, tmp_path: Path) -> None:
