@@ -228,6 +228,6 @@ def _next(hub: Path, to: Path) -> list[str]:
     return [
         f"mv {hub} {hub}.damaged",
         f"mv {to} {hub}",
-        "start the hub's nats-server, then zonal global; zones take up by themselves",
+        "start the hub's nats-server, then zonal global; zones that halted there: zonal resume",
         "zonal verify",
     ]
