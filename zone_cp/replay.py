@@ -6,17 +6,12 @@ secrets is byte for byte what was served.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-import msgspec
-
-from shared.events.event import GLOBAL, EventRef
 from shared.events.history import History, NoSuchMoment
 from shared.events.state import Position, ZoneState
-from shared.model import codec
 from zone_cp.ads.delivery import NOTHING
 from zone_cp.ads.quarantine import without
 from zone_cp.view.project import project, proxy_view
@@ -56,15 +51,6 @@ class RedactedSecrets:
     def trust_bundle(self, mesh: str) -> str:
         """A bundle that says whose it would be."""
         return f"{REDACTED} bundle of {mesh}"
-
-
-class Cause(msgspec.Struct, frozen=True):
-    """One link of an explanation: an event and what it did."""
-
-    event: str
-    time: str
-    actor: str
-    what: str
 
 
 def view_at(history: History, zone: str, position: Position) -> ZoneView:
@@ -114,42 +100,3 @@ def _snapshot(state: ZoneState, proxy: str) -> Snapshot:
 def xds_at(history: History, zone: str, position: Position, proxy: str) -> dict[str, dict[str, Any]]:
     """What `proxy` should have held, decoded, by resource type and name."""
     return plain(snapshot_at(history, zone, position, proxy))
-
-
-def explain(history: History, zone: str, position: Position, proxy: str, wanted: str) -> dict[str, list[Cause]]:
-    """Why `proxy` holds each resource that `wanted` names: an xDS name, a hostname, a VIP or a resource's name.
-
-    Returns, per "Type name", the events it follows from, in order. Empty when nothing matches.
-    """
-    state = history.state(zone, position)
-    names = {wanted, *_cluster_names(project(state), wanted)}
-    found: dict[str, list[Cause]] = {}
-    for type_url, resources in _snapshot(state, proxy).resources.items():
-        for name, encoded in sorted(resources.items()):
-            if any(re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", name) for one in names):
-                found[f"{type_url.rsplit('.', 1)[-1]} {name}"] = [
-                    _cause(history, reference) for reference in sorted(set(encoded.sources), key=_moment)
-                ]
-    return found
-
-
-def _cluster_names(view: ZoneView, wanted: str) -> Iterator[str]:
-    for mesh in view.meshes.values():
-        for service in mesh.services.values():
-            if wanted in (service.vip, service.name, str(service.key), *service.hostnames):
-                yield service.cluster
-                yield service.vip
-
-
-def _moment(reference: EventRef) -> tuple[str, int]:
-    return (reference.time, reference.n)
-
-
-def _cause(history: History, reference: EventRef) -> Cause:
-    event = history.event(reference.origin or GLOBAL, reference.n)
-    change = codec.to_plain(event.change)
-    subject = change.get("resource") or change.get("key") or change
-    parts = [str(subject.get(part)) for part in ("type", "kind", "mesh", "name", "ip", "hostname") if subject.get(part)]
-    if "ip" in change or "hostname" in change:
-        parts.append(str(change.get("ip") or change.get("hostname")))
-    return Cause(str(reference), event.time, event.actor, f"{change['type']} {' '.join(dict.fromkeys(parts))}")

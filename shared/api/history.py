@@ -24,7 +24,7 @@ from shared.history.between import SCOPES, between, zones_meant
 from shared.history.bisected import bisected
 from shared.history.plane import PlaneHistory, TooManyQuestions
 from shared.history.predicate import BadPredicate, predicate
-from shared.history.tree import tree_at, xds_then
+from shared.history.tree import explained, tree_at, xds_then
 from shared.history.verify import Verifying, plain
 from shared.keys.tokens import ADMIN
 from shared.nats.log import LogFault
@@ -54,19 +54,6 @@ def history_routes(past: PlaneHistory | None) -> list[HTTPRouteHandler]:
         until = number(request, "until", last, 0, 2**53)
         return Stream(past.lines(origin, after, until), media_type="application/x-ndjson")
 
-    @get("/history/replay")
-    async def replay(request: Call) -> Response[bytes]:
-        asked = _Asked(request)
-        return json_response(await _asked(past, asked.answer))
-
-    @get("/history/diff")
-    async def diff(request: Call) -> Response[bytes]:
-        return json_response(await _asked(past, _difference(request)))
-
-    @get("/history/bisect")
-    async def bisect(request: Call) -> Response[bytes]:
-        return json_response(await _asked(past, _bisection(request)))
-
     @get("/history/deliveries")
     async def deliveries() -> Response[bytes]:
         return json_response({"zones": await _asked(past, _deliveries)})
@@ -82,7 +69,28 @@ def history_routes(past: PlaneHistory | None) -> list[HTTPRouteHandler]:
         verifying = Verifying(past.checks, origins=None if origin is None else (origin,), quick=quick)
         return json_response(await _asked(past, lambda history: _verified(history, verifying, origin)))
 
-    return [origins, log, replay, diff, bisect, deliveries, verify]
+    return [origins, log, *_question_routes(past), deliveries, verify]
+
+
+def _question_routes(past: PlaneHistory) -> list[HTTPRouteHandler]:
+    @get("/history/replay")
+    async def replay(request: Call) -> Response[bytes]:
+        asked = _Asked(request)
+        return json_response(await _asked(past, asked.answer))
+
+    @get("/history/diff")
+    async def diff(request: Call) -> Response[bytes]:
+        return json_response(await _asked(past, _difference(request)))
+
+    @get("/history/bisect")
+    async def bisect(request: Call) -> Response[bytes]:
+        return json_response(await _asked(past, _bisection(request)))
+
+    @get("/history/explain")
+    async def explain(request: Call) -> Response[bytes]:
+        return json_response(await _asked(past, _explanation(request)))
+
+    return [replay, diff, bisect, explain]
 
 
 def _verified(history: History, verifying: Verifying, origin: str | None) -> dict[str, Any]:
@@ -115,6 +123,14 @@ class _Asked:
         else:
             found = tree_at(history, zone, position, view=self._view, kinds=self._kinds)
         return {"zone": zone, "position": str(position), "proxy": self._proxy, "served": served, "found": found}
+
+
+def _explanation(request: Call) -> Callable[[History], dict[str, Any]]:
+    """What `zonal explain` asks: `proxy`, `wanted`, `at`, `zone` and `absent`."""
+    query = request.query_params
+    proxy, wanted = query.get("proxy", ""), query.get("wanted", "")
+    at, zone, absent = query.get("at"), query.get("zone"), query.get("absent", "").lower() == "true"
+    return lambda history: explained(history, zone, at, proxy, wanted, absent=absent)
 
 
 def _difference(request: Call) -> Callable[[History], dict[str, Any]]:

@@ -292,10 +292,8 @@ def _history_paths() -> dict[str, Any]:
     asked = [*(_query(name, text) for name in ("at", "zone", "proxy")), view, kind]
     logs = [_query("origin", text), _query("after", _NUMBER), _query("until", _NUMBER)]
     lines = _answer(text, "events without secrets, one a line", "application/x-ndjson")
-    compared = {"type": "object", "properties": {"items": {"type": "array", "items": free}}, "required": ["items"]}
-    moments = [*(_query(name, text) for name in ("before", "after", "zone", "scope", "proxy")), kind]
     ends = [_query(name, text) for name in ("good", "bad", "zone", "proxy", "predicate")]
-    return {
+    return _explaining_paths() | {
         "/history/bisect": {
             "get": _operation(
                 "historyBisect", {"200": _answer(free, "the event")} | _problems(400, 404, 409, 503), ends
@@ -304,9 +302,6 @@ def _history_paths() -> dict[str, Any]:
         "/history/origins": {"get": _operation("historyOrigins", {"200": _answer(origins, "all")} | _problems(503))},
         "/history/log": {"get": _operation("historyLog", {"200": lines} | _problems(400, 404, 503), logs)},
         "/history/deliveries": {"get": _operation("historyDeliveries", {"200": _answer(free, "all")} | _problems(503))},
-        "/history/diff": {
-            "get": _operation("historyDiff", {"200": _answer(compared, "by zone")} | _problems(400, 404, 503), moments)
-        },
         "/history/trace/{origin}/{n}": _trace_path(),
         "/history/replay": {
             "get": _operation("historyReplay", {"200": _answer(moment, "then")} | _problems(404, 503), asked)
@@ -327,6 +322,20 @@ def _trace_path() -> dict[str, Any]:
     news += [_query(name, {"type": "string"}) for name in ("until", "known")]
     answers = {"200": _answer({"type": "object"}, "its way")} | _problems(400, 404, 503)
     return {"parameters": way, "get": _operation("historyTrace", answers, news)}
+
+
+def _explaining_paths() -> dict[str, Any]:
+    free, text = {"type": "object"}, {"type": "string"}
+    compared = {"type": "object", "properties": {"items": {"type": "array", "items": free}}, "required": ["items"]}
+    moments = [_query(name, text) for name in ("before", "after", "zone", "scope", "proxy")]
+    moments.append(_query("kind", {"type": "array", "items": text}))
+    asked = [_query(name, text) for name in ("proxy", "wanted", "at", "zone")]
+    asked.append(_query("absent", {"type": "boolean"}))
+    by_zone, why = {"200": _answer(compared, "by zone")}, {"200": _answer(free, "why")}
+    return {
+        "/history/diff": {"get": _operation("historyDiff", by_zone | _problems(400, 404, 503), moments)},
+        "/history/explain": {"get": _operation("historyExplain", why | _problems(404, 503), asked)},
+    }
 
 
 def _rows(name: str, schema: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ production one.
 
 from __future__ import annotations
 
-import importlib
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -15,7 +14,7 @@ from shared.commands import output as printing
 from shared.commands.connect import OutputFlag
 from shared.commands.failure import CommandFailed
 from shared.commands.source import HERE, Moment, Source, ZoneName
-from shared.history.tree import COMPILER, tree_at, xds_then
+from shared.history.tree import explained, tree_at, xds_then
 from shared.model import codec
 from shared.process.exit_code import ExitCode
 
@@ -65,24 +64,34 @@ def explain(
     *,
     at: Moment = None,
     zone: ZoneName = None,
+    absent: Annotated[bool, Parameter(negative="", help="Why it is not there, or does not work.")] = False,
     source: Source = HERE,
     output: OutputFlag = "table",
 ) -> int:
-    """Name the events, their authors and times behind what a proxy is served."""
+    """Name the rules and events, their authors and times behind what a proxy is served, or not."""
     with source.opened() as history:
-        zone = history.meant(zone, at)
-        position = history.position(zone, at)
-        found = importlib.import_module(COMPILER).explain(history, zone, position, proxy, wanted)
-    if not found:
-        raise CommandFailed(f'nothing that {proxy} holds at {position} has to do with "{wanted}"')
+        found = explained(history, zone, at, proxy, wanted, absent=absent)
     if output != "table":
-        printing.document({"zone": zone, "position": str(position), "found": codec.to_plain(found)}, output)
-        return ExitCode.OK
-    for name, causes in found.items():
-        print(name)
-        for cause in causes:
-            print(f"  event {cause.event} by {cause.actor} at {cause.time}: {cause.what}")
+        printing.document(found, output)
+    for reason in found["reasons"] if output == "table" else ():
+        print(reason)
+    for one in found["found"] if output == "table" else ():
+        print(one["resource"])
+        for user in one["used_by"]:
+            print(f"  used by {user}")
+        for cause in one["causes"]:
+            _told(cause, "  ", cause["role"])
+    if not found["found"] and not absent:
+        hint = "--absent tells why"
+        raise CommandFailed(f'nothing that {proxy} holds at {found["position"]} has to do with "{wanted}"; {hint}')
     return ExitCode.OK
+
+
+def _told(cause: dict[str, Any], indent: str, role: str) -> None:
+    head = f"{role}: " if role else ""
+    print(f"{indent}{head}event {cause['event']} by {cause['actor']} at {cause['time']}: {cause['what']}")
+    if cause["because"] is not None:
+        _told(cause["because"], f"{indent}  ", "because of")
 
 
 def _brief(value: Any) -> str:

@@ -20,6 +20,7 @@ Tree: TypeAlias = dict[str, dict[str, Any]]
 """By kind (of resource, of a view's part, of xDS resource), then by name."""
 
 COMPILER = "zone_cp.replay"
+EXPLAINER = "zone_cp.explain"
 RECORDS = "zone_cp.served"
 PROJECTION = "zone_cp.view.tree"
 """Imported by name: `shared` imports neither plane. The compiler takes seconds, so only xDS waits for it."""
@@ -98,3 +99,19 @@ _NOTHING: Map[ResourceKey, Stored] = Map()
 
 def _shown(stored: Stored) -> Any:
     return shown(codec.to_plain(stored.resource))
+
+
+def explained(
+    history: History, zone: str | None, at: str | None, proxy: str, wanted: str, *, absent: bool = False
+) -> dict[str, Any]:
+    """Why a proxy holds what `wanted` names: resources with their causes in `found`.
+
+    absent: why it holds nothing, or nothing that works, in `reasons`. Raises NoSuchMoment.
+    """
+    zone = history.meant(zone, at)
+    position = history.position(zone, at)
+    explainer = importlib.import_module(EXPLAINER)
+    found = [] if absent else explainer.explain(history, zone, position, proxy, wanted)
+    reasons = explainer.absent(history, zone, position, proxy, wanted) if absent else []
+    told = {"zone": zone, "position": str(position), "proxy": proxy, "wanted": wanted}
+    return {**told, "found": msgspec.json.decode(msgspec.json.encode(found)), "reasons": reasons}

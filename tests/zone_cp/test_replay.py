@@ -10,7 +10,7 @@ from shared.history.difference import difference
 from shared.history.tree import tree_at
 from shared.model.resource import key_of
 from tests.builders import LogBuilder, ZoneBuilder, applied, dataplane, egress, generator, mes, mesh, service_key
-from zone_cp.replay import explain, snapshot_at, view_at, xds_at
+from zone_cp.replay import snapshot_at, view_at, xds_at
 
 EGRESS, SIDECAR = ".egress-1", "default.web-1"
 
@@ -70,32 +70,6 @@ def test_a_difference_names_only_the_field_that_changed() -> None:
         "spec.endpoints[address=203.0.113.1]",
         "spec.endpoints[address=203.0.113.2]",
     ]
-
-
-@pytest.mark.parametrize("wanted", ["payments", "payments.ext.local"])
-def test_an_explanation_names_event_author_and_time(wanted: str) -> None:
-    """Of the last change of the service, by whatever name it is asked for."""
-    history = _history()
-    found = explain(history, "east", history.position("east"), EGRESS, wanted)
-    causes = found[f"Cluster {view_name(history, 'payments')}"]
-    assert ("5", "bob") in {(cause.event, cause.actor) for cause in causes}
-    assert all(cause.time for cause in causes)
-    assert any(cause.what.startswith("VipLeased") for cause in causes)
-    assert not any("orders" in name for name in found)
-
-
-def test_a_vip_explains_the_listener_that_binds_it() -> None:
-    """On a sidecar the VIP is all there is."""
-    history = _history()
-    vip = view_at(history, "east", history.position("east")).meshes["default"].services[service_key()].vip
-    found = explain(history, "east", history.position("east"), SIDECAR, vip)
-    assert [name.partition(" ")[0] for name in found] == ["Listener"]
-
-
-def test_what_nobody_holds_is_explained_by_nothing() -> None:
-    """An empty answer, for the caller to say so."""
-    history = _history()
-    assert explain(history, "east", history.position("east"), EGRESS, "nothing-of-the-kind") == {}
 
 
 def test_an_unknown_proxy_is_refused_with_those_that_were_known() -> None:

@@ -40,7 +40,8 @@ def service_view(state: ZoneState, key: ResourceKey) -> ExternalServiceView | No
     materials = _materials(state, key, tls) if tls is not None and fault is None else Materials()
     sni = service_sni(lease.ip, match.port, service.mesh)
     hostnames = tuple(sorted(claims))
-    refs = (*(claims[name].event for name in hostnames), *materials.sources)
+    read = materials.sources if fault is None or tls is None else _secrets(state, key, tls)
+    refs = (*(claims[name].event for name in hostnames), *read)
     return ExternalServiceView(
         key=key,
         mesh=service.mesh,
@@ -76,6 +77,13 @@ def readings(service: ExternalServiceView | None) -> frozenset[Reading]:
     secrets: set[Reading] = {("secret", source.secret) for source in sources if source.secret is not None}
     keys: set[Reading] = {("key", one.kid) for one in sealed}
     return frozenset(secrets | keys)
+
+
+def _secrets(state: ZoneState, key: ResourceKey, tls: ExternalTls) -> tuple[EventRef, ...]:
+    """The events of the Secrets that a closed service names: it may be closed for what they hold."""
+    named = (source.secret for _, source in data_sources(tls.verification) if source.secret is not None)
+    found = (find_secret(state, key, name) for name in named)
+    return tuple(stored.last for stored in found if stored is not None)
 
 
 def _materials(state: ZoneState, key: ResourceKey, tls: ExternalTls) -> Materials:

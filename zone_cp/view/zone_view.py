@@ -101,6 +101,11 @@ class ExternalServiceView(msgspec.Struct, frozen=True):
     outside: Effective = NOTHING_SAID
     permission: Permission | None = None
 
+    @property
+    def judged_sources(self) -> Sources:
+        """The events of the service, and of who may use it."""
+        return self.sources if self.permission is None else (*self.sources, *self.permission.sources)
+
 
 class MeshView(msgspec.Struct, frozen=True):
     """A mesh in this zone. `services` holds those MES that have a VIP, by key.

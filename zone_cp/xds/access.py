@@ -55,7 +55,8 @@ def access_config(protocol_class: ProtocolClass, mesh: MeshView) -> Encoded:
         for accepted in sni.accepted_snis(service.vip, service.port, mesh.name)
     )
     body = _body(name, protocol_class, mesh.name, guards, forbidden=mesh.forbid_external)
-    cited = (ref for _, permission in guards for ref in permission.sources)
+    named = [service for service in guarded if service.protocol_class == protocol_class]
+    cited = (ref for one in named if one.permission for ref in (*one.sources, *one.permission.sources))
     return encode(EXTENSION_CONFIG, name, body, tuple(dict.fromkeys((*mesh.sources, *cited))))
 
 

@@ -28,10 +28,11 @@ class Governed(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def sources(self) -> Sources:
-        """The events of everything that is said."""
+        """The events of everything that is said, and of the services that it is said of one by one."""
         found: tuple[Effective | Shares, ...] = (self.at_large, *(said for _, said in self.particular))
         found += tuple(shares for _, shares in self.shared)
-        return tuple(dict.fromkeys(event for said in found for event in said.sources))
+        about = (event for service, _ in self.particular for event in service.sources)
+        return tuple(dict.fromkeys((*(event for said in found for event in said.sources), *about)))
 
     def about(self, service: ExternalServiceView) -> Effective:
         """What is said about one service."""

@@ -22,7 +22,7 @@ from shared.model.resource import Labels, Protocol
 from shared.naming import spiffe
 from zone_cp.view.policies import Effective
 from zone_cp.view.workloads import Instance, WorkloadService, selected
-from zone_cp.view.zone_view import MeshView
+from zone_cp.view.zone_view import MeshView, Sources
 from zone_cp.xds import defaults
 from zone_cp.xds.chains import dialling_socket
 from zone_cp.xds.cluster_policies import cluster_part, connect_timeout, limits, outlier_detection, panic
@@ -69,8 +69,10 @@ def in_mesh_resources(mesh: MeshView, where: Destination, said: Effective, *, pl
     """
     name, tls = where.cluster(mesh.name), mesh.mtls and not plain
     body = _cluster(mesh.name, where, spoken(mesh, where), cluster_part(said), tls=tls)
-    yield encode(CLUSTER, name, body, tuple(dict.fromkeys((*mesh.sources, *said.sources))))
-    yield endpoints(mesh, where, tls=tls)
+    served = endpoints(mesh, where, tls=tls)
+    # What it is spoken to in follows from all who serve it.
+    yield encode(CLUSTER, name, body, tuple(dict.fromkeys((*served.sources, *said.sources))))
+    yield served
 
 
 @lru_cache(maxsize=REMEMBERED)
@@ -102,23 +104,26 @@ def _cluster(mesh: str, where: Destination, protocol: Protocol, said: Effective,
 
 # --- endpoints --------------------------------------------------------------------------------------------------
 
-_remembered: dict[tuple[str, Destination, bool], tuple[WorkloadService, Encoded]] = {}
+_remembered: dict[tuple[str, Destination, bool, Sources], tuple[WorkloadService, Encoded]] = {}
 # Good for the same service only, and an unchanged one is the same object in the next view.
 
 
 def endpoints(mesh: MeshView, where: Destination, *, tls: bool) -> Encoded:
-    """The ready instances of a destination; none where nobody is, so that clients are told at once."""
+    """The ready instances of a destination; none where nobody is, so that clients are told at once. Its sources are all
+    that the destination follows from.
+    """
     service = mesh.workloads.services.get(where.service)
     name = where.cluster(mesh.name)
     if service is None:
         return encode(ENDPOINT, name, _assignment(name, ()), mesh.sources)
-    key = (mesh.name, where, tls)
+    key = (mesh.name, where, tls, mesh.sources)
     known = _remembered.get(key)
     if known is None or known[0] is not service:
         instances = tuple(selected(service, where.tags, guarded=tls))
         # Who gets no traffic is a cause as well: of being left out.
-        sources = dict.fromkeys(event for _, one in sorted(service.instances.items()) for event in one.sources)
-        known = (service, encode(ENDPOINT, name, _assignment(name, instances), tuple(sources)))
+        cited = (event for _, one in sorted(service.instances.items()) for event in one.sources)
+        sources = tuple(dict.fromkeys((*mesh.sources, *cited)))
+        known = (service, encode(ENDPOINT, name, _assignment(name, instances), sources))
         if len(_remembered) >= REMEMBERED and key not in _remembered:
             del _remembered[next(iter(_remembered))]
         _remembered[key] = known

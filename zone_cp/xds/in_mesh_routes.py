@@ -14,7 +14,7 @@ from zone_cp.view.policies import Effective
 from zone_cp.view.zone_view import MeshView, Sources
 from zone_cp.xds import defaults
 from zone_cp.xds.filters import UNTUNED, Logged, Tuning, manager, manager_filter, response_mapper, router_filter
-from zone_cp.xds.in_mesh import Destination, spoken
+from zone_cp.xds.in_mesh import Destination, endpoints, spoken
 from zone_cp.xds.route_actions import another_host
 from zone_cp.xds.route_policies import RouteTuning, apply_timeouts, retry_policy, route_tuning
 from zone_cp.xds.snapshot import ROUTE, Encoded
@@ -24,7 +24,7 @@ from zone_cp.xds.wire import encode
 def outbound_routes(mesh: MeshView, where: Destination, said: Effective) -> Encoded:
     """The routes of a destination at a client: Kuma's default timeouts and retries, or what policies say."""
     name, protocol = where.cluster(mesh.name), spoken(mesh, where)
-    sources = tuple(dict.fromkeys((*mesh.sources, *said.sources)))
+    sources = tuple(dict.fromkeys((*endpoints(mesh, where, tls=mesh.mtls).sources, *said.sources)))
     return encode(ROUTE, name, _outbound_routes(name, protocol, route_tuning(said, protocol)), sources)
 
 

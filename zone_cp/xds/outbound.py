@@ -15,7 +15,7 @@ from zone_cp.view.zone_view import MeshView, ProxyView
 from zone_cp.xds.chains import chain, listening
 from zone_cp.xds.connection_policies import chain_tuning
 from zone_cp.xds.filters import Logged, Tuning, proxy_to
-from zone_cp.xds.in_mesh import Destination, destination, in_mesh_resources, spoken
+from zone_cp.xds.in_mesh import Destination, destination, endpoints, in_mesh_resources, spoken
 from zone_cp.xds.in_mesh_routes import outbound_manager, outbound_routes
 from zone_cp.xds.log_policies import Parties
 from zone_cp.xds.snapshot import LISTENER, Encoded
@@ -36,8 +36,9 @@ def outbound_resources(
         tuning = chain_tuning(said, protocol_class(protocol), replace(parties, destination=where.service))
         name = f"outbound/{outbound.address}:{outbound.port}"
         only = _filter(mesh.name, where, protocol, replace(logged, stat_prefix=name), tuning)
+        served = endpoints(mesh, where, tls=mesh.mtls).sources
         body = _listener(name, outbound.address, outbound.port, only)
-        yield encode(LISTENER, name, body, tuple(dict.fromkeys((*proxy.sources, *said.sources))))
+        yield encode(LISTENER, name, body, tuple(dict.fromkeys((*proxy.sources, *served, *said.sources))))
 
 
 def _filter(mesh: str, where: Destination, protocol: Protocol, logged: Logged, tuning: Tuning) -> bytes:

@@ -20,7 +20,7 @@ from zone_cp.view.zone_view import MeshView, ProxyView, ZoneView
 from zone_cp.xds.assembly import NO_PART, Part
 from zone_cp.xds.filters import router_filter
 from zone_cp.xds.governed import governed
-from zone_cp.xds.in_mesh import Destination, in_mesh_resources
+from zone_cp.xds.in_mesh import Destination, endpoints, in_mesh_resources
 from zone_cp.xds.in_mesh_routes import outbound_routes
 from zone_cp.xds.parts import Changed, Compiled, Draft, without
 from zone_cp.xds.shape import ads, pack
@@ -56,7 +56,7 @@ def compile_proxyless(
 
 def _service(mesh: MeshView, name: str, said: Effective, proxy: ProxyView) -> Iterator[Encoded]:
     where = Destination(name)
-    sources = tuple(dict.fromkeys((*proxy.sources, *mesh.sources)))
+    sources = tuple(dict.fromkeys((*proxy.sources, *endpoints(mesh, where, tls=False).sources)))
     yield encode(LISTENER, name, _api_listener(name, where.cluster(mesh.name)), sources)
     yield outbound_routes(mesh, where, said)
     yield from in_mesh_resources(mesh, where, said, plain=True)

@@ -173,8 +173,8 @@ def _particular(
 def _permissions(mesh: MeshView, judged: Verdicts) -> Iterable[EventRef]:
     if not judged:
         return ()
-    guarded = (service.permission for service in mesh.services.values() if service.permission is not None)
-    return (ref for permission in guarded for ref in permission.sources)
+    guarded = (service for service in mesh.services.values() if service.sni in judged)
+    return (ref for service in guarded for ref in service.judged_sources)
 
 
 def routes(

@@ -229,7 +229,7 @@ def _service_part(seat: _Seat, service: ExternalServiceView, served: Served | No
     shared = () if served is None else served.secrets
     if not seat.redirected:
         tuning = service_tuning(seat.said, service, seat.judged, replace(seat.parties, destination=service.name))
-        sources = seat.said.sources_about(service)
+        sources = _union(seat.mesh.sources, seat.said.sources_about(service))
         shared += (_listener(seat.outlet, service, (service.vip, service.port), tuning, sources),)
     return Part(own, shared)
 
@@ -255,7 +255,7 @@ def _rest(seat: _Seat, source: SecretSource, extra: Sequence[ExtraRoutes]) -> It
         chosen = referenced(mesh, outbound, view.zone)
         if chosen is not None:
             tuning = service_tuning(said, chosen, judged, replace(seat.parties, destination=chosen.name))
-            sources = _union(proxy.sources, said.sources_about(chosen))
+            sources = _union(proxy.sources, mesh.sources, said.sources_about(chosen))
             yield _listener(outlet, chosen, (outbound.address, outbound.port), tuning, sources)
     yield from outbound_resources(
         mesh,
@@ -307,7 +307,8 @@ def _redirected(
     sources = _union(proxy.sources, mesh.sources, outlet.lost)
     external = Tuning(logs=logs(said.at_large.log, replace(parties, destination="external")))
     body = _redirect_listener(outlet, tuple(ways), redirect.redirect_port_outbound, out, external)
-    yield encode(LISTENER, REDIRECT_LISTENER, body, _union(sources, said.sources, out.sources))
+    judged_ones = (one.judged_sources for one in mesh.services.values() if one.sni in judged) if judged else ()
+    yield encode(LISTENER, REDIRECT_LISTENER, body, _union(sources, said.sources, out.sources, *judged_ones))
     yield from undeclared_resources(out, sources)
 
 

@@ -17,7 +17,7 @@ from envoy_data_plane.google import protobuf as google
 
 from shared.events.event import EventRef
 from shared.model.resource import ProtocolClass
-from zone_cp.view.zone_view import EgressView, MeshView
+from zone_cp.view.zone_view import EgressView, MeshView, Sources
 from zone_cp.xds import defaults
 from zone_cp.xds.chains import egress_socket
 from zone_cp.xds.clusters import breakers, http_options
@@ -59,7 +59,7 @@ def egress_clusters(mesh: MeshView, egresses: tuple[EgressView, ...]) -> Iterato
     """The clusters and their endpoints; no endpoints while no egress is online (fails closed, decision 2)."""
     yield encode(CLUSTER, defaults.EGRESS_HTTP, _cluster(defaults.EGRESS_HTTP, "http", mesh.name), mesh.sources)
     yield encode(CLUSTER, defaults.EGRESS_TCP, _cluster(defaults.EGRESS_TCP, "tcp", mesh.name), mesh.sources)
-    yield _endpoints(egresses)
+    yield _endpoints(egresses, mesh.sources)
 
 
 def share_clusters(mesh: MeshView, said: Governed) -> Iterator[Encoded]:
@@ -75,7 +75,7 @@ def share_clusters(mesh: MeshView, said: Governed) -> Iterator[Encoded]:
 
 
 @lru_cache(maxsize=64)
-def _endpoints(egresses: tuple[EgressView, ...]) -> Encoded:
+def _endpoints(egresses: tuple[EgressView, ...], mesh_sources: Sources) -> Encoded:
     hosts = b"".join(
         part(
             endpoint.LocalityLbEndpoints,
@@ -90,5 +90,5 @@ def _endpoints(egresses: tuple[EgressView, ...]) -> Encoded:
     )
     body = part(endpoint.ClusterLoadAssignment, "cluster_name", defaults.EGRESS_ENDPOINTS)
     body += part(endpoint.ClusterLoadAssignment, "endpoints", hosts) if hosts else b""
-    sources = tuple(dict.fromkeys(source for one in egresses for source in one.sources))
+    sources = tuple(dict.fromkeys((*mesh_sources, *(source for one in egresses for source in one.sources))))
     return encode(ENDPOINT, defaults.EGRESS_ENDPOINTS, body, sources)

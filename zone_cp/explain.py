@@ -1,0 +1,177 @@
+"""Explain: why a proxy holds a resource, or why not: resource, rule, event, and the event that led to it. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from immutables import Map
+
+from shared.events.conditions import Delivery, service_conditions
+from shared.events.event import GLOBAL, Event, EventRef
+from shared.events.history import History
+from shared.events.state import Position, ZoneState
+from shared.model import codec
+from shared.model.policy import POLICY_KINDS
+from shared.model.resource import Dataplane, ResourceKey, ZoneEgress
+from zone_cp.provenance import causes, users
+from zone_cp.replay import RedactedSecrets, known_proxy, snapshot_at
+from zone_cp.view.project import project
+from zone_cp.view.zone_view import ProxyView, ZoneView
+from zone_cp.xds.compile import compile_whole, reads
+from zone_cp.xds.egress import through_egress
+from zone_cp.xds.inspect import short_type
+
+ROLES = {
+    "MeshExternalService": "what the service is",
+    "Mesh": "what its mesh asks for",
+    "Secret": "what it reads",
+    "Dataplane": "where a workload is",
+    "ZoneEgress": "where the zone egress is",
+    "VipLeased": "its address",
+    "HostnameClaimed": "its name",
+    "ProxyConnected": "a proxy is connected",
+    "ProxyDisconnected": "a proxy is not connected",
+}
+"""By kind of resource or of change: what an event has to do with a resource."""
+PLAIN_NAMES_MAX = 20
+"""Resources that use another one and are named."""
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """An event: what it did, what that has to do with the resource, and the event that it follows from."""
+
+    event: str
+    time: str
+    actor: str
+    what: str
+    role: str = ""
+    because: Cause | None = None
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """One resource that a proxy holds. used_by: those that are the reason for its being there."""
+
+    resource: str
+    used_by: tuple[str, ...]
+    causes: tuple[Cause, ...]
+
+
+def explain(history: History, zone: str, position: Position, proxy: str, wanted: str) -> list[Explanation]:
+    """Why `proxy` holds each resource that `wanted` names: an xDS name, a hostname, a VIP or a resource's name.
+
+    Empty when nothing matches. Raises NoSuchMoment when the proxy was unknown.
+    """
+    state = history.state(zone, position)
+    known, view = known_proxy(state, proxy), project(state)
+    names = {wanted, *_names(view, wanted)}
+    pattern = re.compile("|".join(rf"(?<![\w-]){re.escape(one)}(?![\w-])" for one in sorted(names)))
+    snapshot = snapshot_at(history, zone, position, proxy)
+    found = []
+    for type_url, resources in snapshot.resources.items():
+        for name, encoded in sorted(resources.items()):
+            if pattern.search(name):
+                used = [f"{short_type(one.type_url)} {one.name}" for one in users(snapshot, encoded)]
+                links = [_cause(history, one) for one in sorted(causes(snapshot, encoded, known), key=_moment)]
+                found.append(Explanation(f"{short_type(type_url)} {name}", tuple(used[:PLAIN_NAMES_MAX]), tuple(links)))
+    return found
+
+
+def absent(history: History, zone: str, position: Position, proxy: str, wanted: str) -> list[str]:
+    """Why `proxy` holds nothing that `wanted` names, or nothing that works: sentences, the most telling first."""
+    state = history.state(zone, position)
+    known, view = known_proxy(state, proxy), project(state)
+    keys = list(_services(state, view, wanted))
+    if not keys:
+        return [f'there is no MeshExternalService, hostname or VIP "{wanted}" in zone {zone} at {position}']
+    return [reason for key in keys for reason in _missing(state, view, known, key)]
+
+
+def _missing(state: ZoneState, view: ZoneView, proxy: ProxyView, key: ResourceKey) -> Iterator[str]:
+    resource, mesh = proxy.resource, view.meshes.get(key.mesh)
+    if not state.own.proxies[proxy.proxy].online:
+        yield f"{proxy.proxy} is not connected"
+    if isinstance(resource, Dataplane) and resource.mesh != key.mesh:
+        yield f"{proxy.proxy} is in mesh {resource.mesh}, {key} in mesh {key.mesh}"
+    compiled = compile_whole(view, proxy, RedactedSecrets())
+    failure = compiled.failures.get(key)
+    delivery = None if failure is None else Delivery(acked=True, refused=failure.message, reason=failure.reason)
+    for one in service_conditions(key, state.hub, state.own, state.zone, delivery=delivery):
+        if one.status != "True":
+            yield f"{key}: {one.type} is {one.status}, {one.reason}: {one.message}"
+    if mesh is None:
+        return
+    if isinstance(resource, ZoneEgress) and not through_egress(mesh):
+        yield f"mesh {mesh.name} does not leave through the zone egress: its sidecars dial {key.name} themselves"
+    if isinstance(resource, Dataplane) and through_egress(mesh) and not reads(view, proxy)[0]:
+        yield f"a sidecar with one listener for all VIPs holds nothing of its own for {key.name}: the egress does"
+
+
+# --- what is meant ----------------------------------------------------------------------------------------------
+
+
+def _names(view: ZoneView, wanted: str) -> Iterator[str]:
+    for mesh in view.meshes.values():
+        for service in mesh.services.values():
+            if wanted in (service.vip, service.name, str(service.key), *service.hostnames):
+                yield service.cluster
+                yield service.vip
+
+
+def _services(state: ZoneState, view: ZoneView, wanted: str) -> Iterator[ResourceKey]:
+    found: dict[ResourceKey, None] = {}
+    for mesh in view.meshes.values():
+        for service in mesh.services.values():
+            if wanted in (service.vip, service.cluster, *service.hostnames):
+                found[service.key] = None
+    for log in (state.hub, state.own):
+        for key in log.kinds.get("MeshExternalService", Map()):
+            if wanted in (key.name, str(key)):
+                found[key] = None
+    yield from sorted(found)
+
+
+# --- events -----------------------------------------------------------------------------------------------------
+
+
+def _moment(reference: EventRef) -> tuple[str, str, int]:
+    return (reference.time, reference.origin, reference.n)
+
+
+def _cause(history: History, reference: EventRef) -> Cause:
+    event = history.event(reference.origin or GLOBAL, reference.n)
+    behind = _behind(history, event)
+    return _link(event, None if behind is None else _link(behind, None))
+
+
+def _behind(history: History, event: Event) -> Event | None:
+    """The event that a zone decided about: the one of global's that it had just seen, or one just before of its own."""
+    if not event.cause:
+        return None
+    log = history.log(event.origin)
+    places = [(history.hub, event.seen)] if event.origin != GLOBAL else []
+    places += [(log, n) for n in range(event.n - 1, max(0, event.n - 1 - _NEAR), -1)]
+    for where, n in places:
+        if 1 <= n <= len(where) and where.envelope(n).id == event.cause:
+            return where.event(n)
+    return None
+
+
+_NEAR = 64
+"""How far back in its own log a cause is looked for: decisions stand right behind what they are about."""
+
+
+def _link(event: Event, because: Cause | None) -> Cause:
+    change: dict[str, Any] = codec.to_plain(event.change)
+    subject = change.get("resource") or change.get("key") or change
+    parts = [str(subject[part]) for part in ("type", "kind", "mesh", "name") if subject.get(part)]
+    parts += [str(change[part]) for part in ("ip", "hostname", "proxy") if change.get(part)]
+    if generator := change.get("generator"):
+        parts.append(f"by {generator['kind']} {generator['name']}")
+    kind = str(subject.get("type") or subject.get("kind") or "")
+    role = ROLES.get(change["type"]) or ("what a policy says" if kind in POLICY_KINDS else ROLES.get(kind, ""))
+    reference = f"{event.origin}:{event.n}" if event.origin != GLOBAL else str(event.n)
+    what = " ".join(dict.fromkeys([change["type"], *parts]))
+    return Cause(reference, event.time, event.actor, what, role, because)
