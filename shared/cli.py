@@ -26,6 +26,8 @@ COMMANDS = (
     ("replay", "history:replay", "Show what a proxy was served at a moment, from the log alone."),
     ("diff", "diff:diff", "Show what differs between two moments: resources, views, proxies."),
     ("bisect", "bisect:bisect", "Find the event that made the difference, by halving history."),
+    ("preflight", "preflight:preflight", "Compare what another version makes of the past, for every proxy."),
+    ("compile", "compile:compile_", "Print digests of what every proxy should hold, for another version."),
     ("explain", "history:explain", "Name the events behind a proxy's resource."),
     ("verify", "verify:verify", "Check that every log is the one that was written."),
     ("repair", "verify:repair", "Make the hub's store anew from a zone's copy."),
