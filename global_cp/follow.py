@@ -75,7 +75,7 @@ class GlobalOwner:
                 decision = self.judge(commands, wraps)
                 if isinstance(decision, Rejected) or not decision.changes:
                     return decision, ()
-                events = self._writer.prepare(decision.changes, actor=actor)
+                events = self._writer.prepare(decision.changes, actor=actor, cause=decision.causes)
                 try:
                     await self._writer.commit(events)
                 except Conflict as conflict:

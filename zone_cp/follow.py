@@ -163,16 +163,19 @@ class ZoneOwner:
             await self._advance([event for event in events if event.n > self._hub.n])
             self._tell()
 
-    async def write(self, decided: Decided, *, actor: str, cause: str = "") -> tuple[Event, ...]:
+    async def write(
+        self, decided: Decided, *, actor: str, causes: Callable[[], Sequence[str]] = tuple
+    ) -> tuple[Event, ...]:
         """Decide on the present state and record it with what follows from it; all or nothing.
 
-        Returns the events of `decided` alone. Raises LogUnavailable, and whatever `decided` raises.
+        causes: of what was decided, one for each; none of them has one when it is empty. Returns the events of
+        `decided` alone. Raises LogUnavailable, and whatever `decided` raises.
         """
         async with self._lock:
             while True:
                 changes = decided(self.state)
                 self._refuse_while_behind(changes)
-                asked = self._writer.prepare(changes, actor=actor, cause=cause, seen=self._hub.n)
+                asked = self._writer.prepare(changes, actor=actor, cause=causes() or "", seen=self._hub.n)
                 try:
                     await self._record(self._with_consequences(asked, self._writer.state)[0])
                 except Conflict:

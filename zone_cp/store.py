@@ -83,7 +83,7 @@ class ZoneStore:
             return decision.changes
 
         try:
-            written = await self._owner.write(decided, actor=actor)
+            written = await self._owner.write(decided, actor=actor, causes=lambda: decisions[0].causes)
         except _Refused as refused:
             return refused.rejected
         decision = decisions[0]

@@ -16,6 +16,7 @@ from litestar.response import Stream
 from shared.api import auth, shown
 from shared.api.check import check_routes
 from shared.api.history import history_routes
+from shared.api.history_events import event_history_routes
 from shared.api.openapi import document
 from shared.api.problem import Problem, from_http, unavailable
 from shared.api.reading import ReadersInspector, ReadersStore, current_reader
@@ -26,6 +27,7 @@ from shared.api.status import listed, status_routes
 from shared.api.store import Authenticator, ResourceStore
 from shared.api.tls_check import TlsChecker
 from shared.api.trace import Tracer, trace_routes
+from shared.api.undo import undo_routes
 from shared.api.xds import XdsInspector, xds_routes
 from shared.events.event import GLOBAL
 from shared.events.log import LogUnavailable
@@ -78,7 +80,7 @@ def build_api(
     handlers += _proxy_routes(store)
     handlers += check_routes(store, checker, zone)
     handlers += xds_routes(inspector)
-    handlers += history_routes(past)
+    handlers += [*history_routes(past), *event_history_routes(past), *undo_routes(past, store, zone)]
     handlers += release_routes(releaser)
     handlers += trace_routes(store, tracer, past)
 

@@ -42,7 +42,7 @@ def history_routes(past: PlaneHistory | None) -> list[HTTPRouteHandler]:
 
     @get("/history/origins")
     async def origins() -> Response[bytes]:
-        return json_response({"items": await _asked(past, _origins), "limits": past.reader().limits})
+        return json_response({"items": await asked_of(past, _origins), "limits": past.reader().limits})
 
     @get("/history/log")
     async def log(request: Call) -> Stream:
@@ -50,13 +50,13 @@ def history_routes(past: PlaneHistory | None) -> list[HTTPRouteHandler]:
         after = number(request, "after", 0, 0, 2**53)
         if origin not in past.origins:
             raise Problem(404, "Not found", f'no log of origin "{origin}" is known here')
-        last = await _asked(past, lambda history: len(history.log(origin)))
+        last = await asked_of(past, lambda history: len(history.log(origin)))
         until = number(request, "until", last, 0, 2**53)
         return Stream(past.lines(origin, after, until), media_type="application/x-ndjson")
 
     @get("/history/deliveries")
     async def deliveries() -> Response[bytes]:
-        return json_response({"zones": await _asked(past, _deliveries)})
+        return json_response({"zones": await asked_of(past, _deliveries)})
 
     @get("/history/verify")
     async def verify(request: Call) -> Response[bytes]:
@@ -67,7 +67,7 @@ def history_routes(past: PlaneHistory | None) -> list[HTTPRouteHandler]:
             raise Problem(404, "Not found", f'no log of origin "{origin}" is known here')
         quick = request.query_params.get("quick", "").lower() == "true"
         verifying = Verifying(past.checks, origins=None if origin is None else (origin,), quick=quick)
-        return json_response(await _asked(past, lambda history: _verified(history, verifying, origin)))
+        return json_response(await asked_of(past, lambda history: _verified(history, verifying, origin)))
 
     return [origins, log, *_question_routes(past), deliveries, verify]
 
@@ -76,19 +76,19 @@ def _question_routes(past: PlaneHistory) -> list[HTTPRouteHandler]:
     @get("/history/replay")
     async def replay(request: Call) -> Response[bytes]:
         asked = _Asked(request)
-        return json_response(await _asked(past, asked.answer))
+        return json_response(await asked_of(past, asked.answer))
 
     @get("/history/diff")
     async def diff(request: Call) -> Response[bytes]:
-        return json_response(await _asked(past, _difference(request)))
+        return json_response(await asked_of(past, _difference(request)))
 
     @get("/history/bisect")
     async def bisect(request: Call) -> Response[bytes]:
-        return json_response(await _asked(past, _bisection(request)))
+        return json_response(await asked_of(past, _bisection(request)))
 
     @get("/history/explain")
     async def explain(request: Call) -> Response[bytes]:
-        return json_response(await _asked(past, _explanation(request)))
+        return json_response(await asked_of(past, _explanation(request)))
 
     return [replay, diff, bisect, explain]
 
@@ -177,7 +177,8 @@ def _deliveries(history: History) -> dict[str, list[msgspec.Raw]]:
     return {zone: [msgspec.Raw(message) for message in messages] for zone, messages in history.deliveries.items()}
 
 
-async def _asked(past: PlaneHistory, question: Callable[[History], T]) -> T:
+async def asked_of(past: PlaneHistory, question: Callable[[History], T]) -> T:
+    """What a question finds. Raises Problem: 404 for what never was, 503 when it cannot be answered now."""
     try:
         return await past.ask(question)
     except NoSuchMoment as error:

@@ -9,6 +9,7 @@ from shared.api.rollup import ServiceRollup
 from shared.api.schemas import REFERENCE, struct_schemas
 from shared.api.store import ProxyRow, ServiceStatus
 from shared.api.tls_check import TlsReport
+from shared.history.listing import LIMIT_MAX
 from shared.model.kinds import KINDS, Kind
 
 _JSON = "application/json"
@@ -188,6 +189,8 @@ def _other_paths() -> dict[str, Any]:
         ),
         "/proxies": _rows("proxies", "ProxyRow"),
         **_history_paths(),
+        **_history_event_paths(),
+        **_undo_paths(),
         "/healthy": {"get": _operation("healthy", healthy) | unauthenticated},
         "/ready": {"get": _operation("ready", healthy | not_ready) | unauthenticated},
     }
@@ -335,6 +338,56 @@ def _explaining_paths() -> dict[str, Any]:
     return {
         "/history/diff": {"get": _operation("historyDiff", by_zone | _problems(400, 404, 503), moments)},
         "/history/explain": {"get": _operation("historyExplain", why | _problems(404, 503), asked)},
+    }
+
+
+def _history_event_paths() -> dict[str, Any]:
+    free, text = {"type": "object"}, {"type": "string"}
+    several = [_query(name, {"type": "array", "items": text}) for name in ("origin", "kind", "name", "mesh", "actor")]
+    bounds = [_query(name, _NUMBER) for name in ("after", "upto")] + [_query(name, text) for name in ("since", "until")]
+    limit = _query("limit", {"type": "integer", "minimum": 1, "maximum": LIMIT_MAX})
+    listing = {
+        "type": "object",
+        "properties": {"items": {"type": "array", "items": free}, "last": free},
+        "required": ["items", "last"],
+    }
+    blame = [_query("zone", text), _query("at", text)]
+    event = [_path_parameter("origin"), _path_parameter("n")]
+    named = _answer(free, "fields, and the events that set them")
+    paths = {
+        "/history/events": _operation(
+            "historyEvents",
+            {"200": _answer(listing, "the newest")} | _problems(400, 404, 503),
+            [*several, *bounds, limit],
+        ),
+        "/history/events/{origin}/{n}": _operation(
+            "historyEvent",
+            {"200": _answer(free, "the event whole")} | _problems(404, 503),
+            [*event, _query("proxies", {"type": "boolean"})],
+        ),
+    }
+    for path, scope in (("/history/blame/meshes/{mesh}", ["mesh"]), ("/history/blame", [])):
+        parameters = [*map(_path_parameter, (*scope, "collection", "name")), *blame]
+        name = "blameInMesh" if scope else "blame"
+        paths[f"{path}/{{collection}}/{{name}}"] = _operation(name, {"200": named} | _problems(404, 503), parameters)
+    return {path: {"get": operation} for path, operation in paths.items()}
+
+
+def _undo_paths() -> dict[str, Any]:
+    free, text = {"type": "object"}, {"type": "string"}
+    body = {
+        "type": "object",
+        "properties": {"origin": text, "n": _NUMBER, "batch": {"type": "boolean"}},
+        "required": ["origin", "n"],
+        "additionalProperties": False,
+    }
+    asked = [_path_parameter("origin"), _path_parameter("n"), _query("batch", {"type": "boolean"})]
+    match_ = {"name": "If-Match", "in": "header", "required": False, "schema": text}
+    plan = _operation("undoPlan", {"200": _answer(free, "what it would do")} | _problems(400, 404, 503), asked)
+    written = _operation("undo", {"200": _answer(free, "done")} | _problems(400, 404, 405, 409, 503), [match_])
+    return {
+        "/history/undo/{origin}/{n}": {"get": plan},
+        "/history/undo": {"post": {**written, "requestBody": {"required": True, "content": {_JSON: {"schema": body}}}}},
     }
 
 

@@ -26,9 +26,9 @@ def sealed_commands(
     admitted = seal_all(puts, seal)
     resources = iter(admitted.resources)
     sealed: list[Command] = [
-        Apply(next(resources), command.expected_version)
+        Apply(next(resources), command.expected_version, command.cause)
         if isinstance(command, Put)
-        else Delete(command.key, command.expected_version)
+        else Delete(command.key, command.expected_version, command.cause)
         for command in commands
     ]
     return sealed, admitted.wraps, admitted.warnings

@@ -22,17 +22,19 @@ class Authenticator(Protocol):
 
 
 class Put(msgspec.Struct, frozen=True):
-    """Ask to create or replace a resource, still in clear: the store seals. `expected_version` as in Apply."""
+    """Ask to create or replace a resource, still in clear: the store seals. The rest is as in Apply."""
 
     resource: Resource
     expected_version: int | None = None
+    cause: str = ""
 
 
 class Remove(msgspec.Struct, frozen=True):
-    """Ask to delete what stands at `key`. `expected_version` as in Delete."""
+    """Ask to delete what stands at `key`. The rest is as in Delete."""
 
     key: ResourceKey
     expected_version: int | None = None
+    cause: str = ""
 
 
 class Written(msgspec.Struct, frozen=True):

@@ -49,12 +49,12 @@ class Client:
         self._timeout_seconds = timeout_seconds
 
     def get(self, path: str, **query: Any) -> Any:
-        """The decoded answer. Query values that are None are left out."""
+        """The decoded answer. Query values that are None are left out; one that is a tuple stands once for each."""
         return self._call("GET", _with_query(path, query))
 
-    def post(self, path: str, body: bytes) -> Any:
-        """The decoded answer to a JSON body."""
-        return self._call("POST", path, body)
+    def post(self, path: str, body: bytes, *, if_match: str = "") -> Any:
+        """The decoded answer to a JSON body. if_match: the version that is to be replaced, as an entity tag."""
+        return self._call("POST", path, body, if_match=if_match)
 
     def delete(self, path: str) -> Any:
         """The decoded answer, None when it is empty."""
@@ -101,8 +101,8 @@ class Client:
         """The address that is called."""
         return self._target.api
 
-    def _call(self, method: str, path: str, body: bytes | None = None) -> Any:
-        with self._open(method, path, body, timeout_seconds=self._timeout_seconds) as answer:
+    def _call(self, method: str, path: str, body: bytes | None = None, *, if_match: str = "") -> Any:
+        with self._open(method, path, body, timeout_seconds=self._timeout_seconds, if_match=if_match) as answer:
             try:
                 data = answer.read()
             except TimeoutError:
@@ -115,13 +115,15 @@ class Client:
             raise CommandFailed(f"{self._target.api} does not answer in JSON; is it a control plane?") from None
 
     def _open(
-        self, method: str, path: str, body: bytes | None, *, timeout_seconds: float | None
+        self, method: str, path: str, body: bytes | None, *, timeout_seconds: float | None, if_match: str = ""
     ) -> http.client.HTTPResponse:
         if not self._target.api.startswith(("http://", "https://")):
             raise CommandFailed(f"{self._target.api} is no http:// or https:// address", ExitCode.USAGE)
         headers = {"accept": "application/json", "user-agent": f"zonal/{VERSION}"}
         if body is not None:
             headers["content-type"] = "application/json"
+        if if_match:
+            headers["if-match"] = if_match
         if self._target.token:
             headers["authorization"] = f"Bearer {self._target.token}"
         request = urllib.request.Request(self._target.api + path, data=body, headers=headers, method=method)  # noqa: S310 - the scheme is checked above
@@ -158,7 +160,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def _with_query(path: str, query: dict[str, Any]) -> str:
     given = {name: value for name, value in query.items() if value is not None}
-    return f"{path}?{urlencode(given)}" if given else path
+    return f"{path}?{urlencode(given, doseq=True)}" if given else path
 
 
 def _problem(error: urllib.error.HTTPError) -> dict[str, Any]:

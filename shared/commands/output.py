@@ -31,6 +31,14 @@ def document(value: Any, output: Output) -> None:
         yaml.safe_dump(value, sys.stdout, sort_keys=False, allow_unicode=True)
 
 
+def yaml_lines(value: Any) -> list[str]:
+    """A value as lines of YAML."""
+    import yaml
+
+    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)
+    return text.removesuffix("...\n").splitlines()
+
+
 def line(value: Any) -> None:
     """Print one JSON object of a stream, at once."""
     print(json.dumps(value, ensure_ascii=False, separators=(",", ":")), flush=True)
@@ -73,7 +81,25 @@ def _colourful(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console().print(shown)
 
 
+def row(cells: Sequence[str], widths: Sequence[int]) -> None:
+    """Print one row of an endless table at once; the last cell has no width. Coloured on a terminal only."""
+    *fixed, last = cells
+    padded = [*(cell.ljust(width) for cell, width in zip(fixed, widths, strict=True)), last]
+    if not sys.stdout.isatty():
+        print("  ".join(padded), flush=True)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    texts = [Text(text, style=_style(cell)) for text, cell in zip(padded, cells, strict=True)]
+    Console().print(Text("  ").join(texts), soft_wrap=True)
+
+
 def _style(cell: str) -> str:
-    if "=False" in cell or "Degraded" in cell:
+    if "=False" in cell or "Degraded" in cell or cell.endswith(": deleted"):
         return "red"
-    return _COLOURS.get(cell, "")
+    if cell.startswith("system:"):
+        return "dim"
+    if cell.endswith(": created"):
+        return "green"
+    return "yellow" if "→" in cell else _COLOURS.get(cell, "")

@@ -116,7 +116,7 @@ def get(
     """Show resources, and what became of them; `proxies` shows who is or was connected."""
     if kind in PROXY_WORDS:
         return inspect(name, zone=zone, api=api, token_file=token_file, output=output)
-    found = _kind(kind)
+    found = known_kind(kind)
     client = connect.client(api, token_file, zone)
     if name is not None:
         item = client.get(_path(found, None if all_meshes else mesh, name))
@@ -155,7 +155,7 @@ def delete(
 
     --wait as of `apply`.
     """
-    found = _kind(kind)
+    found = known_kind(kind)
     source = Source(bundle=bundle, store=store)
     if dry_run is None and source.is_offline:
         raise CommandFailed("nothing is deleted from a bundle or a store: add --dry-run=diff", ExitCode.USAGE)
@@ -191,7 +191,7 @@ def _to_apply(whole: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in whole.items() if name not in _SERVERS_OWN}
 
 
-def _kind(word: str) -> Kind:
+def known_kind(word: str) -> Kind:
     found = kinds.lookup(word)
     if found is None:
         known = ", ".join(kind.name for kind in kinds.KINDS)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from shared.commands import connect
+from shared.commands import output as printing
+from shared.commands.client import ApiRefused
 from shared.commands.failure import CommandFailed
 from shared.commands.progress import progress
 from shared.events.history import History, NoSuchMoment
 from shared.events.index import DamagedLog
+from shared.model import codec
 from shared.process.collector import collector_paused
 from shared.process.exit_code import ExitCode
 
@@ -48,6 +51,21 @@ class Source:
         """Whether a flag names a file or directory."""
         return self.bundle is not None or self.store is not None
 
+    def asked(self, path: str, question: Callable[[History], Any], **query: Any) -> Any:
+        """What the API says at `path`, or what `question` finds in the file or directory that a flag names, or in the
+        context's store where no API answers. Plain data. Raises CommandFailed.
+        """
+        if not self.is_offline:
+            client = connect.client(self.api, self.token_file)
+            try:
+                return known(lambda: client.get(path, **query))
+            except CommandFailed as failed:
+                if failed.code != ExitCode.FAILED or self.live or not connect.current().store:
+                    raise
+                printing.say(f"{failed.message}; its store is read instead")
+        with self.opened() as history:
+            return codec.to_plain(question(history))
+
     @contextmanager
     def opened(self) -> Iterator[History]:
         """The history. Inside, a moment that never was ends the command with what there is. Raises CommandFailed."""
@@ -76,6 +94,16 @@ class Source:
                 return open_live(client, told)
         except (BrokeOff, DamagedLog, OSError) as error:
             raise CommandFailed(f"cannot read the past from {client.api}: {error}") from None
+
+
+def known(ask: Callable[[], Any]) -> Any:
+    """An answer of the API about the past; what never was is the question's fault. Raises CommandFailed."""
+    try:
+        return ask()
+    except ApiRefused as refused:
+        if refused.status != 404:
+            raise
+        raise CommandFailed(str(refused.problem.get("detail") or refused.message), ExitCode.REFUSED) from None
 
 
 HERE = Source()

@@ -18,18 +18,19 @@ def compose(
     time: str,
     actor: str,
     seen: int = 0,
-    cause: str = "",
+    cause: str | Sequence[str] = "",
     kid: str = "",
 ) -> tuple[Event, ...]:
     """Events for `changes` that follow `state` in its log: n, prev, payload_hash, subject and incarnation filled in.
 
-    ids holds one unique id per change, kid names the key that the origin signs with. The first event of a log, and a
-    LogRestored, begin an incarnation that is named after their own id. time is RFC 3339 UTC with microseconds and must
-    not lie before `state.time`.
+    ids holds one unique id per change, kid names the key that the origin signs with, cause is that of all or one for
+    each. The first event of a log, and a LogRestored, begin an incarnation that is named after their own id. time is
+    RFC 3339 UTC with microseconds and must not lie before `state.time`.
     """
     n, prev, incarnation = state.n, state.head, state.incarnation
     events: list[Event] = []
-    for change, identifier in zip(changes, ids, strict=True):
+    causes = [cause] * len(changes) if isinstance(cause, str) else cause
+    for change, identifier, why in zip(changes, ids, causes, strict=True):
         n += 1
         if not incarnation or isinstance(change, LogRestored):
             incarnation = identifier
@@ -44,7 +45,7 @@ def compose(
             actor=actor,
             subject=subject_for(state.origin, change),
             change=change,
-            cause=cause,
+            cause=why,
             prev=prev,
             payload_hash=payload_hash(change),
             kid=kid,

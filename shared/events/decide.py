@@ -52,17 +52,22 @@ _TITLES = {404: NOT_FOUND, 405: "Method not allowed", 409: CONFLICT}
 
 
 class Apply(msgspec.Struct, frozen=True):
-    """Create or replace, whole. `expected_version` None: whatever stands there; 0: nothing may; n: that event's."""
+    """Create or replace, whole. `expected_version` None: whatever stands there; 0: nothing may; n: that event's.
+
+    cause: id of the event that this takes back, "" for a write of its own.
+    """
 
     resource: Resource
     expected_version: int | None = None
+    cause: str = ""
 
 
 class Delete(msgspec.Struct, frozen=True):
-    """Delete what stands at `key`; `expected_version` as in Apply."""
+    """Delete what stands at `key`; `expected_version` and `cause` as in Apply."""
 
     key: ResourceKey
     expected_version: int | None = None
+    cause: str = ""
 
 
 Command: TypeAlias = Apply | Delete
@@ -81,11 +86,12 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """Changes to append, one result per command, and warnings for the author."""
+    """Changes to append, one result per command, and warnings for the author. causes: of each change, see Apply."""
 
     changes: tuple[Change, ...]
     results: tuple[Result, ...]
     warnings: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -124,12 +130,14 @@ def decide_write(
     those that the decision needs precede their resource. Raises ValueError for resources that are not sealed.
     """
     batch = _Batch(own, hub, zone, zones=zones or {}, allowed=allowed, reserved=reserved)
+    causes: list[str] = []
     for index, command in enumerate(commands):
         match command:
             case Apply():
                 batch.apply(index, command)
             case Delete():
                 batch.delete(index, command)
+        causes += [command.cause] * (len(batch.changes) - len(causes))
     if batch.refusals:
         return _rejected(batch.refusals)
     needed = {
@@ -141,7 +149,8 @@ def decide_write(
         msgspec.structs.replace(result, change=result.change + shift) if result.change is not None else result
         for result in batch.results
     )
-    return Decision(first + tuple(batch.changes), results, tuple(dict.fromkeys(batch.warnings())))
+    warnings = tuple(dict.fromkeys(batch.warnings()))
+    return Decision(first + tuple(batch.changes), results, warnings, ("",) * shift + tuple(causes))
 
 
 def _rejected(refusals: Sequence[Refusal]) -> Rejected:

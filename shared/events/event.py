@@ -266,7 +266,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     from 1, equal to the sequence in its own stream. incarnation: of the origin's log. seen: for zone events,
     the g after which it is folded (0 on global). time: RFC 3339 UTC with microseconds. actor: a token's
     subject or `system:<component>`. subject: the NATS subject. cause: id of the event that made the system
-    write this one, "" for a person's write. prev, payload_hash: see the module. kid names the key that the origin
+    write this one, or that it undoes; else "". prev, payload_hash: see the module. kid names the key that the origin
     signs with, sig is its signature, on the last event of an append (`shared.events.signing`).
     """
 

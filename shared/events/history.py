@@ -82,19 +82,29 @@ class History:
 
         At a global sequence g the zone is where it was once it had decided on g and before it saw g+1.
         """
-        own = self.log(zone)
+        own, g = self.log(zone), self.global_position(at)
         if at is None:
-            return Position(len(self.hub), len(own))
+            return Position(g, len(own))
+        found = _AT_ZONE.fullmatch(at)
+        if found is not None and found["zone"] == zone:
+            return Position(g, int(found["z"]))
+        if found is not None or _AT_GLOBAL.fullmatch(at):
+            return Position(g, bisect_right(own.numbers, g, key=lambda n: own.envelope(n).seen))
+        return Position(g, _until(own, at))
+
+    def global_position(self, at: str | None = None) -> int:
+        """Global's sequence at a moment. Raises NoSuchMoment."""
+        if at is None:
+            return len(self.hub)
         if _AT_GLOBAL.fullmatch(at):
             g = int(at)
             if g > len(self.hub):
                 raise NoSuchMoment(f"global has no event {g}; it has 1 to {len(self.hub)}")
-            return Position(g, bisect_right(own.numbers, g, key=lambda n: own.envelope(n).seen))
+            return g
         if found := _AT_ZONE.fullmatch(at):
             z = int(found["z"])
-            seen = self._having(found["zone"], z).envelope(z).seen
-            return Position(seen, z) if found["zone"] == zone else self.position(zone, str(seen))
-        return Position(_until(self.hub, at), _until(own, at))
+            return self._having(found["zone"], z).envelope(z).seen
+        return _until(self.hub, at)
 
     def tidy(self) -> None:
         """Free what answers have left over: call it once an answer is given, where more will be asked."""

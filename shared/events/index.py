@@ -12,15 +12,16 @@ events are kept: what they mean depends on their neighbours. The fold itself is 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import compress
+from zlib import crc32
 
 import msgspec
 
 from shared.events import narrowing
 from shared.events.state import LogState
 
-FORMAT = 1
+FORMAT = 2
 EVENTS_LIMIT = 2**32 - 1
 CHANGES_LIMIT = 200
 STRIDE = 10_000
@@ -67,6 +68,7 @@ class _Header(msgspec.Struct):
     actor: str
     subject: str
     change: _Typed
+    cause: str
 
 
 class Image(msgspec.Struct, frozen=True, array_like=True):
@@ -86,10 +88,17 @@ class Image(msgspec.Struct, frozen=True, array_like=True):
     actor_of: bytes
     change_of: bytes
     created_by: bytes
+    id_of: bytes
+    cause_of: bytes
     starts: bytes
 
 
 _header_decoder = msgspec.json.Decoder(_Header)
+
+
+def mark(identifier: str) -> int:
+    """What an id is found by; 0 for no id."""
+    return crc32(identifier.encode())
 
 
 class Numbers(dict[str, int]):
@@ -109,7 +118,8 @@ class LogIndex:
     """The columns of one origin's log. Event n's entry stands at n - 1; `starts` has one entry more.
 
     first is the id of the first event. ordered: neither time nor seen ever goes back, as in every log that Zonal wrote.
-    created_by: for an event about a resource, the n of the event that created it (its own for a creation).
+    created_by: for an event about a resource, the n of the event that created it (its own for a creation). id_of,
+    cause_of: `mark` of the event's id and of its cause's; two ids may have one mark, so what is found is looked at.
     """
 
     def __init__(self, origin: str) -> None:
@@ -119,6 +129,7 @@ class LogIndex:
         self.subjects, self.actors, self.changes = Numbers(), Numbers(), Numbers()
         self.subject_of, self.actor_of, self.change_of = array("I"), array("I"), bytearray()
         self.created_by = array("I")
+        self.id_of, self.cause_of = array("I"), array("I")
         self.starts = array("Q", (0,))
         self._time, self._seen = "", 0
         self._alive: dict[int, int] | None = {}
@@ -139,6 +150,8 @@ class LogIndex:
         if len(self.changes) > CHANGES_LIMIT:
             raise DamagedLog(self.origin, len(self) + 1, f"more than {CHANGES_LIMIT} kinds of changes")
         self.change_of.extend(changes)
+        self.id_of.extend([mark(header.id) for header in headers])
+        self.cause_of.extend([mark(header.cause) for header in headers])
         start = self.starts[-1]
         ends = []
         for line in lines:
@@ -196,6 +209,25 @@ class LogIndex:
         return {subject: self.created_by[at] for subject, at in last.items() if self.change_of[at] == applied}
 
     # --- questions ----------------------------------------------------------------------------------------------
+
+    def before(self, numbers: Collection[int]) -> dict[int, int]:
+        """For events by n, the last one before it that is about the same; those that are the first have none."""
+        waiting: dict[int, list[int]] = {}
+        for n in sorted(numbers, reverse=True):
+            waiting.setdefault(self.subject_of[n - 1], []).append(n)
+        found: dict[int, int] = {}
+        last = max(numbers, default=0)
+        subjects = self.subject_of[:last]
+        subjects.reverse()
+        for n, subject in compress(zip(range(last, 0, -1), subjects, strict=True), map(waiting.__contains__, subjects)):
+            asking = waiting[subject]
+            while asking and asking[0] > n:
+                found[asking.pop(0)] = n
+            if not asking:
+                del waiting[subject]
+                if not waiting:
+                    break
+        return found
 
     def survivors(self, base: LogState, until: int) -> Sequence[int]:
         """The events after `base` and up to `until` that must be folded to know the state at `until`; it is the last.
@@ -263,6 +295,7 @@ class LogIndex:
         nobody, nothing, withheld = index.actors[""], index.subjects[""], index.changes[WITHHELD]
         for n in hidden:
             index.actor_of[n - 1], index.subject_of[n - 1], index.change_of[n - 1] = nobody, nothing, withheld
+            index.cause_of[n - 1] = mark("")
         for numbers, column in ((index.actors, index.actor_of), (index.subjects, index.subject_of)):
             used = set(column)
             numbers.texts[:] = [text if number in used else "" for number, text in enumerate(numbers.texts)]
@@ -288,6 +321,8 @@ class LogIndex:
             self.actor_of.tobytes(),
             bytes(self.change_of),
             self.created_by.tobytes(),
+            self.id_of.tobytes(),
+            self.cause_of.tobytes(),
             self.starts.tobytes(),
         )
 
@@ -305,11 +340,13 @@ class LogIndex:
             (index.subject_of, image.subject_of),
             (index.actor_of, image.actor_of),
             (index.created_by, image.created_by),
+            (index.id_of, image.id_of),
+            (index.cause_of, image.cause_of),
             (index.starts, image.starts),
         ):
             column.frombytes(data)
-        columns = (index.subject_of, index.actor_of, index.change_of, index.created_by, index.starts[1:])
-        if any(len(column) != image.count for column in columns):
+        columns = (index.subject_of, index.actor_of, index.change_of, index.created_by, index.id_of, index.cause_of)
+        if any(len(column) != image.count for column in columns) or len(index.starts) != image.count + 1:
             raise ValueError("the columns of the index are not of one length")
         index._alive = None
         return index

@@ -7,9 +7,11 @@ since then that left a trace.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from itertools import compress
 from typing import Protocol
 
 from shared.events.checkpoint import CheckpointFault, decode_checkpoint, encode_checkpoint
@@ -17,14 +19,19 @@ from shared.events.event import (
     NO_HASH,
     Envelope,
     Event,
+    HostnameClaimed,
+    HostnameQuarantined,
+    ProxyConnected,
     Unreadable,
+    VipLeased,
+    VipQuarantined,
     decode_envelope,
     decode_event,
     encode_event,
     event_hash,
 )
 from shared.events.fold import fold_all, fold_part
-from shared.events.index import STRIDE, LogIndex
+from shared.events.index import STRIDE, LogIndex, mark
 from shared.events.search import Wanted, found
 from shared.events.state import LogState
 
@@ -117,8 +124,43 @@ class PastLog:
             yield self.event(n)
 
     def find(self, wanted: Wanted, *, newest_first: bool = False) -> Iterator[int]:
-        """The n of every event that is wanted; nothing is decoded for it."""
-        return found(self.index, wanted, newest_first=newest_first)
+        """The n of every event that is wanted; of those that may be, only facts about resources are decoded."""
+        return found(self.index, wanted, self._holder, newest_first=newest_first)
+
+    def _holder(self, n: int) -> tuple[str, str, str]:
+        """Mesh, kind and name of the resource that a fact is about."""
+        change = self.event(n).change
+        match change:
+            case VipLeased() | VipQuarantined() | HostnameClaimed() | HostnameQuarantined() | ProxyConnected():
+                return change.key.mesh, change.key.kind, change.key.name
+            case _:
+                return "", "", ""
+
+    def of_id(self, identifier: str) -> int | None:
+        """The n of the event with an id; None when it is not in this log."""
+        return next(
+            (n for n in self._marked(self.index.id_of, {identifier}) if self.envelope(n).id == identifier), None
+        )
+
+    def caused_by(self, ids: Collection[str], after: int = 0) -> Iterator[int]:
+        """The n of every event after `after` whose cause is one of `ids`."""
+        return (n for n in self._marked(self.index.cause_of, ids, after) if self.envelope(n).cause in ids)
+
+    def _marked(self, column: Sequence[int], ids: Collection[str], after: int = 0) -> Iterator[int]:
+        marks = {mark(one) for one in ids}
+        return compress(range(after + 1, len(self) + 1), map(marks.__contains__, column[after:]))
+
+    def before_seen(self, g: int) -> int:
+        """The last event that was written before global's event g was seen."""
+        return bisect_left(self.numbers, g, key=lambda n: self.envelope(n).seen)
+
+    def before_time(self, time: str) -> int:
+        """The last event before a time (as events carry it)."""
+        return bisect_left(self.numbers, time, key=lambda n: self.envelope(n).time)
+
+    def up_to_time(self, time: str) -> int:
+        """The last event that is not after a time."""
+        return bisect_right(self.numbers, time, key=lambda n: self.envelope(n).time)
 
     def head(self, n: int) -> str:
         """Hash of event n: what the log's chain says its state at n must name."""

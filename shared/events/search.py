@@ -1,16 +1,26 @@
-"""Finding events of a log by what they are about, who wrote them and when, from the index alone. Pure."""
+"""Finding events of a log by what they are about, who wrote them and when, mostly from the index alone. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from functools import reduce
 from itertools import compress, repeat
-from operator import and_
+from operator import and_, mul
+from typing import TypeAlias
 
 import msgspec
 
 from shared.events.index import WITHHELD, LogIndex
 from shared.events.subject import place_of
+
+FACTS = frozenset({"Vip", "Hostname", "Proxy"})
+"""What a zone records about a resource, which is named inside of the event only."""
+
+_NO, _YES, _PERHAPS = range(3)
+
+Holder: TypeAlias = Callable[[int], tuple[str, str, str]]
+"""Mesh, kind and name of the resource that the fact n is about."""
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +28,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
     kinds: kinds of resource, or of what an event is about (`Vip`, `Hostname`, `Proxy`, …). names, meshes: of it.
     changes: kinds of change (`ResourceApplied`, …). actors: whoever wrote it. after, until: after < n <= until.
+    Names and actors may hold `*` and `?`. Facts about a resource are found by the resource as well.
     """
 
     kinds: frozenset[str] | None = None
@@ -29,33 +40,42 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     until: int | None = None
 
 
-def found(index: LogIndex, wanted: Wanted, *, newest_first: bool = False) -> Iterator[int]:
+def found(index: LogIndex, wanted: Wanted, holder: Holder, *, newest_first: bool = False) -> Iterator[int]:
     """The n of every event that is wanted, in order; withheld ones never are."""
     first, last = max(wanted.after, 0), len(index) if wanted.until is None else min(wanted.until, len(index))
     numbers: Sequence[int] = range(first + 1, last + 1)
     step = -1 if newest_first else 1
     chosen: list[Iterator[int]] = []
-    if wanted.kinds is not None or wanted.names is not None or wanted.meshes is not None:
-        about = bytes(_is_about(wanted, subject) for subject in index.subjects.texts)
-        chosen.append(map(about.__getitem__, index.subject_of[first:last][::step]))
     for words, texts, column in (
         (wanted.actors, index.actors.texts, index.actor_of),
         (wanted.changes, index.changes.texts, index.change_of),
     ):
         if words is not None:
-            among = bytes(text in words for text in texts)
+            among = bytes(_is_one(text, words) for text in texts)
             chosen.append(map(among.__getitem__, column[first:last][::step]))
     if WITHHELD in index.changes:
         readable = bytes(text != WITHHELD for text in index.changes.texts)
         chosen.append(map(readable.__getitem__, index.change_of[first:last][::step]))
     selected: Iterable[int] = repeat(1) if not chosen else reduce(lambda one, other: map(and_, one, other), chosen)
-    return compress(numbers[::step], selected)
+    if wanted.kinds is None and wanted.names is None and wanted.meshes is None:
+        yield from compress(numbers[::step], selected)
+        return
+    about = bytes(_is_about(wanted, *place_of(subject)) for subject in index.subjects.texts)
+    said = bytes(map(mul, map(about.__getitem__, index.subject_of[first:last][::step]), selected))
+    for place, n in compress(enumerate(numbers[::step]), said):
+        if said[place] == _YES or _is_about(wanted, *holder(n)) == _YES:
+            yield n
 
 
-def _is_about(wanted: Wanted, subject: str) -> bool:
-    mesh, kind, name = place_of(subject)
-    return (
+def _is_about(wanted: Wanted, mesh: str, kind: str, name: str) -> int:
+    if (
         (wanted.kinds is None or kind in wanted.kinds)
-        and (wanted.names is None or name in wanted.names)
+        and (wanted.names is None or _is_one(name, wanted.names))
         and (wanted.meshes is None or mesh in wanted.meshes)
-    )
+    ):
+        return _YES
+    return _PERHAPS if kind in FACTS else _NO
+
+
+def _is_one(text: str, words: Collection[str]) -> bool:
+    return text in words or any(fnmatchcase(text, word) for word in words if "*" in word or "?" in word)

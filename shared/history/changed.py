@@ -23,12 +23,15 @@ def changed_by(history: History, event: Event) -> list[ResourceChange]:
         case other:
             said: dict[str, Any] = shown(codec.to_plain(other))
             return [ResourceChange(said.pop("type"), event.subject, "added", (FieldChange((), after=said),))]
-    return difference(_tree(key, _before(history, event, key)), _tree(key, after), whole=True)
+    return difference(_tree(key, _before(history, event)), _tree(key, after), whole=True)
 
 
-def _before(history: History, event: Event, key: ResourceKey) -> Any:
-    stored = history.log(event.origin).state(event.n - 1).resources.get(key)
-    return None if stored is None else shown(codec.to_plain(stored.resource))
+def _before(history: History, event: Event) -> Any:
+    """The resource as it was before an event about it; None where there was none."""
+    log = history.log(event.origin)
+    n = log.index.before([event.n]).get(event.n)
+    change = None if n is None else log.event(n).change
+    return shown(codec.to_plain(change.resource)) if isinstance(change, ResourceApplied) else None
 
 
 def _tree(key: ResourceKey, value: Any) -> dict[str, dict[str, Any]]:

@@ -47,6 +47,19 @@ def computed(resource: R, zone: str) -> R:
 
     A global-origin resource keeps a `kuma.io/zone` of its author: it pins the egress (decision 19).
     """
+    labels = resource.labels.update(_forced(resource, zone))
+    if isinstance(resource, ZoneEgress) and zone:
+        return replace(resource, labels=labels, zone=zone)
+    return replace(resource, labels=labels)
+
+
+def forced_labels(resource: Resource) -> frozenset[str]:
+    """Which labels of a resource, as it stands in a log, are computed and not its author's."""
+    is_zones = resource.labels.get(ORIGIN_LABEL) == "zone"
+    return frozenset(_forced(resource, resource.labels.get(ZONE_LABEL, "") if is_zones else ""))
+
+
+def _forced(resource: Resource, zone: str) -> dict[str, str]:
     forced = {DISPLAY_NAME_LABEL: resource.name, ORIGIN_LABEL: "zone" if zone else "global"}
     if mesh := mesh_of(resource):
         forced[MESH_LABEL] = mesh
@@ -54,10 +67,7 @@ def computed(resource: R, zone: str) -> R:
         forced |= {ZONE_LABEL: zone, ENV_LABEL: UNIVERSAL}
     if isinstance(resource, Policy):
         forced[ROLE_LABEL] = SYSTEM
-    labels = resource.labels.update(forced)
-    if isinstance(resource, ZoneEgress) and zone:
-        return replace(resource, labels=labels, zone=zone)
-    return replace(resource, labels=labels)
+    return forced
 
 
 def label_faults(labels: Labels) -> tuple[tuple[str, str], ...]:

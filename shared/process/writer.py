@@ -9,8 +9,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from shared.events import moment
 from shared.events.compose import compose
 from shared.events.event import Change, Event, LogSigned
 from shared.events.fold import fold, fold_all
@@ -22,7 +23,12 @@ from shared.process.collector import collector_paused
 
 def event_time() -> str:
     """Now, as events carry it: RFC 3339, UTC, microseconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.event_time(datetime.now(UTC))
+
+
+def just_after(time: str) -> str:
+    """The next moment that can be told apart from an event's time."""
+    return moment.event_time(datetime.fromisoformat(time) + timedelta(microseconds=1))
 
 
 class LogWriter:
@@ -41,13 +47,25 @@ class LogWriter:
         self._signer = signer
 
     def prepare(
-        self, changes: Sequence[Change], *, actor: str, cause: str = "", seen: int = 0, state: LogState | None = None
+        self,
+        changes: Sequence[Change],
+        *,
+        actor: str,
+        cause: str | Sequence[str] = "",
+        seen: int = 0,
+        state: LogState | None = None,
     ) -> tuple[Event, ...]:
-        """Events for `changes` on top of `state` (default: the current one); nothing is written."""
+        """Events for `changes` on top of `state` (default: the current one); nothing is written.
+
+        cause is that of all, or one for each.
+        """
         base = self.state if state is None else state
         ids = tuple(uuid.uuid4().hex for _ in changes)
         # Event time never runs backwards in one log, whatever the clock does: quarantines are decided by it.
-        time = max(self._clock(), base.time)
+        # Nor does it stand still: what was written together is known by its time.
+        time = self._clock()
+        if time <= base.time:
+            time = just_after(base.time)
         kid = self._signer.kid if self._signer is not None else ""
         return compose(base, changes, ids=ids, time=time, actor=actor, seen=seen, cause=cause, kid=kid)
 

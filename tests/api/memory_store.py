@@ -95,7 +95,7 @@ class MemoryStore:
             decision = decide_write(ready, self.writer.state, self.hub, self.zone, wraps=wraps)
             if isinstance(decision, Rejected):
                 return decision
-            events = self.writer.prepare(decision.changes, actor=actor)
+            events = self.writer.prepare(decision.changes, actor=actor, cause=decision.causes)
             await self.writer.commit(events)
         return Written(versions(decision.results, events), warnings + decision.warnings, self.writer.state.n)
 

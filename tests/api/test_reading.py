@@ -138,6 +138,7 @@ def test_a_reader_of_a_mesh_sees_of_the_past_what_they_see_of_the_present(api: T
         ("/history/diff", {"before": "0", "zone": "east"}),
         ("/history/diff", {"before": "east:1", "zone": "east", "scope": "proxies"}),
         ("/history/bisect", {"good": "0", "zone": "east", "predicate": "resource mesh/red missing"}),
+        ("/history/events", {"origin": "*"}),
         ("/history/deliveries", {}),
         ("/history/origins", {}),
     ],
@@ -154,6 +155,23 @@ def test_nothing_of_another_mesh_is_in_any_answer(api: TestClient[Litestar], pat
     assert ("blue" in whole) == (
         path not in ("/history/deliveries", "/history/origins") and "red.web" not in params.values()
     )
+
+
+def test_what_an_event_led_to_is_told_as_far_as_its_reader_may_see(api: TestClient[Litestar]) -> None:
+    """A generator gave names in both meshes; an event of the other mesh, its resource and its undo never were."""
+    (row,) = api.get("/history/events", params={"kind": "hg"}, headers=RED).json()["items"]
+    shown, whole = (api.get(f"/history/events/{GLOBAL}/{row['moment']}", headers=one) for one in (RED, ADMIN))
+    assert [len(answer.json()["effects"]) for answer in (shown, whole)] == [2, 4]
+    assert "blue" not in shown.text
+    (theirs,) = api.get("/history/events", params={"name": "pay-blue", "kind": "mes"}, headers=ADMIN).json()["items"]
+    for path in (f"events/{GLOBAL}/{theirs['moment']}", f"undo/{GLOBAL}/{theirs['moment']}"):
+        assert api.get(f"/history/{path}", headers=ADMIN).status_code == 200
+        assert api.get(f"/history/{path}", headers=RED).status_code == 404
+    for of, status in (("red", 200), ("blue", 404)):
+        path = f"/history/blame/meshes/{of}/meshexternalservices/pay-{of}"
+        answer = api.get(path, headers=RED)
+        assert answer.status_code == status
+        assert len(api.get(path, headers=ADMIN).json()["facts"]) > 2
 
 
 def test_a_bisection_finds_what_its_reader_may_see(api: TestClient[Litestar]) -> None:

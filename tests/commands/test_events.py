@@ -21,17 +21,27 @@ def event(n: int, origin: str = "global") -> dict[str, Any]:
     return {"n": n, "origin": origin, "time": f"2026-01-01T00:00:0{n}Z", "actor": "admin", "change": change}
 
 
+def row(n: int, origin: str) -> dict[str, Any]:
+    told = {"about": "MeshExternalService default/payments", "what": "spec.match.port 80→81"}
+    moment = str(n) if origin == "global" else f"{origin}:{n}"
+    return {"moment": moment, "time": f"2026-01-01T00:00:0{n}Z", "actor": "admin", "whole": event(n, origin)} | told
+
+
+def query_of(request: Request) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(request.path).query)
+
+
 def log(request: Request) -> tuple[int, Any]:
-    query = {name: values[0] for name, values in parse_qs(urlsplit(request.path).query).items()}
-    after, until = int(query.get("after", 0)), int(query.get("until", 9))
-    origin = query["origin"]
-    limit = min(int(query["limit"]), 4)
-    return 200, {"items": [event(n, origin) for n in range(1, 10) if after < n <= until][:limit], "last": 9}
+    query = query_of(request)
+    (origin,) = query["origin"]
+    after, limit = int(query.get("after", ["0"])[0]), int(query["limit"][0])
+    last = 12 if after >= 9 else 9
+    return 200, {"items": [row(n, origin) for n in range(after + 1, last + 1)][-limit:], "last": {origin: last}}
 
 
 @pytest.fixture
 def logs(api: Api) -> Api:
-    api.answers["GET /events"] = log
+    api.answers["GET /history/events"] = log
     return api
 
 
@@ -39,43 +49,61 @@ def shown(text: str) -> list[str]:
     return [line.split()[0] for line in text.splitlines()[1:]]
 
 
-def test_the_latest_events_are_shown(logs: Api, zonal: Zonal) -> None:
-    """Without bounds the last ones are shown, in order; --after, --until and --limit choose others."""
+def test_each_event_is_a_line_that_says_what_changed(logs: Api, zonal: Zonal) -> None:
+    """Moment, time, author, and what became of what; a zone's moments are written east:n."""
     assert shown(zonal("events").out) == [str(n) for n in range(1, 10)]
     assert shown(zonal("events", "--limit", "2").out) == ["8", "9"]
-    assert shown(zonal("events", "--after", "3", "--until", "8").out) == ["4", "5", "6", "7", "8"]
-    assert shown(zonal("events", "--after", "3", "--limit", "2").out) == ["4", "5"]
-    assert zonal("events", "--after", "8").out.splitlines()[1].split() == [
-        "9", "2026-01-01T00:00:09Z", "admin", "ResourceApplied", "Mesh", "default/r9",
-    ]  # fmt: skip
-
-
-def test_a_zones_events_are_named_by_zone(logs: Api, zonal: Zonal) -> None:
-    """`--zone east` reads east's log; its moments are written east:n."""
     done = zonal("events", "--zone", "east", "--limit", "1")
-    assert done.out.splitlines()[1].split() == [
-        "east:9", "2026-01-01T00:00:09Z", "admin", "VipLeased", "MeshExternalService", "default/payments",
-        "127.101.0.7",
-    ]  # fmt: skip
+    assert done.out.splitlines()[1] == (
+        "east:9  2026-01-01T00:00:09Z  admin  MeshExternalService default/payments: spec.match.port 80→81"
+    )
+    found = json.loads(zonal("events", "--limit", "2", "-o", "json").out)
+    assert ([one["n"] for one in found["items"]], found["last"]) == ([8, 9], 9)
 
 
-def test_events_are_chosen_by_kind(logs: Api, zonal: Zonal) -> None:
-    """--kind takes a kind of resource or of change."""
-    assert shown(zonal("events", "--kind", "mesh").out) == ["1", "3", "5", "7", "9"]
-    assert shown(zonal("events", "--kind", "VipLeased").out) == []
-    found = json.loads(zonal("events", "--kind", "secret", "-o", "json").out)
-    assert ([one["n"] for one in found["items"]], found["last"]) == ([2, 4, 6, 8], 9)
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--kind", "mes", "--kind", "Vip", "--name", "pay*"), {"kind": ["mes", "Vip"], "name": ["pay*"]}),
+        (("-m", "default", "--actor", "system:*"), {"mesh": ["default"], "actor": ["system:*"]}),
+        (("--after", "3", "--until", "8"), {"after": ["3"], "upto": ["8"]}),
+        (("--since", "2026-01-01", "--until", "2026-01-01T03:12:00+02:00"),
+         {"since": ["2026-01-01T00:00:00.000000Z"], "until": ["2026-01-01T01:12:00.000000Z"]}),
+    ],
+)  # fmt: skip
+def test_events_are_asked_for_as_people_mean_them(
+    logs: Api, zonal: Zonal, words: tuple[str, ...], expected: dict[str, list[str]]
+) -> None:
+    """Conditions go to the API; times as events carry them, a number as --until is a sequence."""
+    assert zonal("events", *words).code == 0
+    assert query_of(logs.requests[-1]) == {"origin": ["global"], "limit": ["100"]} | expected
 
 
-def test_following_prints_one_line_per_event(logs: Api, zonal: Zonal) -> None:
-    """--follow starts after the last event, streams JSON lines, and fails when the stream breaks."""
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--kind", "nonsense"), "no kind of resource or change; there are: "),
+        (("--since", "yesterday"), "is no time"),
+        (("--limit", "0"), "from 1 to"),
+        (("--follow", "--until", "9"), "without an end"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(logs: Api, zonal: Zonal, words: tuple[str, ...], said: str) -> None:
+    """Before anything is asked."""
+    done = zonal("events", *words)
+    assert (done.code, logs.requests) == (2, [])
+    assert said in done.err
+
+
+def test_following_goes_on_where_the_last_ones_end(logs: Api, zonal: Zonal) -> None:
+    """--follow shows the newest, then what comes, and fails when the stream breaks."""
     lines = b"".join(json.dumps(event(n)).encode() + b"\n\n" for n in (10, 11))
     logs.answers["GET /events/follow"] = (200, lines)
-    done = zonal("events", "--follow", "-o", "json")
-    assert [json.loads(line)["n"] for line in done.out.splitlines()] == [10, 11]
-    assert logs.requests[-1].path == "/events/follow?origin=global&after=9"
+    done = zonal("events", "--follow", "--limit", "2", "-o", "json")
+    assert [json.loads(line)["n"] for line in done.out.splitlines()] == [8, 9, 10, 11, 12]
+    assert "/events/follow?origin=global&after=9" in [request.path for request in logs.requests]
     assert (done.code, done.err) == (1, "the stream of events ended\n")
-    assert zonal("events", "--follow").out.splitlines()[0].split()[0] == "10"
+    assert zonal("events", "--follow", "--limit", "1").out.splitlines()[1].split()[0] == "10"
 
 
 def test_proxies_are_listed_and_inspected(api: Api, zonal: Zonal) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,7 +75,65 @@ def test_every_command_of_the_tour_works(playground: Path, command: str) -> None
     assert done.stdout.strip()
 
 
+def zonal(playground: Path, *words: str) -> tuple[int, str]:
+    """Exit code and output of a command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "shared.cli", *words],
+        cwd=playground,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def told(playground: Path, *words: str) -> Any:
+    """What a command says as JSON."""
+    code, text = zonal(playground, *words, "-o", "json")
+    assert code == 0, text
+    return json.loads(text)
+
+
+def facts(playground: Path) -> dict[tuple[str, str], str]:
+    """VIP and names of payments in every zone."""
+    found = told(playground, "blame", "mes", "payments")["facts"]
+    return {(one["zone"], one["what"]): one["value"] for one in found}
+
+
+def until(check: Callable[[], bool]) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_what_was_deleted_comes_back_with_its_address_and_its_names(playground: Path) -> None:
+    """An undo, and the undo of that; as long as they are kept, VIP and names are the same ones (decision 15)."""
+    before, resource = facts(playground), told(playground, "get", "mes", "payments")["spec"]
+    assert len(before) == 8
+    assert zonal(playground, "delete", "mes", "payments")[0] == 0
+    n = told(playground, "events", "--kind", "ResourceDeleted", "--name", "payments")["items"][-1]["n"]
+    until(lambda: len(told(playground, "show", str(n))["effects"]) == 8)
+    assert zonal(playground, "undo", str(n))[0] == 2
+    (result,) = told(playground, "undo", str(n), "--yes")["results"]
+    until(lambda: len(facts(playground)) == 8)
+    assert facts(playground) == before
+    assert told(playground, "get", "mes", "payments")["spec"] == resource
+    again = told(playground, "show", str(result["version"]))
+    assert [one["moment"] for one in again["causes"]] == [str(n)]
+    groups = [group for zone in again["served"] for group in zone["groups"]]
+    assert sorted(len(group["proxies"]) for group in groups) == [1, 1, 1, 1]
+    assert told(playground, "undo", str(result["version"]), "--yes")["results"][0]["outcome"] == "deleted"
+    assert zonal(playground, "undo", str(n), "--yes")[0] == 0
+    fact = told(playground, "events", "--zone", "east", "--kind", "Vip")["items"][-1]["n"]
+    assert zonal(playground, "undo", f"east:{fact}", "--yes")[0] == 3
+
+
 def test_the_tour_is_not_empty() -> None:
     """It shows resources, events, proxies and history."""
-    words, shown = " ".join(tour()), ("get", "events", "inspect", "explain", "diff", "replay", "bisect")
+    words = " ".join(tour())
+    shown = ("get", "events", "show", "blame", "undo", "inspect", "explain", "diff", "replay", "bisect")
     assert all(f"zonal {command}" in words for command in shown)

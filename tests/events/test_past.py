@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 
 import msgspec
 import pytest
@@ -11,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.events.checkpoint import CheckpointFault, decode_checkpoint, encode_checkpoint
-from shared.events.event import GLOBAL, Change, Event, encode_event, event_hash
+from shared.events.event import GLOBAL, Change, Event, ResourceDeleted, encode_event, event_hash
 from shared.events.fold import fold, fold_all
 from shared.events.index import DamagedLog, LogIndex
 from shared.events.past import PastLog
 from shared.events.search import Wanted
 from shared.events.state import LogState
 from shared.events.subject import place_of
+from shared.model.resource import ResourceKey
 from tests.builders import LogBuilder, applied, deleted, mes, mesh
 from tests.events.changes import east_log, logs, permission
 from tests.sim.world import World
@@ -196,7 +198,9 @@ def test_events_are_found_by_what_they_are_about() -> None:
         Wanted(kinds=frozenset({"MeshExternalService", "Vip"})),
         Wanted(kinds=frozenset({"Hostname"}), meshes=frozenset({"other"}), after=10),
         Wanted(names=frozenset({"s3"})),
+        Wanted(names=frozenset({"s?", "nobody"}), meshes=frozenset({"default"})),
         Wanted(actors=frozenset({"sim"})),
+        Wanted(actors=frozenset({"system:*"}), names=frozenset({"*3"})),
         Wanted(actors=frozenset(actors), changes=frozenset(sorted(changes)[:2])),
     ]
     for wanted in asked:
@@ -207,16 +211,23 @@ def test_events_are_found_by_what_they_are_about() -> None:
 
 
 def _is_wanted(event: Event, wanted: Wanted) -> bool:
-    mesh_name, kind, name = place_of(event.subject)
-    pairs = (
-        (wanted.kinds, kind),
-        (wanted.names, name),
-        (wanted.meshes, mesh_name),
-        (wanted.actors, event.actor),
-        (wanted.changes, type(event.change).__name__),
-    )
+    """A fact about a resource is looked for by what holds it as well."""
+    key = None if isinstance(event.change, ResourceDeleted) else getattr(event.change, "key", None)
+    places = [place_of(event.subject), *([(key.mesh, key.kind, key.name)] if isinstance(key, ResourceKey) else [])]
     until = event.n if wanted.until is None else wanted.until
-    return wanted.after < event.n <= until and all(words is None or word in words for words, word in pairs)
+    return (
+        wanted.after < event.n <= until
+        and _is_one(event.actor, wanted.actors)
+        and _is_one(type(event.change).__name__, wanted.changes)
+        and any(
+            _is_one(mesh_name, wanted.meshes) and _is_one(kind, wanted.kinds) and _is_one(name, wanted.names)
+            for mesh_name, kind, name in places
+        )
+    )
+
+
+def _is_one(text: str, words: frozenset[str] | None) -> bool:
+    return words is None or any(fnmatchcase(text, word) for word in words)
 
 
 def test_single_events_and_the_chain_are_read_in_place() -> None:
@@ -230,3 +241,24 @@ def test_single_events_and_the_chain_are_read_in_place() -> None:
     for n in (0, 10):
         with pytest.raises(IndexError):
             past.event(n)
+
+
+def test_what_stood_before_and_what_caused_it_is_found_from_the_index() -> None:
+    """The last event about the same, by id, and what names an event as its cause; as looking at each event finds."""
+    world = World(3, zones=1)
+    world.run(150)
+    events = world.zones[0].own.events
+    past = PastLog.of(world.zones[0].name, events)
+    expected: dict[int, int] = {}
+    last: dict[str, int] = {}
+    for event in events:
+        if event.subject in last:
+            expected[event.n] = last[event.subject]
+        last[event.subject] = event.n
+    assert past.index.before(list(past.numbers)) == expected
+    assert past.index.before([n for n in expected if n % 3 == 0]) == {n: m for n, m in expected.items() if n % 3 == 0}
+    assert [past.of_id(event.id) for event in events] == list(past.numbers)
+    assert past.of_id("nothing") is None
+    causes = {event.cause for event in events if event.cause}
+    assert len(causes) > 5
+    assert list(past.caused_by(causes, 10)) == [event.n for event in events if event.n > 10 and event.cause]

@@ -85,6 +85,15 @@ def test_the_commands_work_on_a_bundle(file: Path, capsys: pytest.CaptureFixture
     assert "spec.endpoints[address=" in zonal("diff", "800", "1200", "--zone", "east", *where)
     assert "ResourceApplied" in zonal("explain", ".egress-east", "service-00001", "--zone", "east", *where)
     assert len(zonal("events", "--limit", "7", "--kind", "secret", *where).splitlines()) == 8
+    assert "service-00001: " in zonal("events", "--name", "service-00001", "--all", *where)
+    n = json.loads(zonal("events", "--name", "service-00001", "--kind", "mes", "-o", "json", *where))["items"][-1]["n"]
+    shown = json.loads(zonal("show", str(n), "--proxies", "-o", "json", *where))
+    assert shown["fields"]
+    assert sum(len(group["proxies"]) for zone in shown["served"] for group in zone["groups"]) == 2
+    assert f"{n} " in zonal("blame", "mes", "service-00001", *where)
+    assert json.loads(zonal("undo", str(n), "--dry-run", "-o", "json", *where))["plan"]["steps"][0]["fields"]
+    assert cli.run(["undo", str(n), "--yes", *where]) == 2
+    assert "not written to" in capsys.readouterr().err
     again = file.with_name("again")
     zonal("bundle", "export", str(again), *where)
     assert gzip.decompress(again.read_bytes()).splitlines()[1:] == gzip.decompress(file.read_bytes()).splitlines()[1:]
