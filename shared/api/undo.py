@@ -1,5 +1,7 @@
 """Undo over HTTP: `GET /history/undo/{origin}/{n}` says what would be done, `POST /history/undo` does it.
 
+With `?dry-run=diff` it says what that would lead to for every proxy, and nothing is written.
+
 It is an ordinary write: to the log of the plane that is asked, conditional, by whoever calls, and of several resources
 all or nothing. Ciphertexts are taken from the log as they stand there; nothing is opened.
 """
@@ -14,6 +16,7 @@ from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
 from shared.api.auth import actor
+from shared.api.dry_run import DryRuns, is_dry
 from shared.api.history import asked_of
 from shared.api.history_events import event_of
 from shared.api.problem import Problem, rejected
@@ -45,6 +48,8 @@ def undo_routes(past: PlaneHistory | None, store: ResourceStore, zone: str) -> l
     if past is None:
         return []
 
+    dry_runs = DryRuns(store)
+
     @get("/history/undo/{origin:str}/{n:str}")
     async def plan(request: Call) -> Response[bytes]:
         origin, n = event_of(request.path_params)
@@ -66,6 +71,8 @@ def undo_routes(past: PlaneHistory | None, store: ResourceStore, zone: str) -> l
         found, told = await asked_of(past, lambda history: _or_problem(lambda: question(history)))
         _check(request, told)
         writes = [_write(command, cause) for command, cause in found.writes()]
+        if is_dry(request):
+            return await dry_runs.answer(writes, request, batch=len(writes) > 1)
         outcome = await store.write(writes, actor(request)) if writes else Written((), (), 0)
         if isinstance(outcome, Rejected):
             raise rejected(outcome, batch=len(writes) > 1)

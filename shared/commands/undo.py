@@ -10,11 +10,12 @@ from cyclopts import Parameter
 
 from shared.commands import connect
 from shared.commands import output as printing
-from shared.commands.client import Client
+from shared.commands.client import ApiRefused, Client
 from shared.commands.connect import OutputFlag
 from shared.commands.events import EventName, event_named, fields
 from shared.commands.failure import CommandFailed
 from shared.commands.source import HERE, Source, known
+from shared.commands.whatif import DIFF, dry_client, told
 from shared.events.event import GLOBAL
 from shared.events.history import History
 from shared.history.undo import CannotUndo
@@ -40,18 +41,21 @@ def undo(
     if output == "table":
         _show(plan)
     done = None
+    body = msgspec.json.encode({"origin": origin, "n": n, "batch": batch})
     if plan["conflicting"]:
         printing.say(f"what the event changed was changed again since; {_NOTHING}")
-    elif not dry_run and any(step["action"] != "nothing" for step in plan["steps"]):
-        if client is None:
+    elif any(step["action"] != "nothing" for step in plan["steps"]):
+        if client is None and not dry_run:
             raise CommandFailed(
                 "a store or a bundle is not written to; --dry-run shows what would be done", ExitCode.USAGE
             )
-        _confirm(yes=yes)
-        body = msgspec.json.encode({"origin": origin, "n": n, "batch": batch})
-        done = client.post("/history/undo", body, if_match=plan["etag"])
-        for warning in done["warnings"]:
-            printing.say(f"warning: {warning}")
+        if client is not None and output == "table":
+            _foretell(dry_client(source.api, source.token_file, _zone(source, origin)), body, plan, dry_run=dry_run)
+        if client is not None and not dry_run:
+            _confirm(yes=yes)
+            done = client.post("/history/undo", body, if_match=plan["etag"])
+            for warning in done["warnings"]:
+                printing.say(f"warning: {warning}")
     if output != "table":
         printing.document({"plan": plan, "results": done["results"] if done else []}, output)
     elif done:
@@ -62,7 +66,11 @@ def undo(
 
 def _client(source: Source, origin: str) -> Client:
     """Events are taken back where they were written."""
-    return connect.client(source.api, source.token_file, None if origin == GLOBAL or source.api else origin)
+    return connect.client(source.api, source.token_file, _zone(source, origin))
+
+
+def _zone(source: Source, origin: str) -> str | None:
+    return None if origin == GLOBAL or source.api else origin
 
 
 def _plan(source: Source, client: Client | None, origin: str, n: int, *, batch: bool) -> dict[str, Any]:
@@ -79,6 +87,17 @@ def _plan(source: Source, client: Client | None, origin: str, n: int, *, batch: 
 
     planned_offline: dict[str, Any] = source.asked("", question)
     return planned_offline
+
+
+def _foretell(client: Client, body: bytes, plan: dict[str, Any], *, dry_run: bool) -> None:
+    """Show what it would lead to for proxies. Who may not write may look at the resources alone."""
+    try:
+        found = client.post(f"/history/undo?{DIFF}", body, if_match=plan["etag"])
+    except ApiRefused as refused:
+        if refused.status != 403 or not dry_run:
+            raise
+        return
+    told(found, "table")
 
 
 def _confirm(*, yes: bool) -> None:

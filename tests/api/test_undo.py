@@ -60,6 +60,10 @@ def test_an_undo_is_a_conditional_write_that_names_what_it_takes_back(api: Api, 
     ]
     later = put(api, port=81, team="x")
     assert undo(api, n, headers={"If-Match": plan["etag"]}).status_code == 409
+    count = len(store.log.events)
+    foreseen = api.post("/history/undo?dry-run=diff", json={"origin": GLOBAL, "n": n}).json()
+    assert [one["verb"] for one in foreseen["resources"]] == ["changed"]
+    assert (foreseen["results"][0]["outcome"], len(store.log.events)) == ("configured", count)
     assert undo(api, n, headers={"If-Match": f'"{later}"'}).json()["results"][0]["outcome"] == "configured"
     assert port(api) == 80
     last = store.log.events[-1]
