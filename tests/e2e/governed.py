@@ -121,6 +121,13 @@ class Held:
         except OSError:
             return False
 
+    def heard(self) -> bytes:
+        """The line that the other side says first; b"" when it closes instead."""
+        try:
+            return self._file.readline()
+        except OSError:
+            return b""
+
     def closed_within(self, seconds: float) -> bool:
         """Whether the other side closes first."""
         self._socket.settimeout(seconds)

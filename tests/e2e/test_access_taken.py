@@ -1,4 +1,7 @@
-"""Access that is taken away: who loses a service loses the connections it has open, and nobody else loses any."""
+"""Access that is taken away: who loses a service loses the connections it has open, and nobody else loses any.
+
+And access that is not there: for who is denied nothing is dialled, and nothing is heard of what a server says first.
+"""
 
 from __future__ import annotations
 
@@ -25,20 +28,21 @@ from zone_cp.view.zone_view import ProxyView
 pytestmark = pytest.mark.e2e
 
 SERVICES = ("lines", "quiet", "slow")
+GREETING = b"220 at your service\n"
+"""What `mail` says to everybody who connects, before they say anything."""
 BOUND_SECONDS = 10
 """More than the Envoys' drain time of one second; in production it is five."""
 JOB = ("Exact", "spiffe://default/job")
-DIALS = {MESH: "egress-egress", DIRECT: "sidecar-sidecar"}
-"""By mesh, the Envoy that dials the outside."""
 FORBIDDING = "\nrouting: {defaultForbidMeshExternalServiceAccess: true}\n"
 
 
 class Two(LoopbackZone):
     """A zone with a second sidecar, of the workload `job`, which reaches services at explicit outbounds."""
 
-    def __init__(self, directory: Path, name: str, mesh: str) -> None:
-        self.port, self.outbounds = take_port(), {one: take_port() for one in SERVICES}
-        super().__init__(directory, DATAPLANE.format(inbound=take_port(), port=self.port), name=name, mesh=mesh)
+    def __init__(self, directory: Path, name: str, mesh: str, *, on_demand: bool) -> None:
+        self.port, self.outbounds = take_port(), {one: take_port() for one in (*SERVICES, "mail")}
+        dataplane = DATAPLANE.format(inbound=take_port(), port=self.port)
+        super().__init__(directory, dataplane, name=name, mesh=mesh, on_demand=on_demand)
         refs = [
             {"address": "127.0.0.1", "port": port, "backendRef": {"kind": "MeshExternalService", "name": one}}
             for one, port in self.outbounds.items()
@@ -58,17 +62,25 @@ class Two(LoopbackZone):
 
 
 class World:
-    """The services `lines` and `quiet` (tcp) and `slow` (http), used by the workloads `web` and `job`."""
+    """The services `lines`, `quiet`, `mail` (tcp) and `slow` (http), used by the workloads `web` and `job`."""
 
     def __init__(self, directory: Path, servers: Servers, name: str, mesh: str) -> None:
-        self.mesh, self.zone, self.opened = mesh, Two(directory, name, mesh), ExitStack()
-        self.change(*(service(one, self.zone.port, servers.add(one).port) for one in SERVICES))
+        self.mesh, self.opened = mesh, ExitStack()
+        self.dials = f"{name}-{'egress' if mesh == MESH else 'sidecar'}"
+        self.zone = Two(directory, name, mesh, on_demand=name == "on-demand")
+        self.servers = {one: servers.add(one) for one in self.zone.outbounds}
+        self.servers["mail"].greeting = GREETING
+        self.change(*(service(one, self.zone.port, server.port) for one, server in self.servers.items()))
         for who in ("web", "job"):
             eventually(lambda who=who: all(self.works(who, one) for one in SERVICES), f"answers for {who}")  # type: ignore[misc]
 
     def change(self, *texts: str) -> None:
+        """Apply, and wait until every Envoy has answered for it."""
         self.zone.apply(*texts)
         self.zone.show()
+        position = self.zone.view.position
+        doubles = self.zone.ads.values()
+        eventually(lambda: all(one.stream.delivered == position for one in doubles), "every Envoy's answer", 40)
 
     def undo(self) -> None:
         """The mesh as it was, without permissions."""
@@ -91,6 +103,13 @@ class World:
         except OSError:
             return False
 
+    def hears(self, who: str) -> bytes:
+        """What `mail` says to a workload before it says anything; b"" when its connection is closed."""
+        try:
+            return self.open(who, "mail").heard()
+        except OSError:
+            return b""
+
     def replaced(self) -> dict[str, str]:
         """How often each Envoy has replaced chains of a listener."""
         return {name: envoy.admin("/stats?filter=in_place_updated") for name, envoy in self.zone.envoys.items()}
@@ -100,11 +119,11 @@ def answers(held: Held, name: str) -> bool:
     return held.get() == 200 if name == "slow" else held.talk()
 
 
-@pytest.fixture(scope="module", params=["egress", "sidecar"])
+@pytest.fixture(scope="module", params=["egress", "on-demand", "sidecar"])
 def placed(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[World]:
-    """TLS at the zone egress, and in direct mode."""
+    """TLS at the zone egress, at one that loads its clusters when they are first used, and in direct mode."""
     with Servers() as servers:
-        mesh = MESH if request.param == "egress" else DIRECT
+        mesh = DIRECT if request.param == "sidecar" else MESH
         world = World(tmp_path_factory.mktemp(request.param), servers, request.param, mesh)
         try:
             yield world
@@ -152,10 +171,10 @@ def test_who_gains_loses_nothing(world: World) -> None:
     world.change(permission("b", "lines", allow=[EVERYBODY]))
     world.undo()
     world.change(service("more", world.zone.port, 1))
-    eventually(
-        lambda: world.zone.service("more").cluster in world.zone.envoys[DIALS[world.mesh]].admin("/clusters"), "it"
-    )
-    if world.mesh == MESH:
+    if not world.zone.on_demand:
+        more = world.zone.service("more").cluster
+        eventually(lambda: more in world.zone.envoys[world.dials].admin("/clusters"), "it")
+    if world.mesh == MESH and not world.zone.on_demand:
         assert world.replaced() == before
     assert not kept["web", "lines"].closed_within(2)  # longer than the drain time
     assert all(answers(held, one) for (_, one), held in kept.items())
@@ -171,3 +190,40 @@ def test_what_the_mesh_forbids_is_closed_too(world: World) -> None:
     assert all(held.closed_within(BOUND_SECONDS) for held in lost)
     for held in http:
         eventually(lambda held=held: held.get() == 403, "a refusal on the connection that is open")  # type: ignore[misc]
+
+
+ODD = [
+    (kind, f"spiffe://default/{name}") for kind in ("Exact", "Prefix") for name in ("it's", ")%", "\\", "ü", "{", "a b")
+]
+GIVES = {
+    "not allowed": [permission("a", "mail", allow=[JOB])],
+    "not allowed among odd ones": [permission("a", "mail", allow=[*ODD, JOB])],
+    "denied": [permission("a", "mail", allow=[EVERYBODY], deny=[WEB])],
+    "denied as one of several": [permission("a", "mail", allow=[EVERYBODY], deny=[("Prefix", "spiffe://default/w")])],
+    "forbidden": [permission("a", "mail", allow=[JOB]), FORBIDDING],
+}
+
+
+@pytest.mark.parametrize("given", GIVES)
+def test_nothing_is_dialled_for_who_is_denied(world: World, given: str) -> None:
+    """Not a byte of a server that speaks first is heard, and it sees no connection; who is allowed keeps its own."""
+    kept = world.open("job", "mail")
+    assert kept.heard() == GREETING
+    world.change(*(world.mesh.rstrip() + one if one == FORBIDDING else one for one in GIVES[given]))
+    eventually(lambda: world.hears("web") == b"", "a connection that is closed")
+    mail = world.servers["mail"]
+    before = mail.connections
+    assert [world.hears("web") for _ in range(5)] == [b""] * 5
+    assert mail.connections == before
+    assert world.hears("job") == GREETING
+    assert kept.talk()
+
+
+def test_a_mesh_that_forbids_all_lets_nobody_hear(world: World) -> None:
+    """defaultForbidMeshExternalServiceAccess without a permission: no connection, for any workload."""
+    world.change(world.mesh.rstrip() + FORBIDDING)
+    for who in ("web", "job"):
+        eventually(lambda who=who: world.hears(who) == b"", "a connection that is closed")  # type: ignore[misc]
+        before = world.servers["mail"].connections
+        assert [world.hears(who) for _ in range(5)] == [b""] * 5
+        assert world.servers["mail"].connections == before

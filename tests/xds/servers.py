@@ -31,7 +31,7 @@ WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 class Server:
     """One listening server. `seen` counts requests, and TCP connections that said something.
 
-    `status` is answered; `cut` ends the connection instead.
+    `status` is answered; `cut` ends the connection instead. `greeting` is said to everybody, before they say anything.
     """
 
     def __init__(self, name: str) -> None:
@@ -41,6 +41,7 @@ class Server:
         self.connections = 0
         self.status = 200
         self.cut = False
+        self.greeting = b""
         self.listening: asyncio.Server | None = None
         self.open: set[asyncio.Transport] = set()
 
@@ -58,6 +59,7 @@ class _Connection(asyncio.Protocol):
         self.transport: asyncio.Transport = transport
         self.server.connections += 1
         self.server.open.add(transport)
+        transport.write(self.server.greeting)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.speaks = lambda _: None

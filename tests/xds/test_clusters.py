@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.model.resource import Endpoint, ExternalTls, SubjectAltName, TlsVersions, Verification
-from tests.xds.views import Authority, Secrets, egress, mesh_view, secured, service, zone_view
+from tests.xds.views import Authority, Secrets, egress, mesh_view, secured, service, services_of, zone_view
 from zone_cp.view.zone_view import ExternalServiceView, Failure
 from zone_cp.xds import clusters, defaults
 from zone_cp.xds.clusters import service_cluster
@@ -206,10 +206,10 @@ def test_without_a_ca_the_system_one_is_a_file_or_the_service_is_closed() -> Non
     """No caCert: the dialling proxy's own CA file; none known: no endpoints and the reason (decision 7)."""
     view = zone_view(mesh_view(service(tls=secured("api.test"))))
     secrets = Secrets()
-    [found] = compile_proxy(view, egress(system_ca_path="/etc/ssl/ca.crt"), secrets).resources[CLUSTER].values()
+    [found] = services_of(compile_proxy(view, egress(system_ca_path="/etc/ssl/ca.crt"), secrets)).values()
     trusted = context(plain_resource(found))["common_tls_context"]["validation_context"]["trusted_ca"]
     assert trusted == {"filename": "/etc/ssl/ca.crt"}
-    [closed] = compile_proxy(view, egress(), secrets).resources[CLUSTER].values()
+    [closed] = services_of(compile_proxy(view, egress(), secrets)).values()
     assert _closed(closed).startswith("MeshExternalService/default/payments: NoCertificateAuthority: ")
     assert [one.reason for one in compile_whole(view, egress(), secrets).failures.values()] == [
         "NoCertificateAuthority"
@@ -227,7 +227,7 @@ def _fault(**settings: Any) -> str:
     secrets = settings.pop("secrets", Secrets())
     view = zone_view(mesh_view(service(**settings)))
     snapshot = compile_proxy(view, egress(), secrets)
-    [found] = snapshot.resources[CLUSTER].values()
+    [found] = services_of(snapshot).values()
     assert all(name.startswith(("identity/", "trust/")) for name in snapshot.resources[SECRET])
     return _closed(found)
 
@@ -254,14 +254,14 @@ def test_material_travels_as_secrets_under_its_own_name() -> None:
 
     def snapshot(pair: tuple[str, str]) -> Any:
         view = service(tls=secured("api.test"), ca=authority.pem, client=pair)
-        return compile_proxy(zone_view(mesh_view(view)), egress(), Secrets()).resources
+        return compile_proxy(zone_view(mesh_view(view)), egress(), Secrets())
 
     before, after = (snapshot(authority.issue("client")) for _ in range(2))
     pair = "secret/default/payments-cert+secret/default/payments-key"
-    [name] = before[CLUSTER]
-    assert before[CLUSTER][name].version == after[CLUSTER][name].version
-    assert before[SECRET][pair].version != after[SECRET][pair].version
-    assert before[SECRET]["secret/default/payments-ca"].body == after[SECRET]["secret/default/payments-ca"].body
+    assert {one.version for one in services_of(before).values()} == {one.version for one in services_of(after).values()}
+    old, new = before.resources[SECRET], after.resources[SECRET]
+    assert old[pair].version != new[pair].version
+    assert old["secret/default/payments-ca"].body == new["secret/default/payments-ca"].body
 
 
 def test_san_is_not_checked_without_a_ca() -> None:

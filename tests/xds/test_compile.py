@@ -25,6 +25,7 @@ from tests.xds.views import (
     outbound_to,
     secured,
     service,
+    services_of,
     sidecar,
     zone_view,
 )
@@ -126,7 +127,7 @@ def test_the_egress_listener_is_constant_while_services_come_and_go() -> None:
         compiled(emptied, egress()).resources[LISTENER]["egress"].version
         == snapshot.resources[LISTENER]["egress"].version
     )
-    assert names(snapshot, CLUSTER) == {PAYMENTS.cluster, ECHO.cluster}
+    assert services_of(snapshot).keys() == {PAYMENTS.cluster, ECHO.cluster}
 
 
 def entered(listener: dict[str, Any]) -> dict[str, dict[str, str]]:
@@ -197,7 +198,7 @@ def test_every_name_that_is_referred_to_is_there() -> None:
 
 def test_direct_mode_uses_the_same_clusters_as_the_egress() -> None:
     """A mesh without mTLS, or with origination at the sidecar: byte for byte the egress's clusters (decision 26)."""
-    through = compiled(zone_view(mesh_view(PAYMENTS, ECHO)), egress()).resources[CLUSTER]
+    through = services_of(compiled(zone_view(mesh_view(PAYMENTS, ECHO)), egress()))
     for settings in ({"origination": "sidecar"}, {"mtls": False}):
         direct = compiled(zone_view(mesh_view(PAYMENTS, ECHO, **settings)), sidecar()).resources
         assert {name: direct[CLUSTER][name].version for name in through} == {k: v.version for k, v in through.items()}
@@ -215,7 +216,7 @@ def test_forbidding_changes_no_listener() -> None:
         for one in resources.values()
         if allowed.resources[one.type_url][one.name].version != one.version
     }
-    assert differing == {(EXTENSION_CONFIG, "access/http/default"), (EXTENSION_CONFIG, "access/tcp/default")}
+    assert differing == {(EXTENSION_CONFIG, "access/http/default"), (EXTENSION_CONFIG, "destination/tcp/default")}
 
 
 def test_what_did_not_change_is_the_same_object() -> None:

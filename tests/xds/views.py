@@ -40,6 +40,7 @@ from zone_cp.view.zone_view import (
     ZoneView,
 )
 from zone_cp.xds.secrets import MaterialMissing, Svid
+from zone_cp.xds.snapshot import CLUSTER, Encoded, Snapshot
 
 MESH_EVENT = (EventRef("global", 1),)
 VIP_RANGES: Map[ProtocolClass, tuple[str, ...]] = Map([("http", ("127.16.0.0/16",)), ("tcp", ("127.17.0.0/16",))])
@@ -235,3 +236,8 @@ def egress(port: int = 10002, *features: str, system_ca_path: str = "") -> Proxy
 def outbound_to(name: str, port: int) -> Outbound:
     """An explicit outbound by `backendRef`."""
     return Outbound(port=port, backend_ref=BackendRef(kind="MeshExternalService", name=name))
+
+
+def services_of(snapshot: Snapshot) -> dict[str, Encoded]:
+    """The clusters of external services that a proxy holds, without those that an egress has of its own."""
+    return {name: one for name, one in snapshot.resources[CLUSTER].items() if name.startswith(f"{sni.CLUSTER_PREFIX}/")}

@@ -15,6 +15,7 @@ from shared.events.fold import fold
 from shared.events.state import Position, ZoneState
 from shared.model.resource import Dataplane, ZoneEgress, key_of
 from tests.builders import LogBuilder, ZoneBuilder, applied, dataplane, egress, generator, mes, mesh
+from tests.xds.views import services_of
 from zone_cp import order
 from zone_cp.ads.hub import DnsTable
 from zone_cp.gate import PENDING_LIMIT, NameGate, Tables
@@ -27,7 +28,7 @@ from zone_cp.xds.compile import compile_whole
 from zone_cp.xds.fleet import Fleet, Turn, next_turn
 from zone_cp.xds.parts import Compiled
 from zone_cp.xds.secrets import MaterialMissing
-from zone_cp.xds.snapshot import CLUSTER, LISTENER, Snapshot
+from zone_cp.xds.snapshot import LISTENER, Snapshot
 
 EGRESS, SIDECAR = ".egress-1", "default.web-1"
 
@@ -302,14 +303,14 @@ async def test_a_sidecars_listener_waits_for_the_egress() -> None:
     world.declare("b")
     await world.publish()
     assert (world.delivery.snapshots[SIDECAR], world.delivery.left) == (first, [SIDECAR])
-    assert len(world.delivery.snapshots[EGRESS].resources[CLUSTER]) == 2
+    assert len(services_of(world.delivery.snapshots[EGRESS])) == 2
     world.publisher.acked(EGRESS, world.zone.state.position)
     assert listeners(world.delivery.snapshots[SIDECAR]) == listeners(first) + 1
     world.hub.append(ResourceDeleted(key=key_of(mes("a"))))
     world.zone.follow(world.hub)
     await world.publish()
     assert listeners(world.delivery.snapshots[SIDECAR]) == listeners(first)
-    assert len(world.delivery.snapshots[EGRESS].resources[CLUSTER]) == 2
+    assert len(services_of(world.delivery.snapshots[EGRESS])) == 2
 
 
 @pytest.mark.anyio
@@ -325,7 +326,7 @@ async def test_an_egress_that_says_nothing_delays_a_listener_only(monkeypatch: p
     world.zone.follow(world.hub)
     await world.publish()
     await world.delivery.offered(SIDECAR, lambda one: one is not first)
-    await world.delivery.offered(EGRESS, lambda one: len(one.resources[CLUSTER]) == 1)
+    await world.delivery.offered(EGRESS, lambda one: len(services_of(one)) == 1)
 
 
 @pytest.mark.anyio

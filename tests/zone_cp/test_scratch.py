@@ -19,6 +19,7 @@ from shared.events.redaction import REDACTED
 from shared.keys.seal import Keyring, Sealer
 from shared.model.resource import ResourceKey
 from tests.builders import LogBuilder, ZoneBuilder, applied, dataplane, egress, generator, mes, mesh
+from tests.xds.views import services_of
 from zone_cp.replay import snapshot_at
 from zone_cp.scratch import check
 from zone_cp.scratch.moved import Moved, egress_at, moved, uses_egress
@@ -28,6 +29,7 @@ from zone_cp.view.zone_view import TlsMaterial
 from zone_cp.xds.inspect import decode
 from zone_cp.xds.secrets import MaterialMissing, authority_fault, key_pair_fault
 from zone_cp.xds.snapshot import CLUSTER, LISTENER
+from zone_cp.xds.tcp_access import GUARDED
 from zone_cp.xds.wire import encode, piece
 
 NOW = datetime.now(UTC)
@@ -73,12 +75,14 @@ def test_a_sidecar_stands_at_ports_of_its_own(history: History) -> None:
 def test_everything_else_is_as_it_was(history: History) -> None:
     """An egress's clusters are those that were served; an endpoint map changes where they dial, and no more."""
     position = history.position("east")
-    was = snapshot_at(history, "east", position, ".egress-1").resources[CLUSTER]
-    assert shown(history, ".egress-1").snapshot.resources[CLUSTER] == was
+    served = snapshot_at(history, "east", position, ".egress-1")
+    tried = shown(history, ".egress-1").snapshot
+    assert tried.resources[CLUSTER] == served.resources[CLUSTER]
+    assert b"127.0.0.1" not in tried.resources[LISTENER][GUARDED].body  # within Envoy
     mapped = {("payments.example.com", 443): ("127.0.0.1", 8443)}
     (before,), (after,) = (
-        was.values(),
-        shown(history, ".egress-1", endpoints=mapped).snapshot.resources[CLUSTER].values(),
+        services_of(served).values(),
+        services_of(shown(history, ".egress-1", endpoints=mapped).snapshot).values(),
     )
     old: Any = decode(before)
     new: Any = decode(after)

@@ -22,6 +22,7 @@ ADS_CLUSTER = "ads"
 TOKEN_SECRET = "dataplane-token"  # noqa: S105  (a name of a secret)
 ACCESS_LOG_FEATURE = "access-log="
 """Feature of a proxy whose listeners shall write the lines of `observe.py` to the path that follows."""
+INTERNAL_LISTENER = "envoy.bootstrap.internal_listener"
 REDIRECT_FEATURE, BIND_VIPS_FEATURE = "redirect", "bind-vips"
 
 CONNECT_SECONDS = 2
@@ -32,6 +33,7 @@ RECONNECT_BASE_SECONDS, RECONNECT_MAX_SECONDS = 0.2, 5
 Json: TypeAlias = dict[str, Any]
 
 _TYPE = "type.googleapis.com/"
+_INTERNAL_LISTENER = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -99,6 +101,8 @@ def bootstrap(proxy: Proxy, plane: ControlPlane, token_secret_path: str | None) 
         # Zero means to wait for ever: without its first CDS and LDS a proxy is not ready, and says so.
         "dynamic_resources": {"cds_config": dynamic, "lds_config": dynamic, "ads_config": _ads_config()},
         "static_resources": {"clusters": [_ads_cluster(plane, token_secret_path)]},
+        # A zone egress dials guarded TCP services behind a listener within Envoy.
+        "bootstrap_extensions": [{"name": INTERNAL_LISTENER, "typed_config": {"@type": _TYPE + _INTERNAL_LISTENER}}],
         "layered_runtime": {
             "layers": [
                 {

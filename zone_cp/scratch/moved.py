@@ -2,7 +2,7 @@
 
 Everything is compiled as it was, by the production compiler, but for this:
 
-- every listener stands on 127.0.0.1 at a port that the kernel gives (Envoy says which);
+- every listener with an address stands on 127.0.0.1 at a port that the kernel gives (Envoy says which);
 - a sidecar with transparent redirect has a listener per VIP and port instead, as one without redirect: redirecting
   takes the rights of an administrator. What leaves such a sidecar undeclared cannot be tried;
 - a sidecar's zone egress is the run's own;
@@ -35,6 +35,7 @@ from zone_cp.xds.proxyless import PROXYLESS
 from zone_cp.xds.shape import address, part
 from zone_cp.xds.sidecar import REDIRECT
 from zone_cp.xds.snapshot import CLUSTER, LISTENER, Encoded, Snapshot
+from zone_cp.xds.tcp_access import GUARDED
 from zone_cp.xds.wire import encode
 
 HOST = "127.0.0.1"
@@ -125,7 +126,7 @@ def _unlogged(mesh: MeshView) -> MeshView:
 def _elsewhere(snapshot: Snapshot, endpoints: EndpointMap) -> Snapshot:
     resources = snapshot.resources
     if LISTENER in resources:
-        found = {name: _on_any_port(one) for name, one in resources[LISTENER].items()}
+        found = {name: one if name == GUARDED else _on_any_port(one) for name, one in resources[LISTENER].items()}
         resources = resources.set(LISTENER, Map(found))
     if CLUSTER in resources and endpoints:
         mapped = tuple(endpoints.items())

@@ -1,23 +1,22 @@
-"""Who may use which service at a zone egress: one RBAC matcher per mesh and class, over ECDS (decision 20).
+"""Who may use which service at a zone egress: one filter per mesh and class, over ECDS (decision 20).
 
-The tree is keyed by the requested server name, and inside by the client's SPIFFE id: deny, then allow, and who is in
-neither is denied. A service that no MeshTrafficPermission guards is open, unless the mesh forbids it. The filters
-that name the tree are constant, so neither a permission nor the mesh's default drains anything; until the tree is
-there, everybody is denied.
+Deny wins, then allow, and who is in neither is denied. A service that no MeshTrafficPermission guards is open, unless
+the mesh forbids it. The chains name these filters and are constant, so neither a permission nor the mesh's default
+drains anything; until a filter is there, everybody is denied. For HTTP it is an RBAC matcher, keyed by the requested
+server name and inside by the client's SPIFFE id; for TCP see `tcp_access`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache, lru_cache
-from typing import TypeAlias
 
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.listener import v3 as listener
 from envoy_data_plane.envoy.config.rbac import v3 as rbac
 from envoy_data_plane.envoy.extensions.filters.http.rbac import v3 as http_rbac
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
-from envoy_data_plane.envoy.extensions.filters.network.rbac import v3 as network_rbac
+from envoy_data_plane.envoy.extensions.filters.network.set_filter_state import v3 as set_filter_state
 from envoy_data_plane.envoy.extensions.matching.common_inputs.network import v3 as network_input
 from envoy_data_plane.envoy.extensions.matching.common_inputs.ssl import v3 as ssl_input
 from envoy_data_plane.google import protobuf as google
@@ -29,78 +28,67 @@ from shared.model.resource import ProtocolClass
 from shared.naming import sni
 from zone_cp.view.policies import Permission
 from zone_cp.view.zone_view import MeshView
-from zone_cp.xds.shape import ads, pack, part, type_url
+from zone_cp.xds.shape import ads, extension, pack, part, type_url
 from zone_cp.xds.snapshot import EXTENSION_CONFIG, Encoded
+from zone_cp.xds.tcp_access import Guards, destinations
 from zone_cp.xds.wire import encode
-
-_Guards: TypeAlias = tuple[tuple[str, Permission], ...]
 
 
 def access_name(protocol_class: ProtocolClass, mesh: str) -> str:
-    """ECDS name of the tree of a mesh's class."""
-    return f"access/{protocol_class}/{mesh}"
+    """ECDS name of the filter of a mesh's class."""
+    return f"access/http/{mesh}" if protocol_class == "http" else f"destination/tcp/{mesh}"
 
 
 def access_config(protocol_class: ProtocolClass, mesh: MeshView) -> Encoded:
-    """The tree of one class, as the extension configuration that the class's filter chain names."""
+    """The filter of one class, as the extension configuration that the class's filter chains name."""
     name = access_name(protocol_class, mesh.name)
-    guarded = sorted(
-        (service for service in mesh.services.values() if service.permission is not None),
-        key=lambda service: service.sni,
-    )
-    guards = tuple(
-        (accepted, service.permission)
-        for service in guarded
+    guarded = [
+        (service, service.permission)
+        for service in mesh.services.values()
         if service.protocol_class == protocol_class and service.permission is not None
-        for accepted in sni.accepted_snis(service.vip, service.port, mesh.name)
+    ]
+    accepted = (
+        (asked, permission)
+        for service, permission in guarded
+        for asked in sni.accepted_snis(service.vip, service.port, mesh.name)
     )
+    guards = tuple(sorted(accepted, key=lambda guard: guard[0]))
     body = _body(name, protocol_class, mesh.name, guards, forbidden=mesh.forbid_external)
-    named = [service for service in guarded if service.protocol_class == protocol_class]
-    cited = (ref for one in named if one.permission for ref in (*one.sources, *one.permission.sources))
+    cited = (ref for service, permission in guarded for ref in (*service.sources, *permission.sources))
     return encode(EXTENSION_CONFIG, name, body, tuple(dict.fromkeys((*mesh.sources, *cited))))
 
 
 @cache
 def http_access_filter(mesh: str) -> hcm.HttpFilter:
     """The HTTP filter that obeys the tree of `mesh`."""
-    return hcm.HttpFilter(name=access_name("http", mesh), config_discovery=_discovered("http"))
+    closed = pack(http_rbac.Rbac(matcher=_tree("", (), forbidden=True)))
+    return hcm.HttpFilter(name=access_name("http", mesh), config_discovery=_discovered(closed, http_rbac.Rbac))
 
 
 @cache
 def network_access_filter(mesh: str) -> bytes:
-    """The network Filter that obeys the tree of `mesh`."""
-    name = access_name("tcp", mesh)
-    return part(listener.Filter, "name", name) + part(listener.Filter, "config_discovery", bytes(_discovered("tcp")))
+    """The network Filter that says where connections of `mesh` go; nowhere, until it is there."""
+    discovered = bytes(_discovered(pack(set_filter_state.Config()), set_filter_state.Config))
+    whole = part(listener.Filter, "name", access_name("tcp", mesh))
+    return whole + part(listener.Filter, "config_discovery", discovered)
 
 
-@cache
-def _discovered(protocol_class: ProtocolClass) -> core.ExtensionConfigSource:
-    closed = _rbac(protocol_class, "", (), forbidden=True)
-    return core.ExtensionConfigSource(
-        config_source=ads(), default_config=closed, type_urls=[type_url(_MESSAGES[protocol_class])]
-    )
+def _discovered(
+    default: google.Any, message: type[http_rbac.Rbac | set_filter_state.Config]
+) -> core.ExtensionConfigSource:
+    return core.ExtensionConfigSource(config_source=ads(), default_config=default, type_urls=[type_url(message)])
 
 
 @lru_cache(maxsize=1024)
-def _body(name: str, protocol_class: ProtocolClass, mesh: str, guards: _Guards, *, forbidden: bool) -> bytes:
-    made = _rbac(protocol_class, mesh, guards, forbidden=forbidden)
-    return bytes(core.TypedExtensionConfig(name=name, typed_config=made))
+def _body(name: str, protocol_class: ProtocolClass, mesh: str, guards: Guards, *, forbidden: bool) -> bytes:
+    if protocol_class == "tcp":
+        made = destinations(mesh, guards, forbidden=forbidden)
+        return extension(core.TypedExtensionConfig, name, set_filter_state.Config, made)
+    tree_of_all = pack(http_rbac.Rbac(matcher=_tree(mesh, guards, forbidden=forbidden)))
+    return bytes(core.TypedExtensionConfig(name=name, typed_config=tree_of_all))
 
 
-_MESSAGES: dict[ProtocolClass, type[http_rbac.Rbac | network_rbac.Rbac]] = {
-    "http": http_rbac.Rbac,
-    "tcp": network_rbac.Rbac,
-}
-
-
-def _rbac(protocol_class: ProtocolClass, mesh: str, guards: _Guards, *, forbidden: bool) -> google.Any:
-    whole = _tree(mesh, guards, forbidden=forbidden)
-    if protocol_class == "http":
-        return pack(http_rbac.Rbac(matcher=whole))
-    return pack(network_rbac.Rbac(matcher=whole, stat_prefix=f"{access_name('tcp', mesh)}."))
-
-
-def _tree(mesh: str, guards: _Guards, *, forbidden: bool) -> tree.Matcher:
+def _tree(mesh: str, guards: Guards, *, forbidden: bool) -> tree.Matcher:
     # The names end up in the 403's body: Envoy writes no spaces there.
     default = _decide(f"mesh_{mesh}_forbids_MeshExternalServices(defaultForbidMeshExternalServiceAccess)", deny=True)
     rest = default if forbidden else _decide("open", deny=False)

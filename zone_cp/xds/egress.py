@@ -24,6 +24,7 @@ from zone_cp.xds.assembly import NO_PART, Part
 from zone_cp.xds.chains import accepting_socket, chain, class_filters, listener_filter, listening
 from zone_cp.xds.credentials import credentials
 from zone_cp.xds.filters import Logged, Where
+from zone_cp.xds.guarded_tcp import guarded_tcp
 from zone_cp.xds.material import serve
 from zone_cp.xds.parts import ACCESS, CREDENTIALS, REST, ROUTES, Changed, Compiled, Draft, without
 from zone_cp.xds.routes import routes
@@ -78,7 +79,10 @@ def compile_egress(  # noqa: PLR0917 - the inputs of a compilation
         draft.meshes, listener = draft.meshes.set(name, new), listener or anew
     if listener:
         meshes = [mesh for _, mesh in sorted(draft.meshes.items())]
-        made = (_listener(resource, view, meshes, access_log, proxy),) if meshes else ()
+        made: tuple[Encoded, ...] = ()
+        if meshes:
+            outer = _listener(resource, view, meshes, access_log, proxy)
+            made = (outer, *guarded_tcp(view.zone, access_log, outer.sources))
         draft.put(REST, "", Part(own=made))
     workloads = frozenset((name, spiffe.egress_id(name)) for name in draft.meshes)
     return draft.compiled(workloads=workloads, reads_services=True)

@@ -34,9 +34,9 @@ from zone_cp.xds.access import http_access_filter, network_access_filter
 from zone_cp.xds.log_policies import Log, logger
 from zone_cp.xds.server_names import Use
 from zone_cp.xds.shape import ads, extension, pack, part, scalar
+from zone_cp.xds.tcp_access import CLUSTER_STATE, UNDECIDED
 
 SNI_STATE = "envoy.network.upstream_server_name"
-CLUSTER_STATE = "envoy.tcp_proxy.cluster"
 MUTATION_FILTER = "envoy.filters.http.header_mutation"
 
 Hop: TypeAlias = Literal["mesh", "outside"]
@@ -326,7 +326,9 @@ def tcp_filters(
     after_handshake: bool = False,
     use: Use = "held",
 ) -> tuple[bytes, ...]:
-    """The Filters of a TCP chain: see who it is (`guarded`: by the permissions of this mesh), say where, go there."""
+    """The Filters of a TCP chain: say where, and go there. guarded: this mesh's permissions say where, by who it is."""
+    if guarded:
+        last = proxy_to(UNDECIDED, logged, tuning, after_handshake=after_handshake, use=use)
+        return network_access_filter(guarded), last
     target = defaults.EGRESS_TCP if where.hop == "mesh" else defaults.NOBODY
-    first = (network_access_filter(guarded),) if guarded else ()
-    return (*first, _set_state(where), proxy_to(target, logged, tuning, after_handshake=after_handshake, use=use))
+    return _set_state(where), proxy_to(target, logged, tuning, after_handshake=after_handshake, use=use)
