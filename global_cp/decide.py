@@ -82,7 +82,7 @@ def _authorities(hub: LogState, zones: Sequence[str], due: Callable[[str], bool]
 
 
 def _wraps(hub: LogState, zones: Sequence[str]) -> Iterator[Need]:
-    for kind in ("Secret", "MeshExternalService"):
+    for kind in ("Secret", "MeshExternalService", "ExternalService"):
         members = hub.kinds.get(kind)
         for stored in sorted(members.values() if members else (), key=_name):
             for kid in key_ids(stored.resource):

@@ -41,6 +41,7 @@ COMMANDS = (
     ("version", "processes:version", "Show the version."),
 )
 CHECK_COMMANDS = (("tls", "check:tls", "Try an external service's TLS from the zone egress's place."),)
+MIGRATE_COMMANDS = (("externalservice", "migrate:externalservice", "Print what replaces legacy ExternalServices."),)
 BUNDLE_COMMANDS = (
     ("export", "bundle:export", "Write a system's past to one file, without its secrets."),
     ("import", "bundle:import_", "Check such a file and make it ready for --bundle."),
@@ -65,16 +66,18 @@ def _tree() -> App:
     )
     proxy = App(name="proxy", help="Run a proxy and what belongs to it.", result_action="return_value")
     check = App(name="check", help="Try things out for real, step by step.", result_action="return_value")
+    migrate = App(name="migrate", help="Print what replaces what is going away.", result_action="return_value")
     bundle = App(name="bundle", help="Take a system's past elsewhere.", result_action="return_value")
     generate = App(name="generate", help="Make tokens, and pasts to measure with.", result_action="return_value")
     trees = ((app, COMMANDS), (proxy, PROXY_COMMANDS), (check, CHECK_COMMANDS), (bundle, BUNDLE_COMMANDS))
-    for tree, commands in (*trees, (generate, GENERATE_COMMANDS)):
+    for tree, commands in (*trees, (generate, GENERATE_COMMANDS), (migrate, MIGRATE_COMMANDS)):
         for name, place, summary in commands:
             tree.command(f"shared.commands.{place}", name=name, help=summary)
     app.command(proxy)
     app.command(check)
     app.command(bundle)
     app.command(generate)
+    app.command(migrate)
     return app
 
 

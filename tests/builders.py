@@ -6,12 +6,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from immutables import Map
+from msgspec.structs import replace
 
 from shared.events.compose import compose
 from shared.events.event import GLOBAL, Change, Event, ResourceApplied, ResourceDeleted, ZoneSettingsChanged
 from shared.events.fold import check, fold
 from shared.events.state import LogState, ZoneState
 from shared.model import codec
+from shared.model.external_service import ExternalService
 from shared.model.resource import (
     DISPLAY_NAME_LABEL,
     MESH_LABEL,
@@ -92,6 +94,24 @@ def mes(
     )
 
 
+def external(
+    name: str = "httpbin",
+    address: str = "httpbin.org:443",
+    *,
+    mesh: str = "default",
+    service: str = "",
+    protocol: str = "http",
+    hidden: bool = False,
+    tls: dict[str, Any] | None = None,
+) -> ExternalService:
+    """A legacy ExternalService, of the service that it is named after; hidden: without an entry for its host."""
+    networking = {"address": address, "disableHostDNSEntry": hidden} | ({} if tls is None else {"tls": tls})
+    tags = {"kuma.io/service": service or name, "kuma.io/protocol": protocol}
+    fields = {"type": "ExternalService", "name": name, "mesh": mesh, "tags": tags, "networking": networking}
+    decoded: ExternalService = codec.convert(fields, Resource)
+    return decoded
+
+
 def generator(
     name: str = "all",
     template: str = "{{ .DisplayName }}.ext.local",
@@ -127,9 +147,12 @@ def egress(name: str = "egress-1", *, zone: str = "east", address: str = "127.0.
     return decoded
 
 
-def settings(cidr: str = "242.0.0.0/8", *, quarantine_seconds: int = QUARANTINE_SECONDS) -> ZoneSettingsChanged:
-    """Zone settings."""
-    return ZoneSettingsChanged(cidr=cidr, quarantine_seconds=quarantine_seconds, compiler="test")
+def settings(
+    cidr: str = "242.0.0.0/8", *, quarantine_seconds: int = QUARANTINE_SECONDS, legacy: str | None = None
+) -> ZoneSettingsChanged:
+    """Zone settings; `legacy` is the range of ExternalServices' VIPs."""
+    made = ZoneSettingsChanged(cidr=cidr, quarantine_seconds=quarantine_seconds, compiler="test")
+    return made if legacy is None else replace(made, legacy_cidr=legacy)
 
 
 def applied(resource: Resource, zone: str = "") -> ResourceApplied:
@@ -184,11 +207,18 @@ class ZoneBuilder:
     of the zone's own.
     """
 
-    def __init__(self, zone: str = "east", cidr: str = "242.0.0.0/8", *, quarantine_seconds: int = 600) -> None:
+    def __init__(
+        self,
+        zone: str = "east",
+        cidr: str = "242.0.0.0/8",
+        *,
+        quarantine_seconds: int = 600,
+        legacy: str | None = "240.0.0.0/8",
+    ) -> None:
         self.zone = zone
         self.own = LogBuilder(zone)
         self.hub = LogState(GLOBAL)
-        self.settings = settings(cidr, quarantine_seconds=quarantine_seconds)
+        self.settings = settings(cidr, quarantine_seconds=quarantine_seconds, legacy=legacy)
         self.write(self.settings)
 
     @property

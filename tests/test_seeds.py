@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parent / "e2e" / "seeds"
 INDEX = EXAMPLES / "index.json"
 """SHA-256 of every example, by the pages it stands on. It is written from the pages, and checked against both."""
 
-KINDS = "MeshExternalService|HostnameGenerator|Mesh|Dataplane"
+KINDS = "MeshExternalService|ExternalService|HostnameGenerator|Mesh|Dataplane"
 WHOLE = re.compile(rf"(apiVersion: kuma.io/v1alpha1\nkind|type): ({KINDS})\n")
 FIRST = re.compile(r"(apiVersion|match|endpoints|tls|networking): ?|type: [A-Z]")
 TOP = re.compile(r"(kind|metadata|spec|name|mesh|labels|tags|networking|routing|mtls|type|apiVersion):")
@@ -28,7 +28,7 @@ FRAGMENT = re.compile(r"(match|endpoints|tls|networking):\n")
 def examples_of(page: str) -> list[str]:
     """Runs of lines that stand like YAML: from a first key on, as long as keys or indented lines follow.
 
-    Whole resources of the four kinds, and the fragments that explain `match`, `endpoints`, `tls` and an outbound.
+    Whole resources of the five kinds, and the fragments that explain `match`, `endpoints`, `tls` and an outbound.
     """
     found: list[list[str]] = []
     fragment = inside = False
@@ -102,7 +102,7 @@ def test_both_forms_of_an_example_are_one_resource() -> None:
         if form in ("kubernetes", "universal"):
             resource = manifest.parse(path.read_text()).documents[0].resource
             forms.setdefault(stem, {})[form] = getattr(resource, "spec", None) or resource
-    assert len(forms) == 17
+    assert len(forms) == 18
     for stem, both in forms.items():
         assert set(both) == {"kubernetes", "universal"}, stem
         assert both["kubernetes"] == both["universal"], stem

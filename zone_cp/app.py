@@ -187,6 +187,7 @@ class _Zone:
             compiler=COMPILER,
             allowed_addresses=settings.allowed_addresses,
             egress_on_demand_above=settings.egress_on_demand_above,
+            legacy_cidr=settings.legacy_cidr,
         )
 
     def _ads_server(self) -> AdsServer:
@@ -221,7 +222,7 @@ class _Zone:
             acked=self._acked,
             waits=self._safety.reason,
             allowed=settings.allowed_addresses,
-            reserved=(settings.mesh_external_service_cidr,),
+            reserved=(settings.mesh_external_service_cidr, settings.legacy_cidr),
         )
         api = build_api(
             store,

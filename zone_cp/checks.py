@@ -14,9 +14,9 @@ from shared.pb.agent_pb2 import CheckTls, TlsStep
 from zone_cp.ads.agents import Agents, NotAttached
 from zone_cp.view.project import proxy_view
 from zone_cp.view.zone_view import ExternalServiceView, ProxyView, ZoneView
-from zone_cp.xds.egress import through_egress
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.tls_check import tls_checks
+from zone_cp.xds.ways import through_egress
 
 ANSWER_SECONDS = 60.0
 ENDPOINTS_MAX = 16

@@ -14,10 +14,11 @@ Time is event time: of global's log for what global-origin resources hold, of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
 
+import msgspec
 from immutables import Map
 
 from shared.events.event import (
@@ -37,8 +38,11 @@ from shared.events.event import (
     VipReleased,
     ZoneSettingsChanged,
 )
+from shared.events.external_hosts import external_hosts
 from shared.events.fold import apply_hostname, apply_vip
 from shared.events.state import LogState, Stored, ZoneState
+from shared.model.external_service import ExternalService
+from shared.model.kinds import is_legacy
 from shared.model.resource import (
     HostnameGenerator,
     MeshExternalService,
@@ -49,7 +53,7 @@ from shared.model.resource import (
 )
 from shared.naming.hostname import default_generators, hostname_for, selects
 from shared.naming.template import TemplateFault, parse_template
-from shared.naming.vip import CidrFault, parse_cidr, probe
+from shared.naming.vip import CidrFault, VipRange, parse_cidr, probe
 
 __all__ = ["decide", "default_generators"]
 
@@ -66,6 +70,8 @@ def decide(state: ZoneState, event: Event | None, settings: ZoneSettingsChanged)
             draft.reconcile()
         case ResourceApplied(resource=MeshExternalService() as service):
             draft.ensure(key_of(service, _zone(event)))
+        case ResourceApplied(resource=ExternalService()) | ResourceDeleted(key=ResourceKey(kind="ExternalService")):
+            draft.settle_hosts()
         case ResourceDeleted(key=ResourceKey(kind="MeshExternalService") as key):
             draft.retire(key)
         case ResourceApplied(resource=HostnameGenerator()) | ResourceDeleted(key=ResourceKey(kind="HostnameGenerator")):
@@ -90,6 +96,8 @@ class _Draft:
         self._hub: LogState = state.hub
         self._own: LogState = state.own
         self._range = parse_cidr(settings.cidr)
+        legacy = settings.legacy_cidr
+        self._legacy = CidrFault("not set") if legacy is msgspec.UNSET else parse_cidr(legacy)
         self._quarantine = timedelta(seconds=settings.quarantine_seconds)
 
     # --- what is asked of it ---------------------------------------------------------------------------------
@@ -109,19 +117,34 @@ class _Draft:
                 else:
                     self._emit(VipReleased(ip=name))
                     vip_freed = True
-        if vip_freed and self._service_count() > len(self._own.leases):
+        hosts = external_hosts(self._hub).hosts
+        if vip_freed and self._service_count() + len(hosts) > len(self._own.leases):
             for stored in self.services():
                 if stored.key not in self._own.leases:
-                    self._lease(stored)
+                    self._lease(stored.key, _class_of(stored))
         if freed:
             self.claim_all(self._waiting(freed))
+        if (vip_freed or freed) and hosts:
+            self.settle_hosts()
 
     def ensure(self, key: ResourceKey) -> None:
         """Lease and claim what a service that exists should hold."""
         stored = self._log(key).resources.get(key)
         if stored is not None:
-            self._lease(stored)
+            self._lease(key, _class_of(stored))
             self._claim(stored)
+
+    def settle_hosts(self) -> None:
+        """Bring leases and names of all hosts of ExternalServices up to date, in the order of creation."""
+        hosts = external_hosts(self._hub).hosts
+        for key in sorted({*self._own.leases, *self._own.names}):
+            if is_legacy(key) and key not in hosts:
+                self.retire(key)
+        for key, host in hosts.items():
+            self._vacate(key, host.protocol_class)
+        for key, host in hosts.items():
+            self._lease(key, host.protocol_class)
+            self._claim_names(key, {name: [host.by] for name in host.hostnames})
 
     def skip(self, g: int, reason: str) -> None:
         """Say in the zone's own log that an event of global's could not be read here."""
@@ -139,15 +162,16 @@ class _Draft:
     def reconcile(self) -> None:
         """Compare all holders and all services, in the order of the logs."""
         for key in sorted({*self._own.leases, *self._own.names}):
-            if key not in self._log(key).resources:
+            if not is_legacy(key) and key not in self._log(key).resources:
                 self.retire(key)
         services = self.services()
         # All that must go, goes first, so that what is re-leased does not depend on who is looked at first.
         for stored in services:
-            self._vacate(stored)
+            self._vacate(stored.key, _class_of(stored))
         for stored in services:
-            self._lease(stored)
+            self._lease(stored.key, _class_of(stored))
         self.claim_all(services)
+        self.settle_hosts()
 
     def claim_all(self, services: Iterable[Stored]) -> None:
         """Bring the names of several services up to date, in the order of the logs, global's first."""
@@ -164,41 +188,45 @@ class _Draft:
 
     # --- VIPs --------------------------------------------------------------------------------------------------
 
-    def _vacate(self, stored: Stored) -> bool:
+    def _vacate(self, key: ResourceKey, wanted: ProtocolClass) -> bool:
         """Quarantine the service's VIP unless it fits; whether the service has one that does."""
-        held = self._own.leases.get(stored.key)
+        held = self._own.leases.get(key)
         if held is None:
             return False
-        if self._fits(stored, held.ip):
+        if self._fits(key, wanted, held.ip):
             return True
-        self._emit(VipQuarantined(key=stored.key, ip=held.ip, until=self._until(stored.key)))
+        self._emit(VipQuarantined(key=key, ip=held.ip, until=self._until(key)))
         return False
 
-    def _lease(self, stored: Stored) -> None:
+    def _lease(self, key: ResourceKey, wanted: ProtocolClass) -> None:
         """Give a service its VIP: the one it has, the one it had, or the first free one. None left: a condition."""
-        key = stored.key
-        if isinstance(self._range, CidrFault) or self._vacate(stored):
+        vips = self._vips(key)
+        if isinstance(vips, CidrFault) or self._vacate(key, wanted):
             return
-        wanted = _class_of(stored)
-        former = [lease for lease in self._own.retired.get(key, Map()).values() if self._fits(stored, lease.ip)]
+        former = [lease for lease in self._own.retired.get(key, Map()).values() if self._fits(key, wanted, lease.ip)]
         if former:
             ip: str | None = max(former, key=lambda lease: (lease.until or "", lease.ip)).ip
         else:
-            ip = probe(key, self._range.quarter(key, wanted), self._own.vips.__contains__)
+            ip = probe(key, vips.quarter(key, wanted), self._own.vips.__contains__)
         if ip is not None:
             self._emit(VipLeased(key=key, protocol_class=wanted, ip=ip))
 
-    def _fits(self, stored: Stored, ip: str) -> bool:
-        if isinstance(self._range, CidrFault):
-            return True
-        return self._range.quarter(stored.key, _class_of(stored)).holds(ip)
+    def _fits(self, key: ResourceKey, wanted: ProtocolClass, ip: str) -> bool:
+        vips = self._vips(key)
+        return isinstance(vips, CidrFault) or vips.quarter(key, wanted).holds(ip)
+
+    def _vips(self, key: ResourceKey) -> VipRange | CidrFault:
+        return self._legacy if is_legacy(key) else self._range
 
     # --- hostnames -----------------------------------------------------------------------------------------------
 
     def _claim(self, stored: Stored) -> None:
         """Give up names that no generator gives any more; claim those that are free, or were this service's."""
-        key, mesh = stored.key, stored.key.mesh
-        wanted = self._wanted(stored)
+        self._claim_names(stored.key, self._wanted(stored))
+
+    def _claim_names(self, key: ResourceKey, wanted: Mapping[str, list[ResourceKey]]) -> None:
+        """The same of one that wants these names, each by any of its generators."""
+        mesh = key.mesh
         for hostname in sorted(self._own.names.get(key, Map())):
             if hostname not in wanted:
                 self._quarantine_name(key, hostname)

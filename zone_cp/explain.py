@@ -21,8 +21,8 @@ from zone_cp.replay import RedactedSecrets, known_proxy, snapshot_at
 from zone_cp.view.project import project
 from zone_cp.view.zone_view import ProxyView, ZoneView
 from zone_cp.xds.compile import compile_whole, reads
-from zone_cp.xds.egress import through_egress
 from zone_cp.xds.inspect import short_type
+from zone_cp.xds.ways import through_egress
 
 ROLES = {
     "MeshExternalService": "what the service is",

@@ -72,10 +72,11 @@ class Refusals:
 def resource_names(service: ExternalServiceView) -> Iterator[str]:
     """Every xDS resource that only services like this one bring about: cluster, secrets, explicit listener."""
     yield service.cluster
-    if service.ca_cert is not None:
-        yield service.ca_cert.name
-    if service.client_cert is not None and service.client_key is not None:
-        yield f"{service.client_cert.name}+{service.client_key.name}"
+    for one in service.dialled:
+        if one.ca_cert is not None:
+            yield one.ca_cert.name
+        if one.client_cert is not None and one.client_key is not None:
+            yield f"{one.client_cert.name}+{one.client_key.name}"
     yield f"outbound/{service.vip}:{service.port}"
 
 

@@ -16,8 +16,11 @@ from immutables import Map
 
 from shared.api.store import ServiceStatus, StatusCondition
 from shared.events.conditions import Delivery, Observed, ServiceRow, service_rows
+from shared.events.external_hosts import with_doors
+from shared.events.legacy_conditions import legacy_rows
 from shared.events.log import LogUnavailable
 from shared.events.state import ZoneState
+from shared.model.kinds import is_door, is_legacy
 from shared.model.resource import ResourceKey
 from shared.nats.status import StatusStream
 from zone_cp.view.zone_view import Difference, ExternalServiceView, Failure, ZoneView
@@ -27,7 +30,7 @@ PAUSE_FACTOR = 4
 RETRY_SECONDS = 0.5
 SETTLE_SECONDS = 0.05
 """How long conditions may lag behind what proxies hold."""
-SERVICES = "mes"
+SERVICES, LEGACY = "mes", "es"
 """What the keys of services begin with; others in the stream are not the board's."""
 UNKNOWN = b"?"
 """What an earlier run wrote: differs from every row."""
@@ -119,7 +122,7 @@ class StatusBoard:
     async def recall(self) -> None:
         """Learn what an earlier run recorded, so that rows of what is gone are cleared. Raises LogUnavailable."""
         keys = await self._stream.keys()
-        self._written = dict.fromkeys((key for key in keys if key.startswith(f"{SERVICES}.")), UNKNOWN)
+        self._written = dict.fromkeys((key for key in keys if key.startswith((f"{SERVICES}.", f"{LEGACY}."))), UNKNOWN)
 
     async def run(self) -> None:
         """For ever: after each change compute the rows and record those that differ."""
@@ -141,7 +144,7 @@ class StatusBoard:
             return set()
         state, view = present
         closed, before = self._failures(), self._closed
-        keys = self._due(state, view)
+        keys = with_doors(state.hub, self._due(state, view))
         keys.update(key for key in {*closed, *before} if closed.get(key) != before.get(key))
         self._closed, self._position = closed, str(state.position)
         delivery: dict[ResourceKey, Delivery] = {}
@@ -154,8 +157,12 @@ class StatusBoard:
                 delivery[key] = self._delivery(service, closed.get(key))
                 if service.cluster in self._observed:
                     observed[key] = _latest(self._observed[service.cluster].values())
-        found = service_rows(state.hub, state.own, self._zone, delivery=delivery, observed=observed, keys=keys)
-        return self._take(keys, found)
+        said = (state.hub, state.own, self._zone)
+        found = (
+            *service_rows(*said, delivery=delivery, observed=observed, keys=keys),
+            *legacy_rows(*said, delivery=delivery, observed=observed, keys=keys),
+        )
+        return self._take({key for key in keys if not is_door(key)}, found)
 
     def _due(self, state: ZoneState, view: ZoneView) -> set[ResourceKey]:
         """The services whose rows are to be computed now."""
@@ -163,7 +170,8 @@ class StatusBoard:
         touched, self._touched = self._touched, set()
         meshes, self._meshes = self._meshes, set()
         if everything:
-            known = [set(log.kinds.get("MeshExternalService", Map())) for log in (state.hub, state.own)]
+            kinds = ("MeshExternalService", "ExternalService")
+            known = [set(log.kinds.get(kind, Map())) for log in (state.hub, state.own) for kind in kinds]
             return touched.union(*known, self._unsettled, self._since, self._clusters.values())
         for name in meshes & set(view.meshes):
             touched.update(view.meshes[name].services)
@@ -196,7 +204,7 @@ class StatusBoard:
     def _take(self, keys: set[ResourceKey], found: Iterable[ServiceRow]) -> set[str]:
         computed: set[str] = set()
         for row in found:
-            key = ResourceKey("MeshExternalService", row.mesh, row.name, self._zone if row.origin == "zone" else "")
+            key = ResourceKey(row.kind, row.mesh, row.name, self._zone if row.origin == "zone" else "")
             token = _token(key)
             computed.add(token)
             self.rows[token] = _shown(row, self._position, self.rows.get(token))
@@ -239,7 +247,7 @@ def _latest(seen: Iterable[Observed]) -> Observed:
 
 
 def _token(key: ResourceKey) -> str:
-    return f"{SERVICES}.{key.mesh}.{key.zone or '_'}.{key.name}"
+    return f"{LEGACY if is_legacy(key) else SERVICES}.{key.mesh}.{key.zone or '_'}.{key.name}"
 
 
 def _shown(row: ServiceRow, position: str, before: ServiceStatus | None) -> ServiceStatus:
@@ -260,6 +268,7 @@ def _shown(row: ServiceRow, position: str, before: ServiceStatus | None) -> Serv
         hostnames=row.hostnames,
         conditions=tuple(conditions),
         position=position,
+        kind=row.kind,
     )
 
 

@@ -23,6 +23,7 @@ from zone_cp.view.project import proxy_view
 from zone_cp.view.workloads import outbound_note
 from zone_cp.view.zone_view import ProxyView
 from zone_cp.xds.inspect import plain
+from zone_cp.xds.outbound import outside
 from zone_cp.xds.proxyless import PROXYLESS
 
 
@@ -140,5 +141,7 @@ class ZoneStore:
         if mesh is not None and mesh.mtls and not mesh.permissive and PROXYLESS in proxy.features:
             yield f"mesh {mesh.name} is STRICT: its inbounds refuse a proxyless client, which speaks plaintext"
         for outbound in proxy.resource.networking.outbound if mesh is not None else ():
-            if mesh and (note := outbound_note(mesh.workloads, view.zone, outbound, mtls=mesh.mtls)):
+            if mesh is None or outside(mesh, outbound) is not None:
+                continue
+            if note := outbound_note(mesh.workloads, view.zone, outbound, mtls=mesh.mtls):
                 yield note

@@ -182,11 +182,8 @@ def _other_paths() -> dict[str, Any]:
         "/events": _events_path(),
         "/": {"get": _operation("index", {"200": _answer(free, "what this is")} | _problems())},
         "/who-am-i": {"get": _operation("whoAmI", {"200": _answer(free, "the caller")} | _problems())},
-        "/status/meshexternalservices": _rows("serviceStatuses", "ServiceStatus"),
-        "/status/meshexternalservices/rollup": _rows("serviceRollups", "ServiceRollup"),
-        "/meshes/{mesh}/meshexternalservices/{name}/_status": _of_service(
-            "get", "serviceRollup", "ServiceRollup", "over all zones"
-        ),
+        **_status_paths("meshexternalservices", "service"),
+        **_status_paths("externalservices", "externalService"),
         "/proxies": _rows("proxies", "ProxyRow"),
         **_history_paths(),
         **_history_event_paths(),
@@ -194,6 +191,13 @@ def _other_paths() -> dict[str, Any]:
         "/healthy": {"get": _operation("healthy", healthy) | unauthenticated},
         "/ready": {"get": _operation("ready", healthy | not_ready) | unauthenticated},
     }
+
+
+def _status_paths(path: str, name: str) -> dict[str, Any]:
+    rows, rollups = _rows(f"{name}Statuses", "ServiceStatus"), _rows(f"{name}Rollups", "ServiceRollup")
+    rollup = _of_service("get", f"{name}Rollup", "ServiceRollup", "over all zones")
+    where = f"/meshes/{{mesh}}/{path}/{{name}}/_status"
+    return {f"/status/{path}": rows, f"/status/{path}/rollup": rollups, where: rollup}
 
 
 def _zone_paths() -> dict[str, Any]:

@@ -13,25 +13,32 @@ from shared.api.response import Call, json_response, number, page
 from shared.api.rollup import ServiceRollup, rolled_up
 from shared.api.store import ResourceStore, ServiceStatus
 from shared.events.event import GLOBAL
+from shared.model import kinds
 from shared.model.resource import ResourceKey, Zone
 
-KIND = "MeshExternalService"
+KINDS = ("MeshExternalService", "ExternalService")
 
 
 def status_routes(store: ResourceStore, own: str) -> list[HTTPRouteHandler]:
     """The routes of a plane; `own` is its zone, "" on global."""
+    return [route for kind in KINDS for route in _routes_of(store, own, kind)]
 
-    @get("/status/meshexternalservices")
+
+def _routes_of(store: ResourceStore, own: str, kind: str) -> list[HTTPRouteHandler]:
+    found = kinds.by_name(kind)
+    path = found.path if found is not None else kind
+
+    @get(f"/status/{path}")
     async def services(request: Call) -> Response[bytes]:
-        return await listed(request, store.statuses)
+        return await listed(request, lambda: _rows(store, kind))
 
-    @get("/status/meshexternalservices/rollup")
+    @get(f"/status/{path}/rollup")
     async def rollups(request: Call) -> Response[bytes]:
-        return await listed(request, lambda: _all(store, own))
+        return await listed(request, lambda: _all(store, own, kind))
 
-    @get("/meshes/{mesh:str}/meshexternalservices/{name:str}/_status")
+    @get(f"/meshes/{{mesh:str}}/{path}/{{name:str}}/_status")
     async def rollup(request: Call) -> Response[bytes]:
-        return await _one(store, own, request)
+        return await _one(store, own, request, kind)
 
     return [services, rollups, rollup]
 
@@ -43,22 +50,26 @@ async def listed(request: Call, read: Callable[[], Awaitable[Sequence[Any]]]) ->
     return json_response(page(request, found[offset : offset + size], len(found), offset, size))
 
 
-async def _one(store: ResourceStore, own: str, request: Call) -> Response[bytes]:
+async def _rows(store: ResourceStore, kind: str) -> list[ServiceStatus]:
+    return [row for row in await store.statuses() if row.kind == kind]
+
+
+async def _one(store: ResourceStore, own: str, request: Call, kind: str) -> Response[bytes]:
     mesh, name = request.path_params["mesh"], request.path_params["name"]
     wanted = request.query_params.get("zone")
-    rows, zones = await store.statuses(), await _zones(store, own)
+    rows, zones = await _rows(store, kind), await _zones(store, own)
     for origin in dict.fromkeys((own, "")) if wanted is None else (wanted,):
-        if await store.get(ResourceKey(KIND, mesh, name, origin)) is not None:
-            return json_response(_rollup(ResourceKey(KIND, mesh, name, origin), rows, zones))
-    raise Problem(404, "Not found", f"there is no {KIND} {name} in mesh {mesh}")
+        if await store.get(ResourceKey(kind, mesh, name, origin)) is not None:
+            return json_response(_rollup(ResourceKey(kind, mesh, name, origin), rows, zones))
+    raise Problem(404, "Not found", f"there is no {kind} {name} in mesh {mesh}")
 
 
-async def _all(store: ResourceStore, own: str) -> list[ServiceRollup]:
-    rows, zones = await store.statuses(), await _zones(store, own)
+async def _all(store: ResourceStore, own: str, kind: str) -> list[ServiceRollup]:
+    rows, zones = await _rows(store, kind), await _zones(store, own)
     by_name: dict[tuple[str, str], list[ServiceStatus]] = {}
     for row in rows:
         by_name.setdefault((row.mesh, row.name), []).append(row)
-    keys = sorted(stored.key for stored in await store.list(KIND))
+    keys = sorted(stored.key for stored in await store.list(kind))
     return [_rollup(key, by_name.get((key.mesh, key.name), []), zones) for key in keys]
 
 

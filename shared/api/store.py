@@ -60,7 +60,10 @@ class StatusCondition(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, rename="camel"):
-    """How one MeshExternalService stands in one zone. `origin` is "global" or a zone; `position` is the moment."""
+    """How one MeshExternalService or ExternalService stands in one zone.
+
+    `origin` is "global" or a zone; `position` is the moment.
+    """
 
     zone: str
     mesh: str
@@ -72,6 +75,7 @@ class ServiceStatus(msgspec.Struct, frozen=True, rename="camel"):
     hostnames: tuple[str, ...]
     conditions: tuple[StatusCondition, ...] = ()
     position: str = ""
+    kind: str = msgspec.field(default="MeshExternalService", name="type")
 
 
 class ProxyRow(msgspec.Struct, frozen=True, rename="camel"):

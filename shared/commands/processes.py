@@ -145,7 +145,11 @@ def init(
     directory: Annotated[Path, Parameter(help="Where to lay it out.")] = Path(".zonal"),
     base_port: BasePort = None,
     vip_cidr: Annotated[
-        list[str] | None, Parameter(help="zone=CIDR: the range of a zone's VIPs; repeatable.", negative="")
+        list[str] | None,
+        Parameter(
+            help="zone=CIDR[,CIDR]: the ranges of a zone's VIPs, then of legacy ExternalServices'; repeatable.",
+            negative="",
+        ),
     ] = None,
     allow_addresses: Annotated[
         list[str] | None, Parameter(help="A range that endpoints may use although it is dangerous.", negative="")
@@ -207,7 +211,7 @@ def redirect(
     user: Annotated[str | None, Parameter(help="The proxy's own user, whose traffic is left alone.")] = None,
     port: Annotated[int, Parameter(help="Port of the sidecar's outbound listener.")] = 15001,
     dns_port: Annotated[int, Parameter(help="Port of the sidecar's DNS; 0 leaves DNS alone.")] = 15053,
-    cidr: Annotated[str, Parameter(help="Range whose traffic is redirected.")] = "242.0.0.0/8",
+    cidr: Annotated[str, Parameter(help="Ranges whose traffic is redirected, with commas.")] = "240.0.0.0/4",
 ) -> int:
     """Redirect traffic to VIPs into the sidecar of this network namespace (root)."""
     if action not in ("install", "remove"):

@@ -130,7 +130,7 @@ def get(
             whole = {**whole, "status": status}
         _print(_to_apply(whole) if output == "yaml" else whole, output)
     elif status is not None:
-        _show_status(items, status, _ready(client))
+        _show_status(items, status, _ready(client, found))
     else:
         _show(found, items)
     return ExitCode.OK
@@ -207,7 +207,7 @@ def _path(kind: Kind, mesh: str | None, name: str | None = None) -> str:
 
 def _status(client: Client, kind: Kind, items: Iterable[dict[str, Any]]) -> list[dict[str, Any]] | None:
     """What each zone made of the items; None for kinds without, and where the API has no such view."""
-    if kind.name != "MeshExternalService":
+    if kind.name not in ("MeshExternalService", "ExternalService"):
         return None
     try:
         rows = client.get(f"/status/{kind.path}").get("items") or []
@@ -234,10 +234,10 @@ def _origin(labels: dict[str, str]) -> str:
     return f"zone {labels[ZONE_LABEL]}" if origin == "zone" and ZONE_LABEL in labels else origin
 
 
-def _ready(client: Client) -> dict[tuple[str, str, str], str]:
+def _ready(client: Client, kind: Kind) -> dict[tuple[str, str, str], str]:
     """`2/2` by mesh, name and origin: the zones that serve it, of those that should; {} where no API tells."""
     try:
-        rows = list(client.pages("/status/meshexternalservices/rollup"))
+        rows = list(client.pages(f"/status/{kind.path}/rollup"))
     except ApiRefused as refused:
         if refused.status == 404:
             return {}

@@ -28,6 +28,7 @@ from shared.events.event import GLOBAL
 GLOBAL_HOST = "10.65.0.1"
 OUTSIDE_HOST = "10.66.0.1"
 VIP_RANGE = IPv4Network("242.0.0.0/8")
+LEGACY_RANGE = IPv4Network("248.0.0.0/5")
 UIDS: dict[User, int] = {"sidecar": 5678, "egress": 5679}
 """Need no account. 5678 is the usual user of a sidecar."""
 
@@ -130,6 +131,10 @@ class Namespaces:
     def vip_range(self, zone: str) -> IPv4Network:
         """The real range, the same in every zone."""
         return VIP_RANGE
+
+    def legacy_range(self, zone: str) -> IPv4Network:
+        """Of 240.0.0.0/4 what no other kind has."""
+        return LEGACY_RANGE
 
     def argv(self, place: str, argv: Sequence[str], *, user: User | None = None) -> list[str]:
         """`ip netns exec`, and `setpriv` for a proxy's user."""

@@ -50,6 +50,9 @@ class Placement(Protocol):
     def vip_range(self, zone: str) -> IPv4Network:
         """The range that the zone leases VIPs from."""
 
+    def legacy_range(self, zone: str) -> IPv4Network:
+        """The same for legacy ExternalServices."""
+
     def argv(self, place: str, argv: Sequence[str], *, user: User | None = None) -> list[str]:
         """The command line that runs `argv` in a place, as the user of a proxy where one is named."""
 
@@ -89,7 +92,12 @@ class Loopback:
         ports and so other ranges (Envoys would share a VIP's port and each take half of the calls).
         """
         first = 16 + self._base_port // 100 * len(ZONES) % 200
-        return IPv4Network(f"127.{first + ZONES.index(zone)}.0.0/16")
+        return IPv4Network(f"127.{first + ZONES.index(zone)}.0.0/17")
+
+    def legacy_range(self, zone: str) -> IPv4Network:
+        """The other half."""
+        half = self.vip_range(zone)
+        return IPv4Network((int(half.network_address) + half.num_addresses, half.prefixlen))
 
     def argv(self, place: str, argv: Sequence[str], *, user: User | None = None) -> list[str]:
         """As it is."""

@@ -107,7 +107,7 @@ class System:
             self.directory,
             ZONES,
             base_port=self.base_port,
-            vip_cidrs={zone: str(placement.vip_range(zone)) for zone in ZONES},
+            vip_cidrs={zone: f"{placement.vip_range(zone)},{placement.legacy_range(zone)}" for zone in ZONES},
             relay=not placement.hosts,
             hosts=placement.hosts,
         )
@@ -184,8 +184,9 @@ class System:
         )  # fmt: skip
 
     def _redirected(self, zone: str) -> list[str]:
+        ranges = f"{self.placement.vip_range(zone)},{self.placement.legacy_range(zone)}"
         return ["--port", str(REDIRECT_PORT), "--dns-port", str(self.dns_port(zone)),
-                "--cidr", str(self.placement.vip_range(zone)), "--user", self.placement.uid("sidecar")]  # fmt: skip
+                "--cidr", ranges, "--user", self.placement.uid("sidecar")]  # fmt: skip
 
     async def _redirect(self, zone: str, *arguments: str) -> None:
         code, out, err = await self.cli("proxy", "redirect", *arguments, at=zone)

@@ -6,13 +6,13 @@ from, or of the observation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, TypeAlias
 
 import msgspec
 from immutables import Map
 
-from shared.events.fault import CA_FIELD, ca_expiry, service_fault
+from shared.events.fault import CA_FIELD, ca_expiry, has_mtls, service_fault
 from shared.events.state import LogState, Stored, ZoneState
 from shared.model.resource import (
     HostnameGenerator,
@@ -74,6 +74,7 @@ class ServiceRow(msgspec.Struct, frozen=True):
     hostnames: tuple[str, ...]
     vip: str
     conditions: tuple[Condition, ...]
+    kind: str = "MeshExternalService"
 
 
 def service_conditions(
@@ -89,10 +90,10 @@ def service_conditions(
 
     `delivery` None means that nothing is known of ACKs here: Ready then says what the logs say.
     """
-    return _conditions(_ground(ZoneState(zone, hub, own)), key, delivery, observed)
+    return _conditions(ground_of(ZoneState(zone, hub, own)), key, delivery, observed)
 
 
-class _Ground(msgspec.Struct, frozen=True):
+class Ground(msgspec.Struct, frozen=True):
     """What the conditions of all services of a zone have in common."""
 
     state: ZoneState
@@ -100,7 +101,8 @@ class _Ground(msgspec.Struct, frozen=True):
     egress_online: bool
 
 
-def _ground(state: ZoneState) -> _Ground:
+def ground_of(state: ZoneState) -> Ground:
+    """What is the same for all services of a state."""
     generators = tuple(
         stored.resource
         for log in (state.own, state.hub)
@@ -108,23 +110,27 @@ def _ground(state: ZoneState) -> _Ground:
         if isinstance(stored.resource, HostnameGenerator)
     )
     online = any(status.online and status.key.kind == "ZoneEgress" for status in state.own.proxies.values())
-    return _Ground(state, generators, online)
+    return Ground(state, generators, online)
 
 
 def _conditions(
-    ground: _Ground, key: ResourceKey, delivery: Delivery | None, observed: Observed | None
+    ground: Ground, key: ResourceKey, delivery: Delivery | None, observed: Observed | None
 ) -> tuple[Condition, ...]:
     state = ground.state
     stored = state.resource(key)
     if stored is None or not isinstance(stored.resource, MeshExternalService):
         return ()
     vip = _vip_leased(state, stored, stored.resource)
-    conditions = [vip, _hostnames(ground, stored, stored.resource), _ready(ground, stored, vip, delivery)]
+    conditions = [
+        vip,
+        _hostnames(ground, stored, stored.resource),
+        ready(ground, stored, vip, delivery, through_egress),
+    ]
     degraded = _degraded(stored, stored.resource)
     if degraded is not None:
         conditions.append(degraded)
     if observed is not None:
-        conditions.append(_reachable(observed, ca_expiry(state, key)))
+        conditions.append(reachable(observed, ca_expiry(state, key)))
     return tuple(conditions)
 
 
@@ -139,7 +145,7 @@ def service_rows(
 ) -> tuple[ServiceRow, ...]:
     """The status table of a zone: global's services and the zone's own, by mesh and name; `keys`: only of these."""
     rows: list[ServiceRow] = []
-    ground = _ground(ZoneState(zone, hub, own))
+    ground = ground_of(ZoneState(zone, hub, own))
     found = (*_services(hub), *_services(own)) if keys is None else _chosen(ground.state, keys)
     for key, stored in sorted(found, key=lambda item: (item[0].mesh, item[0].name, item[0])):
         service = stored.resource
@@ -196,7 +202,7 @@ def _vip_leased(state: ZoneState, stored: Stored, service: MeshExternalService) 
     return Condition("VipLeased", "Unknown", "Pending", message, stored.last.time)
 
 
-def _hostnames(ground: _Ground, stored: Stored, service: MeshExternalService) -> Condition:
+def _hostnames(ground: Ground, stored: Stored, service: MeshExternalService) -> Condition:
     """Every generator that selects the service, or the first reason why one gives it no name."""
     key, mesh, state = stored.key, stored.key.mesh, ground.state
     held = state.own.names.get(key, Map())
@@ -230,7 +236,13 @@ def _hostnames(ground: _Ground, stored: Stored, service: MeshExternalService) ->
     return Condition("HostnamesGenerated", "True", "Generated", ", ".join(sorted(held)), at)
 
 
-def _ready(ground: _Ground, stored: Stored, vip: Condition, delivery: Delivery | None) -> Condition:
+def ready(
+    ground: Ground,
+    stored: Stored,
+    vip: Condition,
+    delivery: Delivery | None,
+    by_egress: Callable[[Mesh], bool],
+) -> Condition:
     """Whether the zone serves the service: nothing about the outside itself, that is Reachable."""
     state = ground.state
     mesh = _mesh(state, stored.key.mesh)
@@ -243,7 +255,7 @@ def _ready(ground: _Ground, stored: Stored, vip: Condition, delivery: Delivery |
     if fault is not None:
         message = f"{fault.field}: {fault.message}" if fault.field else fault.message
         return Condition("Ready", "False", fault.reason, message, at)
-    if through_egress(mesh) and not ground.egress_online:
+    if by_egress(mesh) and not ground.egress_online:
         message = f"no zone egress is online in zone {state.zone}: {stored.key.name} answers 503"
         return Condition("Ready", "False", "NoZoneEgress", message, at)
     if delivery is not None and delivery.refused:
@@ -256,8 +268,7 @@ def _ready(ground: _Ground, stored: Stored, vip: Condition, delivery: Delivery |
 
 def through_egress(mesh: Mesh) -> bool:
     """Whether external traffic of a mesh leaves through the zone egress (decision 2)."""
-    mtls = mesh.mtls is not None and any(item.name == mesh.mtls.enabled_backend for item in mesh.mtls.backends)
-    return mtls and mesh.labels.get(ORIGINATION_LABEL) != "sidecar"
+    return has_mtls(mesh) and mesh.labels.get(ORIGINATION_LABEL) != "sidecar"
 
 
 def _mesh(state: ZoneState, name: str) -> Mesh | None:
@@ -276,12 +287,13 @@ def _degraded(stored: Stored, service: MeshExternalService) -> Condition | None:
     return Condition("Degraded", "True", "SubjectAltNameNotChecked", message, stored.last.time)
 
 
-def _reachable(observed: Observed, ca_expires: str) -> Condition:
+def reachable(observed: Observed, ca_expires: str, ca_field: str = CA_FIELD) -> Condition:
+    """What proxies saw of the outside; `ca_field` is where the CA is declared that may have expired."""
     if not observed.failing:
         return Condition("Reachable", "True", "Reachable", "", observed.at)
     # Until the next event of the log, the handshake alone can tell.
     expired = "certificate_has_expired" in observed.reason.lower().replace(" ", "_")
     if expired and ca_expires and ca_expires <= observed.at:
-        message = f"{CA_FIELD}: the last of the CA certificates expired at {ca_expires[:19]}Z ({observed.reason})"
+        message = f"{ca_field}: the last of the CA certificates expired at {ca_expires[:19]}Z ({observed.reason})"
         return Condition("Reachable", "False", "CaExpired", message, observed.at)
     return Condition("Reachable", "False", "UpstreamFailure", observed.reason, observed.at)

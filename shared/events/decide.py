@@ -14,9 +14,10 @@ from immutables import Map
 
 from shared.events.event import Change, DataKeyWrapped, ResourceApplied, ResourceDeleted
 from shared.events.in_mesh import dataplane_warnings
-from shared.events.sealing import is_sealed, keep_sealed, key_ids
+from shared.events.sealing import is_sealed, keep_sealed, key_ids, sources_of
 from shared.events.state import LogState, Stored
 from shared.model import codec, kinds
+from shared.model.external_service import ExternalService
 from shared.model.inbound import SERVICE_TAG
 from shared.model.labels import MES_ORIGINATION_LABEL, allowed_addresses, computed, is_direct
 from shared.model.policy import Policy
@@ -309,6 +310,8 @@ class _Batch:
                 )
             case MeshExternalService():
                 yield from self._service_warnings(resource)
+            case ExternalService():
+                yield from self._missing_secrets(resource)
             case Dataplane():
                 mesh = self._mesh(resource.mesh)
                 yield from dataplane_warnings(resource, mesh, lambda: self._served(resource.mesh), self.zone)
@@ -316,28 +319,33 @@ class _Batch:
                 pass
 
     def _served(self, mesh: str) -> frozenset[str]:
-        """The services that Dataplanes of a mesh serve in this zone, seen through the batch."""
+        """What an outbound by tags can mean in this zone: served by Dataplanes, or outside; seen through the batch."""
         stored = {key: one.resource for key, one in self.own.kinds.get("Dataplane", Map()).items()}
+        stored |= {key: one.resource for key, one in (self.hub or self.own).kinds.get("ExternalService", Map()).items()}
         found = ({**stored, **self._staged}).values()
+        outside = {one.service for one in found if isinstance(one, ExternalService) and one.mesh == mesh}
         members = (one for one in found if isinstance(one, Dataplane) and one.mesh == mesh)
-        return frozenset(inbound.tags.get(SERVICE_TAG, "") for one in members for inbound in one.networking.inbound)
+        inside = {inbound.tags.get(SERVICE_TAG, "") for one in members for inbound in one.networking.inbound}
+        return frozenset(inside | outside)
 
     def _service_warnings(self, service: MeshExternalService) -> Iterator[str]:
         tls = service.spec.tls
         if tls is None or not tls.enabled:
             return
-        verification = tls.verification
-        if verification.mode == "SkipCA":
+        if tls.verification.mode == "SkipCA":
             yield (
                 f"MeshExternalService {service.name}: mode SkipCA verifies nothing: Envoy cannot check a SAN without "
                 "a CA, so the SAN is not checked either"
             )
-        for source in (verification.ca_cert, verification.client_cert, verification.client_key):
-            if source is not None and source.secret is not None:
+        yield from self._missing_secrets(service)
+
+    def _missing_secrets(self, service: MeshExternalService | ExternalService) -> Iterator[str]:
+        for source in sources_of(service):
+            if source.secret is not None:
                 key = ResourceKey("Secret", service.mesh, source.secret)
                 if self._globally(key) is None:
                     yield (
-                        f'MeshExternalService {service.name}: Secret "{source.secret}" does not exist in mesh '
+                        f'{type(service).__name__} {service.name}: Secret "{source.secret}" does not exist in mesh '
                         f"{service.mesh} yet; until it does its destination answers 503"
                     )
 

@@ -75,8 +75,9 @@ class LogRestored(_Change, frozen=True, tag="LogRestored"):
 class ZoneSettingsChanged(_Change, frozen=True, tag="ZoneSettingsChanged"):
     """The settings of a zone that change what proxies are served. CIDR as text, quarantine in seconds.
 
-    egress_on_demand_above: with more services than that, zone egresses load each when it is first used. Unset in
-    events of before there was such a setting: their hash covers what they said.
+    egress_on_demand_above: with more services than that, zone egresses load each when it is first used. legacy_cidr:
+    where the VIPs of ExternalServices come from. Unset in events of before there was such a setting: their hash covers
+    what they said.
     """
 
     cidr: str
@@ -84,6 +85,7 @@ class ZoneSettingsChanged(_Change, frozen=True, tag="ZoneSettingsChanged"):
     compiler: str
     allowed_addresses: tuple[str, ...] = ()
     egress_on_demand_above: int | msgspec.UnsetType = msgspec.UNSET
+    legacy_cidr: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class VipLeased(_Change, frozen=True, tag="VipLeased"):

@@ -10,17 +10,24 @@ import binascii
 
 import msgspec
 
+from shared.events.external_hosts import external_hosts
 from shared.events.state import Stored, ZoneState
+from shared.model.external_service import ExternalService
+from shared.model.kinds import is_door, tls_path
 from shared.model.material import last_expiry
 from shared.model.resource import (
     ZONE_LABEL,
     DataSource,
+    ExternalTls,
+    Mesh,
     MeshExternalService,
+    Resource,
     ResourceKey,
     Secret,
     Verification,
     protocol_class,
 )
+from shared.model.successor import external_tls
 
 CHAIN_MODES = ("Secured", "SkipSAN")
 """Verification modes in which the external server's chain is verified, so that `caCert` is read."""
@@ -38,8 +45,10 @@ class ServiceFault(msgspec.Struct, frozen=True):
 
 
 def service_fault(state: ZoneState, key: ResourceKey) -> ServiceFault | None:
-    """Why the zone keeps the MeshExternalService `key` closed; None when it is open, or not there at all."""
+    """Why the zone keeps the service `key` closed; None when it is open, or not there at all."""
     stored = state.resource(key)
+    if stored is not None and isinstance(stored.resource, ExternalService):
+        return _legacy_fault(state, stored.key, stored.resource)
     if stored is None or not isinstance(stored.resource, MeshExternalService):
         return None
     spec = stored.resource.spec
@@ -58,6 +67,28 @@ def service_fault(state: ZoneState, key: ResourceKey) -> ServiceFault | None:
     if spec.extension is not None or spec.tls is None or not spec.tls.enabled:
         return None  # endpoints and TLS are the extension's own affair, and its compiler judges it
     return _tls_fault(state, key, spec.tls.verification)
+
+
+def _legacy_fault(state: ZoneState, key: ResourceKey, one: ExternalService) -> ServiceFault | None:
+    """The same of one ExternalService. Its zone counts where it leaves through an egress: else it is a locality."""
+    pin = one.tags.get(ZONE_LABEL)
+    mesh = state.resource(ResourceKey("Mesh", "", key.mesh))
+    through = mesh is not None and isinstance(mesh.resource, Mesh) and legacy_through_egress(mesh.resource)
+    if pin is not None and pin != state.zone and through:
+        message = f"{one.name} leaves the mesh through zone {pin} only, and cross-zone egress is not configured"
+        return ServiceFault("ZonePinned", message, f'tags["{ZONE_LABEL}"]')
+    tls = _tls_of(one)
+    return _tls_fault(state, key, tls.verification) if tls is not None and tls.enabled else None
+
+
+def legacy_through_egress(mesh: Mesh) -> bool:
+    """Whether traffic to legacy ExternalServices of a mesh leaves through the zone egress (decision 2)."""
+    return mesh.routing.zone_egress and has_mtls(mesh)
+
+
+def has_mtls(mesh: Mesh) -> bool:
+    """Whether a mesh's workloads have identities."""
+    return mesh.mtls is not None and any(one.name == mesh.mtls.enabled_backend for one in mesh.mtls.backends)
 
 
 def pinned_zone(stored: Stored) -> str | None:
@@ -102,13 +133,27 @@ def moment(state: ZoneState) -> str:
 
 def ca_expiry(state: ZoneState, key: ResourceKey) -> str:
     """When the last CA certificate that a service is to trust expires, as event time; "" where that is not known."""
+    if is_door(key):
+        door = external_hosts(state.hub).doors.get(key)
+        found = [ca_expiry(state, one.stored.key) for one in door.members] if door is not None else []
+        return min((one for one in found if one > moment(state)), default="")
     stored = state.resource(key)
-    if stored is None or not isinstance(stored.resource, MeshExternalService):
-        return ""
-    spec = stored.resource.spec
-    if spec.extension is not None or spec.tls is None or not spec.tls.enabled:
-        return ""
-    source = dict(data_sources(spec.tls.verification)).get("caCert")
+    tls = _tls_of(stored.resource) if stored is not None else None
+    return _authority_expiry(state, key, tls.verification) if tls is not None and tls.enabled else ""
+
+
+def _tls_of(resource: Resource) -> ExternalTls | None:
+    match resource:
+        case MeshExternalService(spec=spec):
+            return spec.tls if spec.extension is None else None
+        case ExternalService(networking=networking):
+            return external_tls(networking.tls) if networking.tls is not None else None
+        case _:
+            return None
+
+
+def _authority_expiry(state: ZoneState, key: ResourceKey, verification: Verification) -> str:
+    source = dict(data_sources(verification)).get("caCert")
     if source is None:
         return ""
     if source.secret is None:
@@ -126,19 +171,19 @@ def _tls_fault(state: ZoneState, key: ResourceKey, verification: Verification) -
     expires = ca_expiry(state, key)
     if expires and expires <= moment(state):
         message = f"the last of the CA certificates expired at {expires[:19]}Z"
-        return ServiceFault("CaExpired", message, CA_FIELD)
+        return ServiceFault("CaExpired", message, f"{tls_path(key)}.caCert")
     if (verification.client_cert is None) != (verification.client_key is None):
         missing = "clientKey" if verification.client_key is None else "clientCert"
         return ServiceFault(
             "ClientCertificateIncomplete",
             "clientCert and clientKey must be given together",
-            f"spec.tls.verification.{missing}",
+            f"{tls_path(key)}.{missing}",
         )
     return None
 
 
 def _source_fault(state: ZoneState, key: ResourceKey, field: str, source: DataSource) -> ServiceFault | None:
-    path = f"spec.tls.verification.{field}"
+    path = f"{tls_path(key)}.{field}"
     if source.secret is not None:
         stored = find_secret(state, key, source.secret)
         if stored is None:

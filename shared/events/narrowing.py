@@ -86,7 +86,9 @@ def _added(state: LogState, key: ResourceKey, now: MeshTrafficPermission, mesh: 
     for one in _denied(now):
         yield Narrowed(one)
     closed = _resource(state, ResourceKey("Mesh", "", mesh, key.zone))
-    if not _alike(state, key, now) and not (isinstance(closed, Mesh) and _forbids(closed)):
+    # That a mesh forbids MeshExternalServices says nothing of legacy ones, which are meant by MeshService.
+    legacy = now.spec.target_ref.kind == "MeshService"
+    if not _alike(state, key, now) and (legacy or not (isinstance(closed, Mesh) and _forbids(closed))):
         yield Narrowed(EVERYBODY, _sorted(_allowed(now)))
 
 

@@ -13,9 +13,11 @@ import msgspec
 from msgspec.structs import replace
 
 from shared.events.event import DataKeyWrapped
+from shared.model.external_service import ExternalService, LegacyTls
 from shared.model.material import base64_fault, inline_bytes, last_expiry, pem_warning
-from shared.model.resource import DataSource, MeshExternalService, Resource, Sealed, Secret
+from shared.model.resource import DataSource, MeshExternalService, Resource, Sealed, Secret, Verification
 
+Outside: TypeAlias = MeshExternalService | ExternalService
 Seal: TypeAlias = Callable[[bytes], tuple[Sealed, tuple[DataKeyWrapped, ...]]]
 """Encrypts under a fresh data key and wraps that for its readers (`shared.keys.seal.Sealer.seal`)."""
 
@@ -40,7 +42,7 @@ def seal_all(resources: Sequence[Resource], seal: Seal) -> Admitted:
                 sealed, made = seal(plain)
                 out.append(replace(resource, data=None, sealed=replace(sealed, expires=last_expiry(plain))))
                 wraps.extend(made)
-            case MeshExternalService():
+            case MeshExternalService() | ExternalService():
                 warnings.extend(_material_warnings(resource))
                 service, made = _seal_client_key(resource, seal)
                 out.append(service)
@@ -55,7 +57,7 @@ def is_sealed(resource: Resource) -> bool:
     match resource:
         case Secret():
             return resource.data is None and resource.sealed is not None
-        case MeshExternalService():
+        case MeshExternalService() | ExternalService():
             key = _client_key(resource)
             return key is None or (key.inline is None and key.inline_string is None)
         case _:
@@ -71,10 +73,13 @@ def keep_sealed(after: Resource, before: Resource) -> Resource:
     match after, before:
         case Secret(sealed=Sealed() as new), Secret(sealed=Sealed() as old) if new.digest == old.digest:
             return replace(after, sealed=old)
-        case MeshExternalService(), MeshExternalService():
-            old_key = _client_key(before)
-            same = old_key is not None and _digest(_client_key(after)) == _digest(old_key) != ""
-            return _with_client_key(after, old_key) if same and old_key is not None else after
+        case (MeshExternalService() as new, MeshExternalService() as old) | (
+            ExternalService() as new,
+            ExternalService() as old,
+        ):
+            old_key = _client_key(old)
+            same = old_key is not None and _digest(_client_key(new)) == _digest(old_key) != ""
+            return _with_client_key(new, old_key) if same and old_key is not None else after
         case _:
             return after
 
@@ -84,7 +89,7 @@ def key_ids(resource: Resource) -> tuple[str, ...]:
     match resource:
         case Secret(sealed=Sealed() as sealed):
             return (sealed.kid,)
-        case MeshExternalService():
+        case MeshExternalService() | ExternalService():
             key = _client_key(resource)
             return (key.sealed.kid,) if key and key.sealed else ()
         case _:
@@ -96,26 +101,47 @@ def redacted(resource: Resource) -> Resource:
     match resource:
         case Secret():
             return replace(resource, data=None, sealed=None)
-        case MeshExternalService() if _client_key(resource) is not None and not _names_secret(resource):
+        case MeshExternalService() | ExternalService() if _client_key(resource) is not None and not _names_secret(
+            resource
+        ):
             return _with_client_key(resource, DataSource())
         case _:
             return resource
+
+
+def sources_of(service: Outside) -> tuple[DataSource, ...]:
+    """The data sources that a service declares."""
+    material = _material(service)
+    given = (material.ca_cert, material.client_cert, material.client_key) if material is not None else ()
+    return tuple(source for source in given if source is not None)
 
 
 def _digest(source: DataSource | None) -> str:
     return source.sealed.digest if source is not None and source.sealed is not None else ""
 
 
-def _names_secret(service: MeshExternalService) -> bool:
+def _names_secret(service: Outside) -> bool:
     key = _client_key(service)
     return key is not None and key.secret is not None
 
 
-def _client_key(service: MeshExternalService) -> DataSource | None:
-    return service.spec.tls.verification.client_key if service.spec.tls else None
+def _material(service: Outside) -> Verification | LegacyTls | None:
+    if isinstance(service, ExternalService):
+        return service.networking.tls
+    return service.spec.tls.verification if service.spec.tls else None
 
 
-def _with_client_key(service: MeshExternalService, key: DataSource) -> MeshExternalService:
+def _client_key(service: Outside) -> DataSource | None:
+    material = _material(service)
+    return material.client_key if material is not None else None
+
+
+def _with_client_key(service: Outside, key: DataSource) -> Outside:
+    if isinstance(service, ExternalService):
+        legacy = service.networking.tls
+        if legacy is None:
+            return service
+        return replace(service, networking=replace(service.networking, tls=replace(legacy, client_key=key)))
     tls = service.spec.tls
     if tls is None:
         return service
@@ -123,9 +149,7 @@ def _with_client_key(service: MeshExternalService, key: DataSource) -> MeshExter
     return replace(service, spec=replace(service.spec, tls=replace(tls, verification=verification)))
 
 
-def _seal_client_key(
-    service: MeshExternalService, seal: Seal
-) -> tuple[MeshExternalService, tuple[DataKeyWrapped, ...]]:
+def _seal_client_key(service: Outside, seal: Seal) -> tuple[Outside, tuple[DataKeyWrapped, ...]]:
     key = _client_key(service)
     if key is None or key.secret is not None or (key.inline is None) == (key.inline_string is None):
         return service, ()
@@ -138,10 +162,10 @@ def _seal_client_key(
     return _with_client_key(service, DataSource(sealed=sealed)), wraps
 
 
-def _material_warnings(service: MeshExternalService) -> list[str]:
-    if service.spec.tls is None:
+def _material_warnings(service: Outside) -> list[str]:
+    verification = _material(service)
+    if verification is None:
         return []
-    verification = service.spec.tls.verification
     found: list[str] = []
     for name, source in (
         ("caCert", verification.ca_cert),
@@ -151,5 +175,5 @@ def _material_warnings(service: MeshExternalService) -> list[str]:
         if source is None or (source.inline is not None and base64_fault(source.inline)):
             continue
         if warning := pem_warning(name, source):
-            found.append(f"MeshExternalService {service.name}: {warning}")
+            found.append(f"{type(service).__name__} {service.name}: {warning}")
     return found

@@ -245,7 +245,7 @@ class _Layout:
             allowed_addresses=tuple(allowed),
         )
         if cidr is not None:
-            settings = msgspec.structs.replace(settings, mesh_external_service_cidr=cidr)
+            settings = settings.with_ranges(cidr)
         self.folder(deployment.home(zone) / "data")
         self.public(path, to_yaml(settings))
 
@@ -327,9 +327,9 @@ def init(
     """Lay out a deployment of `zones` in `directory`, or add what is missing to the one there.
 
     base_port: 5681 by default, fixed once laid out. vip_cidrs: the VIP range of a new zone, where it is not
-    242.0.0.0/8. allowed_addresses: what new zones let endpoints use (decision 13). relay: zones dial the port
-    of a relay, so that the link can be cut. hosts: the address that the processes of "global" or of a zone
-    listen on and are dialled at, where it is not 127.0.0.1. Raises InitRefused and files.KeyFileError.
+    242.0.0.0/8, and behind a comma that of legacy ExternalServices. allowed_addresses: what new zones let endpoints
+    use (decision 13). relay: zones dial a relay's port, so that the link can be cut. hosts: the address that "global"
+    or a zone listens on and is dialled at, where it is not 127.0.0.1. Raises InitRefused and files.KeyFileError.
     """
     directory = directory.resolve()
     plan = _planned(directory, zones, base_port, hosts=hosts, relay=relay)

@@ -27,7 +27,7 @@ _DANGEROUS = tuple(
         ("224.0.0.0/4", "multicast"),
         ("ff00::/8", "multicast"),
         ("255.255.255.255/32", "broadcast"),
-        *((cidr, "a VIP range") for cidr in KUMA_VIP_RANGES),
+        ("240.0.0.0/4", "a VIP range"),  # of every kind, whatever a zone is set to
     )
 )
 _HOW = "allow its range with the label zonal.io/allow-addresses of the Mesh or in the zone's settings"

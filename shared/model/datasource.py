@@ -6,12 +6,13 @@ Kuma 2.14: `secret`, `inline` or `inlineString`. Kuma 3.0: `type: Secret | Insec
 from __future__ import annotations
 
 from shared.model.document import Field, Fields, Node, Scalar
+from shared.model.external_service import ExternalService
 from shared.model.kinds import Kind
 from shared.model.resource import MeshExternalService
 from shared.model.shape import REQUIRED, Shape, child
 
 SOURCES = ("caCert", "clientCert", "clientKey")
-_AT = ("spec", "tls", "verification")
+_AT = {MeshExternalService: ("spec", "tls", "verification"), ExternalService: ("networking", "tls")}
 _HOST = (
     "is refused: a resource must not read the control plane's host; use inline (base64), inlineString or secret instead"
 )
@@ -19,7 +20,8 @@ _HOST = (
 
 def canonical_data_sources(node: Fields, kind: Kind, found: list[Shape]) -> Fields:
     """The document with each data source in canonical shape; faults are added to `found`."""
-    return _at(node, _AT, "", found) if kind.type is MeshExternalService else node
+    keys = _AT.get(kind.type)
+    return node if keys is None else _at(node, keys, "", found)
 
 
 def _at(node: Fields, keys: tuple[str, ...], path: str, found: list[Shape]) -> Fields:

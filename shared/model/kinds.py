@@ -7,6 +7,7 @@ import re
 import msgspec
 
 from shared.model.endpoint_policy import MeshHealthCheck, MeshLoadBalancingStrategy
+from shared.model.external_service import ExternalService
 from shared.model.log_policy import MeshAccessLog
 from shared.model.passthrough_policy import MeshPassthrough
 from shared.model.policy import MeshCircuitBreaker, MeshRetry, MeshTimeout, MeshTrafficPermission, Policy
@@ -46,6 +47,15 @@ def _policy(path: str, made: type[Policy]) -> Kind:
 
 KINDS: tuple[Kind, ...] = (
     Kind("Dataplane", "dataplanes", Dataplane, mesh_scoped=True, plugin=False, on_global=False, on_zone=True),
+    Kind(
+        "ExternalService",
+        "externalservices",
+        ExternalService,
+        mesh_scoped=True,
+        plugin=False,
+        on_global=True,
+        on_zone=False,
+    ),
     Kind(
         "HostnameGenerator",
         "hostnamegenerators",
@@ -113,6 +123,7 @@ def lookup(word: str) -> Kind | None:
     flat = re.sub(r"[-_+ ]", "", word).lower()
     short = {
         "mes": "MeshExternalService",
+        "es": "ExternalService",
         "extsvc": "MeshExternalService",
         "hg": "HostnameGenerator",
         "dp": "Dataplane",
@@ -133,6 +144,26 @@ def read_only_reason(kind: Kind, *, zone: str) -> str | None:
     if zone:
         return None if kind.on_zone else READ_ONLY_ON_ZONE
     return None if kind.on_global else READ_ONLY_ON_GLOBAL.format(kind=kind.name.lower())
+
+
+def is_legacy(key: ResourceKey) -> bool:
+    """Whether it is an ExternalService, or a host or door of some (`shared/events/external_hosts.py`)."""
+    return key.kind == "ExternalService"
+
+
+def is_door(key: ResourceKey) -> bool:
+    """Whether it is a host or door of legacy ExternalServices: no resource, whose names hold no colon."""
+    return is_legacy(key) and ":" in key.name
+
+
+def service_key(mesh: str, name: str, zone: str) -> ResourceKey:
+    """The key that a zone serves a service under, back from its parts."""
+    return ResourceKey("ExternalService" if ":" in name else "MeshExternalService", mesh, name, zone)
+
+
+def tls_path(key: ResourceKey) -> str:
+    """Where the TLS material of a service is declared."""
+    return "networking.tls" if is_legacy(key) else "spec.tls.verification"
 
 
 def item_path(key: ResourceKey) -> str:

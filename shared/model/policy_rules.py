@@ -40,13 +40,13 @@ from shared.model.route_policy import (
 )
 from shared.model.route_rules import http_rules, no_hostnames, route_part, tcp_rules
 from shared.model.target_rules import (
+    GUARDED_KINDS,
     SERVICE_KINDS,
     TO_KINDS,
     TO_OR_ROUTE_KINDS,
     WHOLE_PROXY_KINDS,
     to_violations,
     top_violations,
-    unsupported,
 )
 from shared.model.value_rules import (
     NOT_EMPTY,
@@ -319,11 +319,10 @@ def _logs(conf: LogConf, path: str) -> Found:
 
 def _permission(policy: MeshTrafficPermission) -> Found:
     ref = policy.spec.target_ref
-    if ref.kind != "MeshExternalService":
-        # Kuma's permissions on inbound traffic are another matter: decision 20 is about external services alone.
-        yield "spec.targetRef.kind", unsupported(ref.kind)
-    else:
-        yield from to_violations(ref, "spec.targetRef")
+    # Kuma's permissions on inbound traffic are another matter: decision 20 is about external services alone.
+    yield from to_violations(ref, "spec.targetRef", GUARDED_KINDS)
+    if ref.kind == "MeshService" and not ref.name:
+        yield "spec.targetRef.name", "must be set when kind is MeshService"
     if not policy.spec.rules:
         yield "spec", "at least one of 'from' or 'rules' has to be defined"
     for index, rule in enumerate(policy.spec.rules):

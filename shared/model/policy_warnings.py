@@ -36,6 +36,9 @@ def policy_warnings(policy: Policy, mesh: Mesh | None) -> Iterator[str]:
     has_mtls = mesh.mtls is not None and bool(mesh.mtls.enabled_backend)
     match policy:
         case MeshTrafficPermission():
+            if policy.spec.target_ref.kind == "MeshService":
+                service = policy.spec.target_ref.name
+                yield f"{about} guards legacy ExternalServices of {service} alone, nothing that Dataplanes serve"
             if not has_mtls:
                 yield f"{about}: mesh {mesh.name} has no mTLS, so nobody can show who it is: everybody is denied"
         case MeshCircuitBreaker() | MeshHealthCheck() | MeshLoadBalancingStrategy():

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from immutables import Map
 
-from shared.model import part
+from shared.model import carried, part, source
+from shared.model.external_service import ExternalService
 from shared.model.inbound import Inbound
 from shared.model.policy import Policy
 
@@ -31,7 +32,7 @@ MESH_LABEL = "kuma.io/mesh"
 DISPLAY_NAME_LABEL = "kuma.io/display-name"
 ENV_LABEL = "kuma.io/env"
 
-Protocol: TypeAlias = Literal["tcp", "http", "http2", "grpc"]
+Protocol: TypeAlias = carried.Protocol
 ProtocolClass: TypeAlias = Literal["http", "tcp"]
 """http covers http, http2 and grpc: VIP ranges and filter chains are split by it (decisions 15, 25)."""
 
@@ -63,32 +64,8 @@ class _Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 # --- data sources -----------------------------------------------------------------------------------------
 
 
-class Sealed(_Model, frozen=True, kw_only=True):
-    """Encrypted bytes as they stand in the log: AES-256-GCM under the data key `kid` (decision 34).
-
-    All values are base64. `digest` is a keyed fingerprint of the plaintext, so that equality can be seen
-    without the key being guessable from it. `expires` is when the last of the certificates in it does, "" without any.
-    """
-
-    kid: str
-    nonce: str
-    ciphertext: str
-    digest: str
-    expires: str = ""
-
-
-class DataSource(_Model, frozen=True, kw_only=True):
-    """Where bytes of TLS material come from: exactly one is set (decision 12).
-
-    `secret` names a Secret of the same mesh. `inline` is base64, `inline_string` is text. Admission replaces
-    an inline `clientKey` by `sealed` (never accepted from users), so that the log holds no private key in
-    clear; the 3.0 shape is accepted by `manifest.py` and stored as this one.
-    """
-
-    secret: str | None = None
-    inline: str | None = None
-    inline_string: str | None = None
-    sealed: Sealed | None = None
+Sealed: TypeAlias = source.Sealed
+DataSource: TypeAlias = source.DataSource
 
 
 # --- Mesh ---------------------------------------------------------------------------------------------------
@@ -378,13 +355,15 @@ class ZoneEgress(_Model, frozen=True, kw_only=True, tag_field="type", tag="ZoneE
     networking: ZoneEgressNetworking
 
 
-Resource: TypeAlias = Mesh | Zone | Secret | HostnameGenerator | MeshExternalService | Dataplane | ZoneEgress | Policy
+Resource: TypeAlias = (
+    Mesh | Zone | Secret | HostnameGenerator | ExternalService | MeshExternalService | Dataplane | ZoneEgress | Policy
+)
 
 
 def mesh_of(resource: Resource) -> str:
     """Mesh a resource belongs to, or "" for global-scoped kinds."""
     match resource:
-        case Secret() | MeshExternalService() | Dataplane():
+        case Secret() | ExternalService() | MeshExternalService() | Dataplane():
             return resource.mesh
         case Mesh() | Zone() | HostnameGenerator() | ZoneEgress():
             return ""

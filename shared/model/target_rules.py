@@ -10,6 +10,8 @@ TO_KINDS = frozenset({"Mesh", "MeshExternalService"})
 TO_OR_ROUTE_KINDS = TO_KINDS | {"MeshHTTPRoute"}
 """Destinations of policies that a route of HTTP can hold: Kuma's MeshTimeout and MeshRetry."""
 SERVICE_KINDS = frozenset({"MeshExternalService"})
+GUARDED_KINDS = SERVICE_KINDS | {"MeshService"}
+"""MeshService means the legacy ExternalServices of a `kuma.io/service`."""
 WHOLE_PROXY_KINDS = frozenset({"Mesh", "MeshSubset", "Dataplane"})
 
 

@@ -13,6 +13,8 @@ from typing import assert_never
 import msgspec
 
 from shared.model.addresses import address_fault, cidr_fault, is_dns_name, is_ip
+from shared.model.external_service import ExternalService
+from shared.model.external_service_rules import external_service_violations
 from shared.model.inbound import PROTOCOL_TAG, PROTOCOL_WORDS
 from shared.model.labels import (
     ALLOW_ADDRESSES_LABEL,
@@ -105,6 +107,8 @@ def _violations(resource: Resource, allowed: tuple[str, ...], reserved: tuple[st
             yield from _hostname_generator(resource)
         case MeshExternalService():
             yield from _external_service(resource, allowed, reserved)
+        case ExternalService():
+            yield from external_service_violations(resource, allowed, reserved, _data_source)
         case Dataplane():
             yield from _dataplane(resource)
         case ZoneEgress():
@@ -136,7 +140,7 @@ def _name(resource: Resource) -> Iterator[tuple[str, str]]:
                 reasons.append(NAME_1035)
             if reasons:
                 yield "name", ", ".join(reasons)
-        case Secret() | Dataplane() | ZoneEgress():
+        case Secret() | ExternalService() | Dataplane() | ZoneEgress():
             yield from _name_1123(name)
         case _:
             assert_never(resource)

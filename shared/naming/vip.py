@@ -11,7 +11,7 @@ the resource's identity; probing goes on from there. IPv4 only; network and broa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
@@ -84,6 +84,19 @@ def parse_cidr(cidr: str) -> VipRange | CidrFault:
         for number, protocol_class in enumerate(classes)
     )
     return VipRange(str(network), quarters)
+
+
+def outside(cidr: str, others: Iterable[str]) -> str:
+    """The largest part of `cidr` that none of `others` touches, the lowest of equal ones; "" where there is none."""
+    parts = [IPv4Network(cidr, strict=False)]
+    for other in (IPv4Network(one, strict=False) for one in others):
+        parts = [
+            part
+            for one in parts
+            for part in (() if one.subnet_of(other) else one.address_exclude(other) if other.subnet_of(one) else (one,))
+        ]
+    parts = [one for one in parts if one.prefixlen <= PREFIX_MAX]
+    return str(min(parts, key=lambda one: (one.prefixlen, one))) if parts else ""
 
 
 def ranges(cidr: str) -> Map[ProtocolClass, tuple[str, ...]]:

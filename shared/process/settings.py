@@ -14,11 +14,14 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_or
 
 import msgspec
 
+from shared.model.addresses import KUMA_VIP_RANGES
 from shared.model.document import Fields, Malformed, plain, read
+from shared.naming.vip import outside
 
 ENVIRONMENT_PREFIX = "ZONAL_"
 ENVIRONMENT_NAMES = {
     "mesh_external_service_cidr": "KUMA_IPAM_MESH_EXTERNAL_SERVICE_CIDR",
+    "dns_server_cidr": "KUMA_DNS_SERVER_CIDR",
     "system_ca_path": "KUMA_DATAPLANE_RUNTIME_DYNAMIC_SYSTEM_CA_PATH",
 }
 """Fields whose variable is Kuma's; the `ZONAL_…` name works as well and wins."""
@@ -78,6 +81,9 @@ class ZoneSettings(Settings, frozen=True, kw_only=True):
     mesh_external_service_cidr: Annotated[str, _about("IPv4 range that VIPs of MeshExternalServices come from")] = (
         "242.0.0.0/8"
     )
+    dns_server_cidr: Annotated[
+        str, _about("IPv4 range that VIPs of legacy ExternalServices come from, outside those of the other kinds")
+    ] = "240.0.0.0/4"
     vip_quarantine_seconds: Annotated[
         int, msgspec.Meta(ge=0), _about("how long the VIP and hostnames of a deleted resource are kept from others")
     ] = 600
@@ -101,11 +107,25 @@ class ZoneSettings(Settings, frozen=True, kw_only=True):
         _about("MeshExternalServices beyond which zone egresses load a service when it is first used; 0: always"),
     ] = 2000
 
+    def with_ranges(self, cidrs: str) -> ZoneSettings:
+        """With other VIP ranges: of MeshExternalServices and, behind a comma, of legacy ones. Raises ValueError."""
+        own, _, legacy = cidrs.partition(",")
+        legacy = legacy or self.dns_server_cidr
+        return msgspec.structs.replace(self, mesh_external_service_cidr=own, dns_server_cidr=legacy)
+
+    @property
+    def legacy_cidr(self) -> str:
+        """The part of `dns_server_cidr` that no other kind has VIPs in, "" where there is none."""
+        return outside(self.dns_server_cidr, (self.mesh_external_service_cidr, *KUMA_VIP_RANGES))
+
     def __post_init__(self) -> None:
         """Raises ValueError."""
         if not _NAME.match(self.name):
             raise ValueError(f'name: "{self.name}" is no RFC 1035 label')
         _check_network("mesh_external_service_cidr", self.mesh_external_service_cidr, only_v4=True)
+        _check_network("dns_server_cidr", self.dns_server_cidr, only_v4=True)
+        if not self.legacy_cidr:
+            raise ValueError(f"dns_server_cidr: nothing of {self.dns_server_cidr} is outside the ranges of other kinds")
         for position, cidr in enumerate(self.allowed_addresses):
             _check_network(f"allowed_addresses[{position}]", cidr)
 

@@ -30,6 +30,7 @@ from shared.events.event import (
     ZoneSettingsChanged,
 )
 from shared.events.fold import fold_all
+from shared.events.legacy_conditions import legacy_rows
 from shared.events.state import LogState
 from shared.model import codec
 from shared.model.resource import Resource, ResourceKey, key_of
@@ -127,7 +128,8 @@ def _key(path: str, zone: str) -> ResourceKey:
 
 
 def _describe(zone: ZoneBuilder, view: ZoneView) -> dict[str, Any]:
-    rows = {(row.mesh, row.name, row.origin): row for row in service_rows(zone.hub, zone.own.state, zone.zone)}
+    logs = (zone.hub, zone.own.state, zone.zone)
+    rows = {(row.mesh, row.name, row.origin): row for row in (*service_rows(*logs), *legacy_rows(*logs))}
     return {
         "position": str(view.position),
         "vip_ranges": {name: list(cidrs) for name, cidrs in sorted(view.vip_ranges.items())},

@@ -89,9 +89,10 @@ class LoopbackZone:
         name: str = "zone",
         bootstrap: dict[str, Any] | None = None,
         on_demand: bool = False,
+        legacy: str = "127.17.0.0/16",
     ) -> None:
         self.on_demand = on_demand
-        self.hub, self.zone = LogBuilder(), ZoneBuilder(ZONE, CIDR)
+        self.hub, self.zone = LogBuilder(), ZoneBuilder(ZONE, CIDR, legacy=legacy)
         keyring = Keyring(ZONE, X25519PrivateKey.generate())
         self._sealer = Sealer({ZONE: keyring.public})
         self.secrets = Opened(keyring, self.zone)
@@ -169,6 +170,10 @@ class LoopbackZone:
     def service(self, name: str, origin: str = "") -> ExternalServiceView:
         """A service of the default mesh."""
         return self.view.meshes["default"].services[ResourceKey("MeshExternalService", "default", name, origin)]
+
+    def door(self, host: str, port: int) -> ExternalServiceView:
+        """A door of ExternalServices of the default mesh."""
+        return self.view.meshes["default"].services[ResourceKey("ExternalService", "default", f"{host}:{port}")]
 
     def proxies(self) -> tuple[ProxyView, ...]:
         """The egress and the sidecar."""

@@ -31,7 +31,7 @@ CA = References(ca_secret="secret/default/ca")
 
 
 def made(view: ExternalServiceView, references: References = CA) -> dict[str, Any]:
-    return plain_resource(service_cluster(view, references, None, ()))
+    return plain_resource(service_cluster(view, (references,), None, ()))
 
 
 def context(found: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def test_a_spliced_cluster_equals_one_built_whole() -> None:
     """Splicing is an optimisation: field by field the message is the one that the dataclasses make."""
     options = ExternalTls(enabled=True, allow_renegotiation=True)
     view = service(protocol="grpc", endpoints=(Endpoint(address="api.test", port=8443),), tls=options)
-    spliced = service_cluster(view, CA, None, ())
+    spliced = service_cluster(view, (CA,), None, ())
     built = Encoded(spliced.name, CLUSTER, "", bytes(whole(view)), b"")
     assert plain_resource(spliced) == plain_resource(built)
 
@@ -116,7 +116,7 @@ endpoints = st.lists(
 def test_every_endpoint_is_there_once_at_its_rank(endpoints: tuple[Endpoint, ...], encrypted: bool) -> None:
     """Priorities are compacted to 0..n-1 in order, and no endpoint is lost or invented (decision 8)."""
     view = service(endpoints=endpoints, tls=secured() if encrypted else None)
-    found: Any = decode(service_cluster(view, CA, None, ()))
+    found: Any = decode(service_cluster(view, (CA,), None, ()))
     ranks = sorted({one.priority or 0 for one in endpoints})
     assert [group.priority for group in found.load_assignment.endpoints] == list(range(len(ranks)))
     for group, rank in zip(found.load_assignment.endpoints, ranks, strict=True):

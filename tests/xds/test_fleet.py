@@ -32,6 +32,7 @@ from tests.builders import (
     dataplane,
     deleted,
     egress,
+    external,
     generator,
     mes,
     mesh,
@@ -49,15 +50,16 @@ from zone_cp.xds.snapshot import CLUSTER, LISTENER, SECRET
 
 BACK = {"address": "127.0.0.1", "port": 9999, "backendRef": {"kind": "MeshExternalService", "name": "s1"}}
 CALL = {"address": "127.0.0.1", "port": 9998, "tags": {"kuma.io/service": "web"}}
+OUT = {"address": "127.0.0.1", "port": 9997, "tags": {"kuma.io/service": "e0"}}
 REDIRECT: dict[str, Any] = {"transparentProxying": {"redirectPortOutbound": 15001}}
 PROXIES: tuple[tuple[Dataplane | ZoneEgress, tuple[str, ...]], ...] = (
     (egress(), ()),
     (egress("egress-2", port=10003), ()),
     (dataplane(**REDIRECT), ("redirect",)),
     (dataplane("web-2", **REDIRECT), ("redirect",)),
-    (dataplane("explicit", "explicit"), ()),
+    (dataplane("explicit", "explicit", outbound=[OUT]), ()),
     (dataplane("back", "back", outbound=[BACK]), ("redirect",)),
-    (dataplane("caller", "caller", outbound=[CALL]), ("redirect",)),
+    (dataplane("caller", "caller", outbound=[CALL, OUT]), ("redirect",)),
     (msgspec.structs.replace(dataplane("other", "other"), mesh="other"), ()),
     (dataplane("client", "client"), ("proxyless",)),
 )
@@ -156,6 +158,14 @@ def act(played: Played, verb: str, number: int, flag: bool) -> None:
                 "extension": {"type": "static-response", "config": {"status": 200 + number}},
             }
             hub.append(applied(resource(type="MeshExternalService", name=name, mesh=in_mesh, spec=spec)))
+        case "external":
+            secret = {"caCert": {"secret": f"ca{number % 2}"}} if flag else None
+            address = ("a.test:443", "a.test:80", "b.test:443", "203.0.113.9:443")[number % 4]
+            protocol = "tcp" if number % 3 == 0 else "http"
+            made_so = external(name, address, mesh=in_mesh, service=f"e{number % 2}", protocol=protocol, tls=secret)
+            hub.append(applied(made_so))
+        case "external gone" if ResourceKey("ExternalService", in_mesh, name) in hub.state.resources:
+            hub.append(deleted(external(name, mesh=in_mesh)))
         case "local":
             zone.apply(mes(name, mesh=in_mesh, tls=secured(number) if flag else None))
         case "gone" if ResourceKey("MeshExternalService", in_mesh, name) in hub.state.resources:
@@ -176,7 +186,9 @@ def act(played: Played, verb: str, number: int, flag: bool) -> None:
             played.authorities.add(in_mesh)
         case "mesh":
             labels = {"zonal.io/mes-origination": "sidecar"} if number % 3 == 0 else {}
-            hub.append(applied(mesh(in_mesh, mtls=flag, forbid=number % 2 == 0, labels=labels)))
+            made_mesh = mesh(in_mesh, mtls=flag, forbid=number % 2 == 0, labels=labels)
+            routing = msgspec.structs.replace(made_mesh.routing, zone_egress=flag and number % 5 == 0)
+            hub.append(applied(msgspec.structs.replace(made_mesh, routing=routing)))
         case "no mesh" if ResourceKey("Mesh", "", in_mesh) in hub.state.resources:
             hub.append(deleted(mesh(in_mesh)))
         case "policy":
@@ -226,6 +238,7 @@ def act(played: Played, verb: str, number: int, flag: bool) -> None:
 
 
 VERBS = (
+    *("external", "external", "external gone"),
     *("service", "service", "answering", "local", "gone", "secret", "key", "rotated", "authority"),
     *("settings", "mesh", "no mesh", "policy", "route", "passing", "guard", "proxy", "proxy", "proxy", "moved"),
 )

@@ -10,7 +10,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from shared.events.event import HostnameClaimed, HostnameReleased, VipLeased, VipQuarantined, VipReleased
+from shared.events.external_hosts import external_hosts
 from shared.events.state import LogState
+from shared.model.resource import ResourceKey
 from shared.naming.vip import VipRange, parse_cidr, ranges
 from tests.builders import (
     QUARANTINE_SECONDS,
@@ -18,6 +20,7 @@ from tests.builders import (
     ZoneBuilder,
     applied,
     deleted,
+    external,
     generator,
     mes,
     mesh,
@@ -246,7 +249,7 @@ def test_each_class_lies_in_its_range(hub: LogBuilder) -> None:
 
 commands = st.lists(
     st.tuples(
-        st.sampled_from(["apply", "delete", "local", "local-delete", "generator", "wait"]),
+        st.sampled_from(["apply", "delete", "local", "local-delete", "external", "gone", "generator", "wait"]),
         st.integers(0, 5),
         st.sampled_from(["http", "tcp"]),
         st.integers(0, 2),
@@ -260,7 +263,9 @@ commands = st.lists(
 def test_leases_and_claims_hold_under_any_history(history: list[tuple[str, int, str, int]], seed: int) -> None:
     """VIPs are injective, stable and equal in all zones; deciding again is silent."""
     hub = LogBuilder()
-    east, west = (ZoneBuilder(name, "10.9.0.0/27", quarantine_seconds=20) for name in ("east", "west"))
+    east, west = (
+        ZoneBuilder(name, "10.9.0.0/27", quarantine_seconds=20, legacy="10.9.1.0/28") for name in ("east", "west")
+    )
     lag = random.Random(seed)
     now = 0.0
     for verb, number, protocol, host in history:
@@ -275,6 +280,12 @@ def test_leases_and_claims_hold_under_any_history(history: list[tuple[str, int, 
                 east.apply(service, seconds=now)
             case "local-delete" if service_key(f"s{number}", zone="east") in east.own.state.resources:
                 east.write(deleted(service, "east"), seconds=now)
+            case "external":
+                address = f"{'abs'[host]}{number % 3}.ext:{80 + number % 2}"
+                made = external(f"x{number}", address, service=f"x{number % 4}", protocol=protocol, hidden=host == 2)
+                hub.append(applied(made), seconds=now)
+            case "gone" if ResourceKey("ExternalService", "default", f"x{number}") in hub.state.resources:
+                hub.append(deleted(external(f"x{number}")), seconds=now)
             case "generator":
                 template = ["{{ .Name }}.ext", '{{ label "host" }}.ext', "{{ .Name }}.{{ .Mesh }}.ext"][host]
                 hub.append(applied(generator(f"g{number % 2}", template)), seconds=now)
@@ -294,7 +305,7 @@ def test_leases_and_claims_hold_under_any_history(history: list[tuple[str, int, 
 
 def _check_stable(before: LogState, zone: ZoneBuilder) -> None:
     for key, lease in before.leases.items():
-        stored = zone.state.resource(key)
+        stored = zone.state.resource(key) or external_hosts(zone.state.hub).hosts.get(key)
         now = zone.own.state.leases.get(key)
         if stored is not None and now is not None and now.protocol_class == lease.protocol_class:
             assert now.ip == lease.ip or any(

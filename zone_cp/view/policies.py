@@ -212,14 +212,20 @@ def particular(rules: tuple[Rule, ...]) -> bool:
     return any(rule.to.kind != "Mesh" for rule in rules)
 
 
-def permission(policies: MeshPolicies, key: ResourceKey, labels: Labels) -> Permission | None:
-    """Who may use a service; None while no permission guards it."""
-    found = [guard for guard in policies.guards if targets(guard.to, guard.zone, key, labels)]
+def permission(policies: MeshPolicies, key: ResourceKey, labels: Labels, service: str = "") -> Permission | None:
+    """Who may use a service; None while no permission guards it. service: the `kuma.io/service` of a legacy one."""
+    found = [guard for guard in policies.guards if _guards(guard, key, labels, service)]
     if not found:
         return None
     deny = sorted({one for guard in found for one in guard.deny}, key=_spelled)
     allow = sorted({one for guard in found for one in guard.allow}, key=_spelled)
     return Permission(tuple(deny), tuple(allow), tuple(guard.source for guard in found))
+
+
+def _guards(guard: Guard, key: ResourceKey, labels: Labels, service: str) -> bool:
+    if service or guard.to.kind == "MeshService":
+        return guard.to.kind == "MeshService" and guard.to.name == service
+    return targets(guard.to, guard.zone, key, labels)
 
 
 def targets(ref: TargetRef, zone: str, key: ResourceKey, labels: Labels) -> bool:

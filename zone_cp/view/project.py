@@ -17,14 +17,17 @@ from immutables import Map
 
 from shared.events.conditions import through_egress
 from shared.events.event import Event, EventRef
+from shared.events.external_hosts import external_hosts
+from shared.events.fault import legacy_through_egress
 from shared.events.fold import drop, put
 from shared.events.state import LogState, Narrowed, Stored, ZoneState
+from shared.model.kinds import is_door
 from shared.model.policy import POLICY_KINDS, Policy
 from shared.model.resource import Dataplane, Mesh, ProtocolClass, ResourceKey, ZoneEgress
 from shared.naming.vip import CidrFault, parse_cidr, ranges
 from zone_cp.view.policies import Guard, MeshPolicies, Rule, effective, for_egress, mesh_policies, permission
 from zone_cp.view.services import readings, service_view
-from zone_cp.view.touched import Touched, differing, touched_by
+from zone_cp.view.touched import Touched, add_doors, differing, touched_by
 from zone_cp.view.workloads import NO_WORKLOADS, Workloads, workloads_next
 from zone_cp.view.zone_view import (
     Difference,
@@ -56,6 +59,7 @@ def first_step(state: ZoneState) -> tuple[ZoneView, Difference]:
     touched = Touched(meshes={key.name for log in (state.hub, state.own) for key in log.kinds.get("Mesh", Map())})
     touched.settings = True
     touched.proxies = set(state.own.proxies)
+    add_doors(touched, state)
     return _rebuild(empty_view(state), state, touched)
 
 
@@ -77,7 +81,9 @@ def next_step(
     """The view of `after`, given the one of `before`, and how they differ. `events` are those between them, of both
     logs: with them the work is proportional to what they touch, without them the two states are compared.
     """
-    return _rebuild(view, after, differing(before, after) if events is None else touched_by(events))
+    touched = differing(before, after) if events is None else touched_by(events)
+    add_doors(touched, before, after)
+    return _rebuild(view, after, touched)
 
 
 def proxy_view(state: ZoneState, proxy: str) -> ProxyView | None:
@@ -143,6 +149,7 @@ def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> tuple[ZoneVi
         egresses=view.egresses if egresses == view.egresses else egresses,
         vip_ranges=_vip_ranges(state) if touched.settings else view.vip_ranges,
         on_demand_above=_on_demand_above(state) if touched.settings else view.on_demand_above,
+        legacy_ranges=_legacy_ranges(state) if touched.settings else view.legacy_ranges,
     )
     difference = _difference(view, after, touched, looked_at)
     moved = chain.from_iterable(difference.services.values())
@@ -201,7 +208,7 @@ def _difference(
         services=services,
         meshes=meshes,
         egresses=before.egresses != after.egresses,
-        vip_ranges=before.vip_ranges != after.vip_ranges,
+        vip_ranges=(before.vip_ranges, before.legacy_ranges) != (after.vip_ranges, after.legacy_ranges),
         on_demand_above=before.on_demand_above != after.on_demand_above,
         proxies=frozenset(touched.proxies),
         resources=frozenset(touched.resources),
@@ -218,8 +225,11 @@ def _differ(one: object, other: object) -> bool:
 def _with_services(state: ZoneState, mesh: MeshView, keys: Iterable[ResourceKey]) -> MeshView:
     """The mesh with these services as they are now; the same object where they are as they were."""
     services, readers = mesh.services.mutate(), mesh.readers
-    touched = False
+    touched, legacy = False, mesh.legacy
     rules = for_egress(mesh.policies)
+    keys = tuple(keys)
+    if any(is_door(key) for key in keys):
+        legacy = any(host.mesh == mesh.name for host in external_hosts(state.hub).hosts)
     for key in keys:
         before, after = mesh.services.get(key), _governed(service_view(state, key), mesh.policies, rules)
         if before == after:
@@ -230,7 +240,9 @@ def _with_services(state: ZoneState, mesh: MeshView, keys: Iterable[ResourceKey]
             del services[key]
         else:
             services[key] = after
-    return msgspec.structs.replace(mesh, services=services.finish(), readers=readers) if touched else mesh
+    if not touched and legacy == mesh.legacy:
+        return mesh
+    return msgspec.structs.replace(mesh, services=services.finish(), readers=readers, legacy=legacy)
 
 
 def _reindexed(
@@ -239,7 +251,7 @@ def _reindexed(
     before: ExternalServiceView | None,
     after: ExternalServiceView | None,
 ) -> Map[Reading, Map[ResourceKey, None]]:
-    if not any(one is not None and one.tls is not None for one in (before, after)):
+    if not any(one is not None and (one.tls is not None or one.parts) for one in (before, after)):
         return readers  # neither reads anything
     had, has = readings(before), readings(after)
     for reading in had - has:
@@ -257,7 +269,7 @@ def _governed(service: S, policies: MeshPolicies, rules: tuple[Rule, ...]) -> S:
     if service is None:
         return service
     outside = effective(rules, service.key, service.labels)
-    guarded = permission(policies, service.key, service.labels)
+    guarded = permission(policies, service.key, service.labels, service.service)
     if (outside, guarded) == (service.outside, service.permission):
         return service
     return msgspec.structs.replace(service, outside=outside, permission=guarded)
@@ -294,7 +306,9 @@ def _meant(mesh: MeshView, policies: MeshPolicies) -> Iterable[tuple[ResourceKey
         for one in moved
         for zone in ("", one.zone)
     }
-    return [(key, mesh.services[key]) for key in keys if key in mesh.services]
+    names = {one.to.name for one in moved if one.to.kind == "MeshService"}
+    doors = (key for key, one in mesh.services.items() if names and one.service in names)
+    return [(key, mesh.services[key]) for key in (*keys, *doors) if key in mesh.services]
 
 
 def _policies(state: ZoneState, mesh: str) -> MeshPolicies:
@@ -309,9 +323,10 @@ def _policies(state: ZoneState, mesh: str) -> MeshPolicies:
     return mesh_policies((policy, stored) for policy, stored in found if isinstance(policy, Policy))
 
 
-def _all_services(state: ZoneState) -> Iterable[tuple[ResourceKey, Stored]]:
+def _all_services(state: ZoneState) -> Iterable[ResourceKey]:
     for log in (state.hub, state.own):
-        yield from log.kinds.get("MeshExternalService", Map()).items()
+        yield from log.kinds.get("MeshExternalService", Map())
+    yield from external_hosts(state.hub).doors
 
 
 def _mesh_view(state: ZoneState, name: str, before: MeshView | None) -> MeshView | None:
@@ -337,10 +352,12 @@ def _mesh_view(state: ZoneState, name: str, before: MeshView | None) -> MeshView
         readers=before.readers if before is not None else Map(),
         workloads=before.workloads if before is not None else _all_workloads(state, name),
         narrowed=_narrowed(state, name),
+        legacy=before.legacy if before is not None else False,
+        legacy_egress=legacy_through_egress(mesh),
     )
     if before is not None:
         return view
-    return _with_services(state, view, [key for key, _ in _all_services(state) if key.mesh == name])
+    return _with_services(state, view, [key for key in _all_services(state) if key.mesh == name])
 
 
 def _all_workloads(state: ZoneState, mesh: str) -> Workloads:
@@ -370,6 +387,11 @@ def _vip_ranges(state: ZoneState) -> Map[ProtocolClass, tuple[str, ...]]:
     if settings is None or isinstance(parse_cidr(settings.cidr), CidrFault):
         return Map()
     return ranges(settings.cidr)
+
+
+def _legacy_ranges(state: ZoneState) -> Map[ProtocolClass, tuple[str, ...]]:
+    said = msgspec.UNSET if state.own.settings is None else state.own.settings.legacy_cidr
+    return Map() if said is msgspec.UNSET or isinstance(parse_cidr(said), CidrFault) else ranges(said)
 
 
 def _on_demand_above(state: ZoneState) -> int:

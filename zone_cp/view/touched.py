@@ -21,20 +21,31 @@ from shared.events.event import (
     VipQuarantined,
     ZoneSettingsChanged,
 )
+from shared.events.external_hosts import external_hosts
 from shared.events.state import ZoneState, moved
+from shared.model.kinds import is_legacy
 from shared.model.policy import POLICY_KINDS
 from shared.model.resource import ResourceKey, key_of
 
 _PROXY_KINDS = frozenset({"Dataplane", "ZoneEgress"})
-_KINDS = ("MeshExternalService", "Mesh", "Secret", "HostnameGenerator", *sorted(_PROXY_KINDS), *POLICY_KINDS)
+_KINDS = (
+    "MeshExternalService",
+    "ExternalService",
+    "Mesh",
+    "Secret",
+    "HostnameGenerator",
+    *sorted(_PROXY_KINDS),
+    *POLICY_KINDS,
+)
 
 
 class Touched(msgspec.Struct):
-    """Services by key, meshes by name, Secrets by (mesh, name), policies by the mesh they are in, data keys by id,
-    proxies by id and by the resource that they are.
+    """Services by key (legacy: ExternalServices and hosts of such), meshes by name, Secrets by (mesh, name), policies
+    by the mesh they are in, data keys by id, proxies by id and by the resource that they are.
     """
 
     services: set[ResourceKey] = msgspec.field(default_factory=set)
+    legacy: set[ResourceKey] = msgspec.field(default_factory=set)
     meshes: set[str] = msgspec.field(default_factory=set)
     secrets: set[tuple[str, str]] = msgspec.field(default_factory=set)
     policies: set[str] = msgspec.field(default_factory=set)
@@ -55,7 +66,7 @@ def touched_by(events: Iterable[Event]) -> Touched:
             case ResourceDeleted(key=key):
                 _touch(touched, key)
             case VipLeased() | VipQuarantined() | HostnameClaimed() | HostnameQuarantined():
-                touched.services.add(event.change.key)
+                _touch_held(touched, event.change.key)
             case ProxyConnected(proxy=proxy) | ProxyDisconnected(proxy=proxy):
                 touched.proxies.add(proxy)
             case DataKeyWrapped(kid=kid):
@@ -77,17 +88,38 @@ def differing(before: ZoneState, after: ZoneState) -> Touched:
         touched.data_keys.update(moved(old.data_keys, new.data_keys))
         # A policy that came and went in between took access nevertheless.
         touched.policies.update(moved(old.narrowed, new.narrowed))
-    touched.services.update(moved(before.own.leases, after.own.leases))
-    touched.services.update(moved(before.own.names, after.own.names))
+    for key in (*moved(before.own.leases, after.own.leases), *moved(before.own.names, after.own.names)):
+        _touch_held(touched, key)
     touched.proxies.update(moved(before.own.proxies, after.own.proxies))
     touched.settings = before.own.settings is not after.own.settings
     return touched
+
+
+def _touch_held(touched: Touched, key: ResourceKey) -> None:
+    (touched.legacy if is_legacy(key) else touched.services).add(key)
+
+
+def add_doors(touched: Touched, *states: ZoneState) -> None:
+    """Add the doors that are to be looked at again for what was touched of ExternalServices, in these states.
+
+    All doors of a host are: what one of them speaks depends on the others.
+    """
+    if not touched.legacy and not touched.meshes:
+        return
+    for state in states:
+        found = external_hosts(state.hub)
+        hosts = {key for key in touched.legacy if key in found.hosts}
+        hosts.update(found.doors[door].host for key in touched.legacy for door in found.of.get(key, ()))
+        hosts.update(key for key in found.hosts if key.mesh in touched.meshes)
+        touched.services.update(door.key for key in hosts for door in found.hosts[key].doors)
 
 
 def _touch(touched: Touched, key: ResourceKey) -> None:
     match key.kind:
         case "MeshExternalService":
             touched.services.add(key)
+        case "ExternalService":
+            touched.legacy.add(key)
         case "Mesh":
             touched.meshes.add(key.name)
         case "HostnameGenerator":

@@ -17,16 +17,9 @@ from shared.events.event import EventRef
 from shared.events.in_mesh import nobody_serves
 from shared.events.state import ZoneState
 from shared.model.addresses import is_ip
+from shared.model.carried import carried_as, in_common
 from shared.model.inbound import PROTOCOL_TAG, SERVICE_TAG, Inbound, listener_host
 from shared.model.resource import ZONE_LABEL, Dataplane, Labels, Outbound, Protocol, ResourceKey
-
-_CARRIED: dict[str, tuple[Protocol, ...]] = {
-    "http": ("http", "tcp"),
-    "http2": ("http2", "tcp"),
-    "grpc": ("grpc", "http2", "tcp"),
-    "tcp": ("tcp",),
-}
-"""What each protocol can be carried as, the most telling first."""
 
 
 class Instance(msgspec.Struct, frozen=True):
@@ -90,7 +83,7 @@ def workloads_next(before: Workloads, state: ZoneState, mesh: str, dataplanes: I
 def inbound_protocol(inbound: Inbound) -> Protocol:
     """What the application speaks behind an inbound; what is not HTTP is tcp."""
     word = inbound.protocol or inbound.tags.get(PROTOCOL_TAG)
-    return _CARRIED[word][0] if word in _CARRIED else "tcp"
+    return carried_as(word)
 
 
 def selected(service: WorkloadService, tags: Iterable[tuple[str, str]], *, guarded: bool) -> Iterator[Instance]:
@@ -145,10 +138,10 @@ def _with(
         or gone
         or any(_spoke(before, (dataplane, at)) not in (None, one.protocol) for at, one in now.items())
     ):
-        protocol = _common(one.protocol for one in after.values())
+        protocol = in_common(one.protocol for one in after.values())
     else:
         # Who comes, or only comes back, narrows what was common: thousands may come at once.
-        protocol = _common([known.protocol, *(one.protocol for one in now.values())])
+        protocol = in_common([known.protocol, *(one.protocol for one in now.values())])
     return services.set(name, WorkloadService(name, protocol, after))
 
 
@@ -200,10 +193,3 @@ def _instance(
 def _carries(instance: Instance, wanted: tuple[tuple[str, str], ...]) -> bool:
     # As in Kuma, `*` asks for the tag with whatever value.
     return all(tag in instance.tags and value in ("*", instance.tags[tag]) for tag, value in wanted)
-
-
-def _common(protocols: Iterable[Protocol]) -> Protocol:
-    """Of several protocols the most telling that all are carried as."""
-    spoken = set(protocols)
-    first = _CARRIED[min(spoken)]
-    return next(one for one in first if all(one in _CARRIED[other] for other in spoken))

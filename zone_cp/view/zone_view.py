@@ -70,12 +70,14 @@ class TlsMaterial(msgspec.Struct, frozen=True):
 
 
 class ExternalServiceView(msgspec.Struct, frozen=True):
-    """A MeshExternalService as this zone serves it.
+    """A MeshExternalService as this zone serves it, or a door of legacy ExternalServices (`view/legacy.py`).
 
     cluster is the egress's cluster name `mes/<class>/<mesh>/<sni>`; sni is what a sidecar sends (decision
     25). failure set means: keep the name and VIP, answer 503 with the failure's message (TCP: close).
     zone_pin is the zone whose egress alone may serve it (decision 19), None when any may.
     outside is what policies for all clients say where the outside is dialled; permission is who may use it.
+    Of a door: service is its `kuma.io/service`, parts are the ExternalServices behind it where they are several, of
+    which those with a failure are not dialled.
     """
 
     key: ResourceKey
@@ -100,6 +102,13 @@ class ExternalServiceView(msgspec.Struct, frozen=True):
     sources: Sources
     outside: Effective = NOTHING_SAID
     permission: Permission | None = None
+    service: str = ""
+    parts: tuple[ExternalServiceView, ...] = ()
+
+    @property
+    def dialled(self) -> tuple[ExternalServiceView, ...]:
+        """What endpoints and TLS stand in: the service itself, or its parts."""
+        return self.parts or (self,)
 
     @property
     def judged_sources(self) -> Sources:
@@ -113,6 +122,7 @@ class MeshView(msgspec.Struct, frozen=True):
     permissive: inbound listeners accept plaintext beside mutual TLS (the backend's mode). workloads is what the zone's
     own Dataplanes serve to each other. narrowed: who lost access to external services, and the newest event of each log
     that took it.
+    legacy: whether there are ExternalServices; legacy_egress: whether they are reached through the zone egress.
     readers: the services that have to be looked at again when a Secret or a data key changes.
     """
 
@@ -129,6 +139,8 @@ class MeshView(msgspec.Struct, frozen=True):
     policies: MeshPolicies = NO_POLICIES
     workloads: Workloads = NO_WORKLOADS
     narrowed: tuple[tuple[Narrowed, EventRef], ...] = ()
+    legacy: bool = False
+    legacy_egress: bool = False
     readers: Map[Reading, Map[ResourceKey, None]] = Map()
 
     def lost_by(self, spiffe_id: str) -> Sources:
@@ -150,7 +162,7 @@ class ZoneView(msgspec.Struct, frozen=True):
     """All of a zone at one moment. `vip_ranges` is, per class, the CIDRs its VIPs lie in.
 
     With more than `on_demand_above` services at the zone egresses, those load each service when it is first used.
-    expiries is when services will close by themselves.
+    expiries is when services will close by themselves. legacy_ranges: the CIDRs of legacy ExternalServices' VIPs.
     """
 
     zone: str
@@ -160,6 +172,7 @@ class ZoneView(msgspec.Struct, frozen=True):
     vip_ranges: Map[ProtocolClass, tuple[str, ...]]
     on_demand_above: int = sys.maxsize
     expiries: Expiries = NO_EXPIRIES
+    legacy_ranges: Map[ProtocolClass, tuple[str, ...]] = Map()
 
 
 class Difference(msgspec.Struct, frozen=True):

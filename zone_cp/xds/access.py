@@ -23,11 +23,12 @@ from envoy_data_plane.google import protobuf as google
 from envoy_data_plane.xds.core import v3 as xds_core
 from envoy_data_plane.xds.type.matcher import v3 as tree
 
+from shared.model.kinds import is_legacy
 from shared.model.policy import SpiffeMatch
 from shared.model.resource import ProtocolClass
-from shared.naming import sni
+from shared.naming import sni, spiffe
 from zone_cp.view.policies import Permission
-from zone_cp.view.zone_view import MeshView
+from zone_cp.view.zone_view import ExternalServiceView, MeshView
 from zone_cp.xds.shape import ads, extension, pack, part, type_url
 from zone_cp.xds.snapshot import EXTENSION_CONFIG, Encoded
 from zone_cp.xds.tcp_access import Guards, destinations
@@ -42,11 +43,12 @@ def access_name(protocol_class: ProtocolClass, mesh: str) -> str:
 def access_config(protocol_class: ProtocolClass, mesh: MeshView) -> Encoded:
     """The filter of one class, as the extension configuration that the class's filter chains name."""
     name = access_name(protocol_class, mesh.name)
-    guarded = [
-        (service, service.permission)
-        for service in mesh.services.values()
-        if service.protocol_class == protocol_class and service.permission is not None
-    ]
+    judged = ((service, permitted(mesh, service)) for service in mesh.services.values())
+    found = ((service, said) for service, said in judged if said is not None)
+    guarded = sorted(
+        ((service, said) for service, said in found if service.protocol_class == protocol_class),
+        key=lambda one: one[0].sni,
+    )
     accepted = (
         (asked, permission)
         for service, permission in guarded
@@ -56,6 +58,21 @@ def access_config(protocol_class: ProtocolClass, mesh: MeshView) -> Encoded:
     body = _body(name, protocol_class, mesh.name, guards, forbidden=mesh.forbid_external)
     cited = (ref for service, permission in guarded for ref in (*service.sources, *permission.sources))
     return encode(EXTENSION_CONFIG, name, body, tuple(dict.fromkeys((*mesh.sources, *cited))))
+
+
+def permitted(mesh: MeshView, service: ExternalServiceView) -> Permission | None:
+    """Who may use a service, where that is not what the mesh says of all.
+
+    That a mesh forbids MeshExternalServices says nothing of legacy ones: who is in the mesh may use those.
+    """
+    if service.permission is None and mesh.forbid_external and is_legacy(service.key):
+        return _everybody(mesh.name)
+    return service.permission
+
+
+@cache
+def _everybody(mesh: str) -> Permission:
+    return Permission((), (SpiffeMatch(type="Prefix", value=f"{spiffe.trust_domain(mesh)}/"),))
 
 
 @cache

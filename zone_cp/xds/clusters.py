@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from typing import TypeAlias
 
 from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.core import v3 as core
@@ -36,6 +37,7 @@ from zone_cp.xds.snapshot import CLUSTER, Encoded
 from zone_cp.xds.upstream_tls import References, external_socket, is_ip, server_name
 from zone_cp.xds.wire import encode, piece, tagged
 
+Found: TypeAlias = tuple[References | None, ...]
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 SOCKET_MATCH = "envoy.transport_socket_match"
 NO_HEALTH = HealthConf()
@@ -129,7 +131,7 @@ def static_part(protocol: Protocol, said: Effective = NOTHING_SAID, *, dns: bool
 
 def endpoint_failure(service: ExternalServiceView) -> Failure | None:
     """What is wrong with a set of endpoints as a whole."""
-    if not service.endpoints:
+    if not service.endpoints:  # of a door whose parts are all at fault, that is said before
         return Failure("NoEndpoints", "it has no endpoints", "spec.endpoints")
     sockets = [one for one in service.endpoints if one.address.startswith("unix://")]
     named = [one for one in service.endpoints if one not in sockets and not is_ip(one.address)]
@@ -163,13 +165,25 @@ def _lb_endpoint(service: ExternalServiceView, one: Endpoint, socket: str) -> by
     return whole
 
 
-def _localities(service: ExternalServiceView, *, matched: bool) -> Iterator[bytes]:
+def _dialled(service: ExternalServiceView, references: Found) -> list[tuple[ExternalServiceView, References]]:
+    # What is dialled with what: a part of a service that is closed, or whose material is missing, is left out.
+    both = zip(service.dialled, references, strict=True)
+    return [(one, found) for one, found in both if found is not None]
+
+
+def _label(service: ExternalServiceView, part_of: ExternalServiceView, host: str) -> str:
+    # What picks the socket of an endpoint. TLS is the host's business, and with parts also the part's.
+    return f"{part_of.name}/{host}" if service.parts else host
+
+
+def _localities(service: ExternalServiceView, references: Found, *, matched: bool) -> Iterator[bytes]:
+    endpoints = [(one, each) for one, _ in _dialled(service, references) for each in one.endpoints]
     # Priorities are compacted: Envoy takes a gap for a priority that is down (decision 8).
-    for compact, priority in enumerate(sorted({one.priority or 0 for one in service.endpoints})):
+    for compact, priority in enumerate(sorted({each.priority or 0 for _, each in endpoints})):
         hosts = [
-            tagged(_HOSTS, _lb_endpoint(service, one, one.address if matched else ""))
-            for one in service.endpoints
-            if (one.priority or 0) == priority
+            tagged(_HOSTS, _lb_endpoint(one, each, _label(service, one, each.address) if matched else ""))
+            for one, each in endpoints
+            if (each.priority or 0) == priority
         ]
         group = b"".join(hosts)
         if compact:
@@ -185,15 +199,23 @@ def _match(host: str, socket: bytes) -> bytes:
     return part(cluster.Cluster, "transport_socket_matches", match)
 
 
-def _sockets(service: ExternalServiceView, references: References) -> tuple[bytes, bool]:
-    # The sockets of a cluster, and whether endpoints pick theirs by metadata: SNI and SAN are per host.
-    if service.tls is None or not service.tls.enabled:
+def _sockets(service: ExternalServiceView, references: Found) -> tuple[bytes, bool]:
+    # The sockets of a cluster, and whether endpoints pick theirs by metadata: SNI and SAN are per host. An endpoint
+    # that finds none speaks plaintext, which is what one without TLS is to do.
+    if not service.parts and (service.tls is None or not service.tls.enabled):
         return b"", False
-    hosts = list(dict.fromkeys(one.address for one in service.endpoints))
-    sockets = {host: external_socket(service.tls, host, references) for host in hosts}
-    if len(set(sockets.values())) == 1:
-        return part(cluster.Cluster, "transport_socket", sockets[hosts[0]]), False
-    return b"".join(_match(host, socket) for host, socket in sockets.items()), True
+    sockets = {
+        _label(service, one, each.address): b""
+        if one.tls is None or not one.tls.enabled
+        else external_socket(one.tls, each.address, found)
+        for one, found in _dialled(service, references)
+        for each in one.endpoints
+    }
+    kinds = set(sockets.values())
+    if len(kinds) > 1:
+        return b"".join(_match(label, socket) for label, socket in sockets.items() if socket), True
+    only = next(iter(kinds), b"")
+    return part(cluster.Cluster, "transport_socket", only) if only else b"", False
 
 
 def _described(service: ExternalServiceView) -> bytes:
@@ -211,14 +233,14 @@ def _checked(service: ExternalServiceView) -> bytes:
     return part(cluster.Cluster, "health_checks", bytes(check)) if check is not None else b""
 
 
-def cluster_body(service: ExternalServiceView, references: References) -> bytes:
+def cluster_body(service: ExternalServiceView, references: Found) -> bytes:
     """The bytes of the Cluster of a service that can be served."""
     sockets, matched = _sockets(service, references)
     dns, failover = False, len(service.endpoints) > 1 and len({one.priority or 0 for one in service.endpoints}) > 1
     for one in service.endpoints:
         dns = dns or not (is_ip(one.address) or one.address.startswith("unix://"))
     assignment = tagged(_ASSIGNED, service.cluster)
-    assignment += b"".join(_localities(service, matched=matched))
+    assignment += b"".join(_localities(service, references, matched=matched))
     return b"".join(
         (
             tagged(_NAME, service.cluster),
@@ -254,9 +276,9 @@ def _closed(service: ExternalServiceView, failure: Failure) -> bytes:
 
 
 def service_cluster(
-    service: ExternalServiceView, references: References, failure: Failure | None, mesh_sources: Sources
+    service: ExternalServiceView, references: Found, failure: Failure | None, mesh_sources: Sources
 ) -> Encoded:
-    """The cluster of one service."""
+    """The cluster of one service; references stand beside what it dials (`dialled`), None: that is left out."""
     body = cluster_body(service, references) if failure is None else _closed(service, failure)
     further = (*service.outside.sources, *mesh_sources) if service.outside.sources else mesh_sources
     return encode(CLUSTER, service.cluster, body, joined(service.sources, further))

@@ -44,7 +44,7 @@ def divergences(fleet: Fleet, secrets: SecretSource) -> list[str]:
 
 
 def _views(view: ZoneView, expected: ZoneView) -> Iterator[str]:
-    for field in ("zone", "position", "egresses", "vip_ranges", "on_demand_above", "expiries"):
+    for field in ("zone", "position", "egresses", "vip_ranges", "legacy_ranges", "on_demand_above", "expiries"):
         if getattr(view, field) != getattr(expected, field):
             yield f"view: {field} differs"
     for name in sorted({*view.meshes, *expected.meshes}):

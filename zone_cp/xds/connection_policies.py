@@ -9,13 +9,16 @@ from immutables import Map
 from msgspec.structs import replace
 
 from shared.model.duration import parse_duration
+from shared.model.kinds import is_legacy
 from shared.model.resource import ProtocolClass
 from zone_cp.view.policies import Effective
 from zone_cp.view.zone_view import ExternalServiceView, MeshView
+from zone_cp.xds.access import permitted
 from zone_cp.xds.backends import Shares
 from zone_cp.xds.filters import Share, Tuning
 from zone_cp.xds.governed import Governed
 from zone_cp.xds.log_policies import Parties, logs
+from zone_cp.xds.ways import dialled_through_egress
 
 Verdicts: TypeAlias = Mapping[str, bool]
 """By SNI: whether a MeshTrafficPermission opens or closes a service to this sidecar, where the mesh says otherwise."""
@@ -23,17 +26,16 @@ NO_VERDICTS: Verdicts = Map()
 
 
 def verdicts(mesh: MeshView, spiffe_id: str) -> Verdicts:
-    """In direct mode: the guarded services that are open to the sidecar's own identity, or closed to it, against what
+    """Of services that a sidecar dials itself: those that are open to its own identity, or closed to it, against what
     the mesh says of those without a permission.
 
     A mesh without mTLS gives its workloads no identity, so that a permission cannot be enforced and denies
     (decision 26).
     """
-    guarded = [(service, service.permission) for service in mesh.services.values()]
     said = {
-        service.sni: mesh.mtls and permission.allows(spiffe_id)
-        for service, permission in guarded
-        if permission is not None
+        service.sni: service.permission is None or (mesh.mtls and service.permission.allows(spiffe_id))
+        for service in mesh.services.values()
+        if permitted(mesh, service) is not None and not dialled_through_egress(mesh, service.key)
     }
     return {name: opened for name, opened in said.items() if opened == mesh.forbid_external}
 
@@ -75,6 +77,8 @@ def tuned_apart(
         candidates |= {service.sni: service for service in mesh.services.values() if service.sni in judged}
     for _, service in sorted(candidates.items()):
         one = service.protocol_class
+        if is_legacy(service.key):
+            continue  # doors share VIPs: routes and clusters tell them apart
         if service_tuning(said, service, judged, parties) != chain_tuning(said.at_large, one, parties):
             named = replace(parties, destination=service.name)
             yield service.vip, one, service_tuning(said, service, judged, named)

@@ -19,7 +19,7 @@ from immutables import Map
 from shared.model.resource import ProtocolClass, ResourceKey, ZoneEgress
 from shared.naming import sni, spiffe
 from zone_cp.view.zone_view import ExternalServiceView, MeshView, ProxyView, ZoneView
-from zone_cp.xds.access import access_configs
+from zone_cp.xds.access import access_configs, permitted
 from zone_cp.xds.assembly import NO_PART, Part
 from zone_cp.xds.chains import accepting_socket, chain, class_filters, listener_filter, listening
 from zone_cp.xds.credentials import credentials
@@ -32,23 +32,19 @@ from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.server_names import CLASSES, USES, Known, Names, Use, chain_name, matcher
 from zone_cp.xds.shape import pack
 from zone_cp.xds.snapshot import LISTENER, Encoded
+from zone_cp.xds.ways import at_egress, dialled_through_egress
 from zone_cp.xds.wire import encode
 
 LISTENER_NAME = "egress"
 
 
-def through_egress(mesh: MeshView) -> bool:
-    """Whether a mesh's external traffic leaves by the zone egress (decision 2): declared, never by liveness."""
-    return mesh.mtls and mesh.origination == "egress"
-
-
 def on_demand(view: ZoneView) -> bool:
     """Whether zone egresses load a cluster when it is first used: there are more services than they are to hold."""
-    through = (mesh for mesh in view.meshes.values() if through_egress(mesh))
+    through = (mesh for mesh in view.meshes.values() if at_egress(mesh))
     return sum(len(mesh.services) for mesh in through) > view.on_demand_above
 
 
-READ_OF_MESH = frozenset({"mtls", "origination", "forbid_external", "sources"})
+READ_OF_MESH = frozenset({"mtls", "origination", "forbid_external", "legacy_egress", "sources"})
 """Fields of a mesh, beside its services, that anything at an egress follows from."""
 
 
@@ -69,7 +65,7 @@ def compile_egress(  # noqa: PLR0917 - the inputs of a compilation
     draft.on_demand = prefix
     for name in sorted(touched):
         old, new = draft.meshes.get(name), view.meshes.get(name)
-        if new is None or not through_egress(new):
+        if new is None or not at_egress(new):
             if old is not None:
                 without(draft, name)
                 draft.meshes, listener = draft.meshes.delete(name), True
@@ -114,8 +110,8 @@ def _mesh_parts(  # noqa: PLR0917 - as above
     guarded = anew
     for key in keys:
         service, was = new.services.get(key), known.get(key)
-        guarded = guarded or any(one is not None and one.permission is not None for one in (service, was))
-        if service is None:
+        guarded = guarded or any(one is not None and permitted(new, one) is not None for one in (service, was))
+        if service is None or not dialled_through_egress(new, key):
             draft.serve(key, None, NO_PART)
         else:
             served = serve(service, new.sources, system_ca_path, source)
@@ -156,7 +152,11 @@ def _known(meshes: Iterable[MeshView], *, listed: bool) -> Known:
 
 
 def _names(mesh: MeshView, protocol_class: ProtocolClass) -> Names:
-    found = (one for one in mesh.services.values() if one.protocol_class == protocol_class)
+    found = (
+        one
+        for one in mesh.services.values()
+        if one.protocol_class == protocol_class and dialled_through_egress(mesh, one.key)
+    )
     return tuple(sorted(name for one in found for name in sni.accepted_snis(one.vip, one.port, mesh.name)))
 
 

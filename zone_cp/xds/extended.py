@@ -17,7 +17,6 @@ from zone_cp.xds import defaults
 from zone_cp.xds.clusters import service_cluster
 from zone_cp.xds.shape import part
 from zone_cp.xds.snapshot import CLUSTER, Encoded
-from zone_cp.xds.upstream_tls import References
 from zone_cp.xds.wire import encode
 
 UNANSWERED = "has no answer to this request; in direct mode no route of another service reaches it"
@@ -48,9 +47,7 @@ def extend(service: ExternalServiceView, mesh_sources: Sources) -> Extended | Fa
     else:
         # Never dialled: what no route of the extension takes is told who should have.
         kind = service.extension.type if service.extension is not None else ""
-        own = service_cluster(
-            service, References(), Failure("NotAnswered", f"extension {kind} {UNANSWERED}"), mesh_sources
-        )
+        own = service_cluster(service, (), Failure("NotAnswered", f"extension {kind} {UNANSWERED}"), mesh_sources)
     routes = tuple(_guarded(one, service.cluster) for one in made.routes)
     return Extended(own, ExtraRoutes(routes, service.sources))
 

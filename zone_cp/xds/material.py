@@ -6,9 +6,10 @@ from typing import TypeAlias, TypeVar
 
 import msgspec
 
+from shared.model.kinds import tls_path
 from zone_cp.view.zone_view import ExternalServiceView, Failure, Sources, TlsMaterial
 from zone_cp.xds import secrets as sds
-from zone_cp.xds.clusters import endpoint_failure, service_cluster
+from zone_cp.xds.clusters import Found, endpoint_failure, service_cluster
 from zone_cp.xds.extended import Extended, ExtraRoutes, extend
 from zone_cp.xds.secrets import MaterialMissing, SecretSource
 from zone_cp.xds.snapshot import Encoded
@@ -35,7 +36,7 @@ class _Found(msgspec.Struct, frozen=True):
     secrets: tuple[Encoded, ...] = ()
 
 
-_Key: TypeAlias = tuple[int, int, str | tuple[References, Failure | None]]
+_Key: TypeAlias = tuple[int, int, str | tuple[References | None, ...]]
 _remembered: dict[_Key, tuple[ExternalServiceView, Sources, Served | Encoded]] = {}
 # By identity, since an unchanged service is the same object in the next view; the entry keeps it alive, so
 # its id cannot be another's. Services with sealed material are asked anew, since their bytes may come or go;
@@ -44,7 +45,7 @@ _remembered: dict[_Key, tuple[ExternalServiceView, Sources, Served | Encoded]] =
 
 def serve(service: ExternalServiceView, mesh_sources: Sources, system_ca_path: str, source: SecretSource) -> Served:
     """Compile one service for a proxy with this system CA."""
-    if any((service.ca_cert, service.client_cert, service.client_key)):
+    if _reads(service):
         return _serve(service, mesh_sources, system_ca_path, source)
     key = (id(service), id(mesh_sources), system_ca_path)
     known = _remembered.get(key)
@@ -53,14 +54,16 @@ def serve(service: ExternalServiceView, mesh_sources: Sources, system_ca_path: s
     return _keep(key, service, mesh_sources, _serve(service, mesh_sources, system_ca_path, source))
 
 
-def _cluster(
-    service: ExternalServiceView, references: References, failure: Failure | None, mesh_sources: Sources
-) -> Encoded:
-    key = (id(service), id(mesh_sources), (references, failure))
+def _reads(service: ExternalServiceView) -> bool:
+    return any(any((one.ca_cert, one.client_cert, one.client_key)) for one in service.dialled)
+
+
+def _cluster(service: ExternalServiceView, references: Found, mesh_sources: Sources) -> Encoded:
+    key = (id(service), id(mesh_sources), references)
     known = _remembered.get(key)
     if known is not None and isinstance(known[2], Encoded):
         return known[2]
-    return _keep(key, service, mesh_sources, service_cluster(service, references, failure, mesh_sources))
+    return _keep(key, service, mesh_sources, service_cluster(service, references, None, mesh_sources))
 
 
 def _keep(key: _Key, service: ExternalServiceView, mesh_sources: Sources, made: T) -> T:
@@ -75,16 +78,18 @@ def _serve(service: ExternalServiceView, mesh_sources: Sources, system_ca_path: 
     if isinstance(extended, Extended):
         return Served(extended.cluster, extra=extended.extra)
     failure = service.failure or extended or endpoint_failure(service)
-    found = _Found(References())
+    outcomes: list[_Found | Failure] = []
     if failure is None:
-        outcome = resolve(service, system_ca_path, source)
-        if isinstance(outcome, Failure):
-            failure = outcome
-        else:
-            found = outcome
-    sealed = any((service.ca_cert, service.client_cert, service.client_key))
-    made = (_cluster if sealed else service_cluster)(service, found.references, failure, mesh_sources)
-    return Served(made, found.secrets, failure)
+        outcomes = [one.failure or resolve(one, system_ca_path, source) for one in service.dialled]
+        if all(isinstance(one, Failure) for one in outcomes):
+            failure = next(one for one in outcomes if isinstance(one, Failure))
+    if failure is not None:
+        return Served(service_cluster(service, (), failure, mesh_sources), failure=failure)
+    references = tuple(one.references if isinstance(one, _Found) else None for one in outcomes)
+    secrets = tuple(each for one in outcomes if isinstance(one, _Found) for each in one.secrets)
+    if _reads(service):
+        return Served(_cluster(service, references, mesh_sources), tuple(dict.fromkeys(secrets)))
+    return Served(service_cluster(service, references, None, mesh_sources))
 
 
 def resolve(service: ExternalServiceView, system_ca_path: str, source: SecretSource) -> _Found | Failure:
@@ -107,7 +112,7 @@ def _sources(service: ExternalServiceView, *materials: TlsMaterial) -> Sources:
 
 
 def _authority(service: ExternalServiceView, system_ca_path: str, source: SecretSource) -> _Found | Failure:
-    field = "spec.tls.verification.caCert"
+    field = f"{tls_path(service.key)}.caCert"
     material = service.ca_cert
     if material is None:
         if system_ca_path:
@@ -129,7 +134,7 @@ def _client(service: ExternalServiceView, source: SecretSource) -> _Found | Fail
     certificate, key = service.client_cert, service.client_key
     if certificate is None and key is None:
         return _Found(References())
-    where = "spec.tls.verification"
+    where = tls_path(service.key)
     if certificate is None or key is None:
         missing = "clientKey" if key is None else "clientCert"
         return Failure("InvalidMaterial", "clientCert and clientKey go together", f"{where}.{missing}")

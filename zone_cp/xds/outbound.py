@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from envoy_data_plane.envoy.config.core import v3 as core
 from msgspec.structs import replace
 
+from shared.events.external_hosts import service_door
 from shared.model.inbound import SERVICE_TAG
-from shared.model.resource import Dataplane, Protocol, protocol_class
+from shared.model.resource import Outbound, Protocol, protocol_class
 from zone_cp.view.policies import Effective
-from zone_cp.view.zone_view import MeshView, ProxyView
+from zone_cp.view.zone_view import ExternalServiceView, MeshView, ProxyView
 from zone_cp.xds.chains import chain, listening
 from zone_cp.xds.connection_policies import chain_tuning
 from zone_cp.xds.filters import Logged, Tuning, proxy_to
@@ -23,10 +24,16 @@ from zone_cp.xds.wire import encode
 
 
 def outbound_resources(
-    mesh: MeshView, proxy: ProxyView, resource: Dataplane, said: Effective, *, parties: Parties, logged: Logged
+    mesh: MeshView,
+    proxy: ProxyView,
+    outbounds: Sequence[Outbound],
+    said: Effective,
+    *,
+    parties: Parties,
+    logged: Logged,
 ) -> Iterator[Encoded]:
-    """The listeners of all outbounds by tags, with the clusters, endpoints and routes that they lead to."""
-    wheres = [(one, destination(one.tags)) for one in resource.networking.outbound if SERVICE_TAG in one.tags]
+    """The listeners of outbounds by tags, with the clusters, endpoints and routes that they lead to."""
+    wheres = [(one, destination(one.tags)) for one in outbounds]
     for where in dict.fromkeys(where for _, where in wheres):
         yield from in_mesh_resources(mesh, where, said)
         if spoken(mesh, where) != "tcp":
@@ -39,6 +46,17 @@ def outbound_resources(
         served = endpoints(mesh, where, tls=mesh.mtls).sources
         body = _listener(name, outbound.address, outbound.port, only)
         yield encode(LISTENER, name, body, tuple(dict.fromkeys((*proxy.sources, *served, *said.sources))))
+
+
+def outside(mesh: MeshView, outbound: Outbound) -> ExternalServiceView | None:
+    """The door that an outbound by tags goes through; None where it leads into the mesh.
+
+    A service that Dataplanes of the zone declare goes before an ExternalService, and instances alone carry more tags.
+    """
+    name = outbound.tags.get(SERVICE_TAG, "")
+    if not mesh.legacy or not name or len(outbound.tags) > 1 or name in mesh.workloads.services:
+        return None
+    return mesh.services.get(service_door(mesh.name, name))
 
 
 def _filter(mesh: str, where: Destination, protocol: Protocol, logged: Logged, tuning: Tuning) -> bytes:

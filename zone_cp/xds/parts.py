@@ -9,6 +9,7 @@ import msgspec
 from immutables import Map
 
 from shared.events.state import Position
+from shared.model.kinds import service_key
 from shared.model.resource import ResourceKey
 from zone_cp.view.zone_view import Difference, Failure, MeshView, ZoneView
 from zone_cp.xds.assembly import NO_PART, Assembly, Part, PartKey, assembled, empty
@@ -94,7 +95,7 @@ class Draft:
         """The services that brought anything before; looks at all parts."""
         for rank, mesh, name, zone in self.before.assembly.parts:
             if rank == SERVICE:
-                yield ResourceKey("MeshExternalService", mesh, name, zone)
+                yield service_key(mesh, name, zone)
 
     def rerouted(self) -> bool:
         """Whether the routes that services bring are others than at the last call."""

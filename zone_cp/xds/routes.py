@@ -30,6 +30,7 @@ from zone_cp.xds.route_actions import onward
 from zone_cp.xds.route_policies import RouteTuning, route_tuning
 from zone_cp.xds.shape import pack
 from zone_cp.xds.snapshot import ROUTE, Encoded
+from zone_cp.xds.ways import dialled_through_egress
 from zone_cp.xds.wire import encode
 
 FORBIDDEN_STATUS = 403
@@ -152,7 +153,7 @@ def _particular(
     candidates |= {service.sni: service for service in mesh.services.values() if service.sni in judged}
     found: list[tuple[str, RouteTuning | Plan | None]] = []
     for _, service in sorted(candidates.items()):
-        if service.protocol_class != "http":
+        if service.protocol_class != "http" or dialled_through_egress(mesh, service.key) != (hop == "mesh"):
             continue
         header = service.sni if hop == "mesh" else service.cluster
         tuning = route_tuning(said.about(service), service.protocol)
@@ -173,7 +174,8 @@ def _particular(
 def _permissions(mesh: MeshView, judged: Verdicts) -> Iterable[EventRef]:
     if not judged:
         return ()
-    guarded = (service for service in mesh.services.values() if service.sni in judged)
+    found = (service for service in mesh.services.values() if service.sni in judged)
+    guarded = sorted(found, key=lambda service: service.sni)
     return (ref for service in guarded for ref in service.judged_sources)
 
 

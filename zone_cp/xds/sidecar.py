@@ -18,14 +18,15 @@ from immutables import Map
 from msgspec.structs import replace
 
 from shared.model.inbound import SERVICE_TAG
+from shared.model.kinds import is_legacy
 from shared.model.resource import Dataplane, Outbound, ProtocolClass, ResourceKey, TransparentProxying
 from shared.naming import sni, spiffe
 from zone_cp.view.policies import for_proxy, particular
-from zone_cp.view.zone_view import ExternalServiceView, MeshView, ProxyView, Sources, ZoneView
-from zone_cp.xds import defaults
+from zone_cp.view.zone_view import ExternalServiceView, Failure, MeshView, ProxyView, Sources, ZoneView
 from zone_cp.xds.assembly import NO_PART, Part
 from zone_cp.xds.backends import labelled
-from zone_cp.xds.chains import by_ranges, chain, class_filters, listener_filter, listening
+from zone_cp.xds.chains import by_ranges, chain, listener_filter, listening
+from zone_cp.xds.clusters import service_cluster
 from zone_cp.xds.connection_policies import (
     NO_VERDICTS,
     Verdicts,
@@ -35,14 +36,14 @@ from zone_cp.xds.connection_policies import (
     verdicts,
 )
 from zone_cp.xds.credentials import credentials
-from zone_cp.xds.egress import through_egress
 from zone_cp.xds.extended import ExtraRoutes
-from zone_cp.xds.filters import Hop, Logged, Share, Tuning, Where, proxy_among, proxy_to
+from zone_cp.xds.filters import Logged, Tuning, proxy_to
 from zone_cp.xds.governed import Governed, dialled_by, governed
 from zone_cp.xds.inbound import further_services, inbound_resources, service_of
 from zone_cp.xds.log_policies import Parties, logs
 from zone_cp.xds.material import Served, serve
-from zone_cp.xds.outbound import outbound_resources
+from zone_cp.xds.outbound import outbound_resources, outside
+from zone_cp.xds.outlet import Outlet
 from zone_cp.xds.parts import REST, Changed, Compiled, Draft, without
 from zone_cp.xds.passthrough import (
     Undeclared,
@@ -57,6 +58,7 @@ from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.shape import pack
 from zone_cp.xds.snapshot import LISTENER, Encoded
 from zone_cp.xds.toward_egress import egress_clusters, share_clusters
+from zone_cp.xds.ways import dialled_through_egress, through_egress
 from zone_cp.xds.wire import encode
 
 REDIRECT = "redirect"
@@ -64,50 +66,8 @@ REDIRECT_LISTENER = "outbound/redirect"
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - redirected connections arrive at every local address
 
 _CLASSES: tuple[ProtocolClass, ...] = ("http", "tcp")
-_NO_SERVICES: Map[ResourceKey, ExternalServiceView] = Map()
+_DENIED = Failure("AccessDenied", "no permission allows this workload")
 _ORIGINAL = "v%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%.p%DOWNSTREAM_LOCAL_PORT%"
-
-
-class _Outlet(msgspec.Struct, frozen=True):
-    # What every listener of one sidecar shares. `lost` are the events that took TCP services from its workload.
-    mesh: str
-    zone: str
-    access_log: str
-    direct: bool
-    forbidden: bool
-    lost: Sources
-
-    def chain(
-        self, protocol_class: ProtocolClass, name: str, tuning: Tuning, *, called: str = "", match: bytes = b""
-    ) -> bytes:
-        """The chain that leads to the service of SNI `name`; TCP's closes its connections when `lost` changes."""
-        lost = " ".join(f"{ref.origin}:{ref.n}" for ref in self.lost) if protocol_class == "tcp" else ""
-        return chain(self.filters(protocol_class, name, tuning), name=called, match=match, lost=lost)
-
-    def filters(self, protocol_class: ProtocolClass, name: str, tuning: Tuning) -> tuple[bytes, ...]:
-        """The filters that lead to the service of SNI `name` (Envoy format text)."""
-        if tuning.shares:
-            logged = Logged(f"outbound/{protocol_class}", self.access_log, self.zone)
-            return (proxy_among(tuple((self._taker(one), one.weight) for one in tuning.shares), logged, tuning),)
-        value = sni.cluster_name(protocol_class, self.mesh, name) if self.direct else name
-        return class_filters(
-            protocol_class,
-            Where("outside" if self.direct else "mesh", value),
-            self.mesh,
-            Logged(f"outbound/{protocol_class}", self.access_log, self.zone),
-            tuning,
-            forbidden=self.forbidden if tuning.open is None else not tuning.open,
-            after_handshake=False,
-        )
-
-    def _taker(self, share: Share) -> str:
-        # The cluster that takes a share of TCP connections; names of no cluster close them.
-        if not share.sni:
-            return defaults.NOBODY
-        if not self.direct:
-            return defaults.egress_share(share.sni)
-        allowed = share.open if share.open is not None else not self.forbidden
-        return sni.cluster_name("tcp", self.mesh, share.sni) if allowed else defaults.FORBIDDEN
 
 
 class _Door(msgspec.Struct, frozen=True):
@@ -125,7 +85,8 @@ class _Seat(msgspec.Struct, frozen=True):
     mesh: MeshView
     proxy: ProxyView
     resource: Dataplane
-    outlet: _Outlet
+    outlet: Outlet
+    legacy: Outlet
     said: Governed
     judged: Verdicts
     parties: Parties
@@ -133,6 +94,18 @@ class _Seat(msgspec.Struct, frozen=True):
     @property
     def redirected(self) -> bool:
         return REDIRECT in self.proxy.features
+
+    def dials(self, key: ResourceKey) -> bool:
+        """Whether the sidecar dials a service itself."""
+        return not dialled_through_egress(self.mesh, key)
+
+    def outlet_of(self, key: ResourceKey) -> Outlet:
+        """What listeners that lead to a service have in common."""
+        return self.legacy if is_legacy(key) else self.outlet
+
+    def wanted(self, key: ResourceKey) -> ExternalServiceView | None:
+        """A service that brings anything of its own: a cluster, or without redirect a listener."""
+        return self.mesh.services.get(key) if not self.redirected or self.dials(key) else None
 
     @property
     def identity(self) -> str:
@@ -158,16 +131,16 @@ def compile_sidecar(  # noqa: PLR0917 - the inputs of a compilation
     seat = _seat(view, mesh, proxy, resource, access_log)
     fields = changed.view.meshes.get(mesh.name, frozenset())
     anew = old is None or bool(fields - {"workloads"})
-    per_service, reads = is_per_service(mesh, proxy), reads_services(mesh, proxy, resource)
+    reads, dials = reads_services(mesh, proxy, resource), calls_workloads(resource)
     touched = changed.view.services.get(mesh.name, ()) if reads else ()
-    wanted = mesh.services if per_service else _NO_SERVICES
+    if not _singles_out(mesh, resource) and seat.redirected:
+        touched = [key for key in touched if seat.dials(key)]
     # Where a policy sends the connections of one service to another, what it holds follows from both.
     apart = (service.key for service, _ in seat.said.particular) if touched else ()
-    for key in {*draft.served(), *wanted} if anew else {*touched, *apart} if per_service else ():
-        service = wanted.get(key)
-        served = _served(seat, service, source) if service is not None and seat.outlet.direct else None
+    for key in {*draft.served(), *mesh.services} if anew else {*touched, *apart} if is_per_service(mesh, proxy) else ():
+        service = seat.wanted(key)
+        served = _served(seat, service, source) if service is not None and seat.dials(key) else None
         draft.serve(key, served, NO_PART if service is None else _service_part(seat, service, served))
-    dials = calls_workloads(resource)
     called = dials and "workloads" in fields
     if (
         anew
@@ -185,16 +158,22 @@ def compile_sidecar(  # noqa: PLR0917 - the inputs of a compilation
 
 
 def is_per_service(mesh: MeshView, proxy: ProxyView) -> bool:
-    """Whether each external service brings a sidecar something of its own."""
-    return not through_egress(mesh) or REDIRECT not in proxy.features
+    """Whether each external service may bring a sidecar something of its own."""
+    dials = not through_egress(mesh) or (mesh.legacy and not mesh.legacy_egress)
+    return dials or REDIRECT not in proxy.features
 
 
 def reads_services(mesh: MeshView, proxy: ProxyView, resource: Dataplane) -> bool:
     """Whether anything of a sidecar depends on single external services."""
+    return is_per_service(mesh, proxy) or _singles_out(mesh, resource)
+
+
+def _singles_out(mesh: MeshView, resource: Dataplane) -> bool:
+    """Whether anything of a sidecar with one listener for all depends on single services."""
     return (
-        is_per_service(mesh, proxy)
-        or particular(for_proxy(mesh.policies, resource))
+        particular(for_proxy(mesh.policies, resource))
         or any(one.backend_ref is not None for one in resource.networking.outbound)
+        or (mesh.legacy and calls_workloads(resource))
     )
 
 
@@ -206,20 +185,26 @@ def calls_workloads(resource: Dataplane) -> bool:
 def _seat(view: ZoneView, mesh: MeshView, proxy: ProxyView, resource: Dataplane, access_log: str) -> _Seat:
     direct, service = not through_egress(mesh), service_of(resource)
     identity = spiffe.workload_id(mesh.name, service)
+    outlet = Outlet(mesh.name, view.zone, access_log, direct, direct and mesh.forbid_external, mesh.lost_by(identity))
+    legacy = replace(outlet, direct=not mesh.legacy_egress, forbidden=False)
     return _Seat(
         view,
         mesh,
         proxy,
         resource,
-        _Outlet(mesh.name, view.zone, access_log, direct, direct and mesh.forbid_external, mesh.lost_by(identity)),
+        outlet,
+        legacy,
         governed(mesh, resource),
-        verdicts(mesh, identity) if direct else NO_VERDICTS,
+        verdicts(mesh, identity) if direct or (mesh.legacy and legacy.direct) else NO_VERDICTS,
         Parties(mesh.name, service, resource.networking.address),
     )
 
 
 def _served(seat: _Seat, service: ExternalServiceView, source: SecretSource) -> Served:
     own = dialled_by(service, seat.said.about(service))
+    if is_legacy(service.key) and service.protocol_class == "tcp" and seat.judged.get(service.sni) is False:
+        # Doors share the chain of their class; routes deny those of HTTP.
+        return Served(service_cluster(own, (), _DENIED, seat.mesh.sources))
     return serve(own, seat.mesh.sources, seat.proxy.system_ca_path, source)
 
 
@@ -230,7 +215,7 @@ def _service_part(seat: _Seat, service: ExternalServiceView, served: Served | No
     if not seat.redirected:
         tuning = service_tuning(seat.said, service, seat.judged, replace(seat.parties, destination=service.name))
         sources = _union(seat.mesh.sources, seat.said.sources_about(service))
-        shared += (_listener(seat.outlet, service, (service.vip, service.port), tuning, sources),)
+        shared += (_listener(seat.outlet_of(service.key), service, (service.vip, service.port), tuning, sources),)
     return Part(own, shared)
 
 
@@ -240,27 +225,29 @@ def _rest(seat: _Seat, source: SecretSource, extra: Sequence[ExtraRoutes]) -> It
     proxy, networking = seat.proxy, seat.resource.networking
     if mesh.mtls:
         yield from credentials(mesh, seat.identity, source, further_services(seat.resource))
-    if not outlet.direct:
+    hops = dict.fromkeys(one.hop for one in (outlet, *((seat.legacy,) if mesh.legacy else ())))
+    if "mesh" in hops:
         yield from egress_clusters(mesh, view.egresses)
+    if not outlet.direct:
         yield from share_clusters(mesh, said)
-    hop: Hop = "outside" if outlet.direct else "mesh"
-    yield routes(hop, mesh, extra, at_sidecar=True, governed=said, judged=judged)
+    for hop in hops:
+        yield routes(hop, mesh, extra, at_sidecar=True, governed=said, judged=judged)
     if seat.redirected:
         redirect = networking.transparent_proxying or TransparentProxying()
         out = undeclared(mesh, seat.resource)
         yield from _redirected(
-            view, mesh, proxy, outlet, redirect, out=out, said=said, judged=judged, parties=seat.parties
+            view, mesh, proxy, seat, redirect, out=out, said=said, judged=judged, parties=seat.parties
         )
     for outbound in networking.outbound:
-        chosen = referenced(mesh, outbound, view.zone)
+        chosen = referenced(mesh, outbound, view.zone) or outside(mesh, outbound)
         if chosen is not None:
             tuning = service_tuning(said, chosen, judged, replace(seat.parties, destination=chosen.name))
             sources = _union(proxy.sources, mesh.sources, said.sources_about(chosen))
-            yield _listener(outlet, chosen, (outbound.address, outbound.port), tuning, sources)
+            yield _listener(seat.outlet_of(chosen.key), chosen, (outbound.address, outbound.port), tuning, sources)
     yield from outbound_resources(
         mesh,
         proxy,
-        seat.resource,
+        [one for one in networking.outbound if SERVICE_TAG in one.tags and outside(mesh, one) is None],
         said.at_large,
         parties=seat.parties,
         logged=Logged("outbound", outlet.access_log, view.zone),
@@ -289,7 +276,7 @@ def _redirected(
     view: ZoneView,
     mesh: MeshView,
     proxy: ProxyView,
-    outlet: _Outlet,
+    seat: _Seat,
     redirect: TransparentProxying,
     *,
     out: Undeclared,
@@ -302,12 +289,18 @@ def _redirected(
         for one in _CLASSES
         if view.vip_ranges.get(one)
     ]
+    ways += [
+        _Way(one, view.legacy_ranges[one], chain_tuning(said.at_large, one, parties), legacy=True)
+        for one in _CLASSES
+        if mesh.legacy and view.legacy_ranges.get(one)
+    ]
     # The longest prefix wins: a service that needs a chain of its own has one for its VIP alone.
     ways += [_Way(one, (vip,), tuning) for vip, one, tuning in tuned_apart(said, mesh, judged, parties)]
-    sources = _union(proxy.sources, mesh.sources, outlet.lost)
+    sources = _union(proxy.sources, mesh.sources, seat.outlet.lost)
     external = Tuning(logs=logs(said.at_large.log, replace(parties, destination="external")))
-    body = _redirect_listener(outlet, tuple(ways), redirect.redirect_port_outbound, out, external)
-    judged_ones = (one.judged_sources for one in mesh.services.values() if one.sni in judged) if judged else ()
+    body = _redirect_listener(seat.outlet, seat.legacy, tuple(ways), redirect.redirect_port_outbound, out, external)
+    found = [one for one in mesh.services.values() if one.sni in judged] if judged else []
+    judged_ones = (one.judged_sources for one in sorted(found, key=lambda one: one.sni))
     yield encode(LISTENER, REDIRECT_LISTENER, body, _union(sources, said.sources, out.sources, *judged_ones))
     yield from undeclared_resources(out, sources)
 
@@ -317,10 +310,13 @@ class _Way(msgspec.Struct, frozen=True):
     protocol_class: ProtocolClass
     networks: tuple[str, ...]
     tuning: Tuning
+    legacy: bool = False
 
 
 @lru_cache(maxsize=256)
-def _redirect_listener(outlet: _Outlet, ways: tuple[_Way, ...], port: int, out: Undeclared, external: Tuning) -> bytes:
+def _redirect_listener(  # noqa: PLR0917 - what it is made of, as the key of a cache
+    outlet: Outlet, legacy: Outlet, ways: tuple[_Way, ...], port: int, out: Undeclared, external: Tuning
+) -> bytes:
     name = f"{_ORIGINAL}.{outlet.mesh}.{sni.CURRENT}"
     first = {way.protocol_class: way for way in reversed(ways)}
     called = {
@@ -328,7 +324,7 @@ def _redirect_listener(outlet: _Outlet, ways: tuple[_Way, ...], port: int, out: 
         for way in ways
     }
     chains = [
-        outlet.chain(
+        (legacy if way.legacy else outlet).chain(
             way.protocol_class,
             name,
             way.tuning,
@@ -354,7 +350,7 @@ def _redirect_listener(outlet: _Outlet, ways: tuple[_Way, ...], port: int, out: 
 
 
 def _listener(
-    outlet: _Outlet, service: ExternalServiceView, bind: tuple[str, int], tuning: Tuning, sources: Sources
+    outlet: Outlet, service: ExternalServiceView, bind: tuple[str, int], tuning: Tuning, sources: Sources
 ) -> Encoded:
     permission = service.permission.sources if service.permission is not None and tuning.open is not None else ()
     door = _Door(service.protocol_class, service.sni, *bind, tuning)
@@ -363,7 +359,7 @@ def _listener(
 
 
 @lru_cache(maxsize=65536)
-def _explicit(outlet: _Outlet, door: _Door, sources: Sources) -> Encoded:
+def _explicit(outlet: Outlet, door: _Door, sources: Sources) -> Encoded:
     name = f"outbound/{door.host}:{door.port}"
     only = outlet.chain(door.protocol_class, door.sni, door.tuning)
     body = listening(name, door.host, door.port, (only,), direction=core.TrafficDirection.OUTBOUND)
