@@ -11,6 +11,11 @@ import subprocess
 from collections.abc import AsyncGenerator, Callable, Generator
 
 import pytest
+from hypothesis import settings
+
+# Whole systems share these processors: how long one example takes says nothing.
+settings.register_profile("zonal", deadline=None)
+settings.load_profile("zonal")
 
 
 def pytest_configure() -> None:
