@@ -51,7 +51,7 @@ from shared.events.signing import signed
 from shared.events.state import LogState
 from shared.keys.signing import SigningKey
 from shared.model.resource import ResourceKey, Sealed
-from tests.builders import applied, at, dataplane, egress, generator, mes, mesh, resource, service_key
+from tests.builders import applied, at, dataplane, egress, external, generator, mes, mesh, resource, service_key
 
 HERE = Path(__file__).parent
 SEALED = Sealed(kid="k1", nonce="bm9uY2U=", ciphertext="Y2lwaGVydGV4dA==", digest="d1g3st")
@@ -141,6 +141,7 @@ def _hub() -> list[Sequence[Change]]:
         [LogSigned(key="cHVibGlj")],
         [EventSkipped(g=3, reason="poison")],
         [LogRestored(lost_from=24, lost_to=30)],
+        [applied(external())],
     ]
 
 

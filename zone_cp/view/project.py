@@ -229,7 +229,7 @@ def _with_services(state: ZoneState, mesh: MeshView, keys: Iterable[ResourceKey]
     rules = for_egress(mesh.policies)
     keys = tuple(keys)
     if any(is_door(key) for key in keys):
-        legacy = any(host.mesh == mesh.name for host in external_hosts(state.hub).hosts)
+        legacy = _legacy(state.hub, mesh.name)
     for key in keys:
         before, after = mesh.services.get(key), _governed(service_view(state, key), mesh.policies, rules)
         if before == after:
@@ -352,7 +352,7 @@ def _mesh_view(state: ZoneState, name: str, before: MeshView | None) -> MeshView
         readers=before.readers if before is not None else Map(),
         workloads=before.workloads if before is not None else _all_workloads(state, name),
         narrowed=_narrowed(state, name),
-        legacy=before.legacy if before is not None else False,
+        legacy=before.legacy if before is not None else (),
         legacy_egress=legacy_through_egress(mesh),
     )
     if before is not None:
@@ -387,6 +387,13 @@ def _vip_ranges(state: ZoneState) -> Map[ProtocolClass, tuple[str, ...]]:
     if settings is None or isinstance(parse_cidr(settings.cidr), CidrFault):
         return Map()
     return ranges(settings.cidr)
+
+
+def _legacy(hub: LogState, mesh: str) -> tuple[EventRef, ...]:
+    """What it follows from that a mesh has ExternalServices: one of them is enough, the first by name."""
+    stored = hub.kinds.get("ExternalService", Map())
+    first = min((key for key in stored if key.mesh == mesh), default=None)
+    return () if first is None else (stored[first].last,)
 
 
 def _legacy_ranges(state: ZoneState) -> Map[ProtocolClass, tuple[str, ...]]:

@@ -122,7 +122,8 @@ class MeshView(msgspec.Struct, frozen=True):
     permissive: inbound listeners accept plaintext beside mutual TLS (the backend's mode). workloads is what the zone's
     own Dataplanes serve to each other. narrowed: who lost access to external services, and the newest event of each log
     that took it.
-    legacy: whether there are ExternalServices; legacy_egress: whether they are reached through the zone egress.
+    legacy: the event of the first ExternalService, () where there are none; legacy_egress: whether they are reached
+    through the zone egress.
     readers: the services that have to be looked at again when a Secret or a data key changes.
     """
 
@@ -139,7 +140,7 @@ class MeshView(msgspec.Struct, frozen=True):
     policies: MeshPolicies = NO_POLICIES
     workloads: Workloads = NO_WORKLOADS
     narrowed: tuple[tuple[Narrowed, EventRef], ...] = ()
-    legacy: bool = False
+    legacy: Sources = ()
     legacy_egress: bool = False
     readers: Map[Reading, Map[ResourceKey, None]] = Map()
 

@@ -211,6 +211,7 @@ def routes(
     sources = dict.fromkeys(
         (
             *mesh.sources,
+            *(mesh.legacy if at_sidecar else ()),
             *(ref for one in own for ref in one.sources),
             *said.sources,
             *(ref for _, told in particular if isinstance(told, Plan) for ref in told.sources),

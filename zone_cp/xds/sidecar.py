@@ -159,7 +159,7 @@ def compile_sidecar(  # noqa: PLR0917 - the inputs of a compilation
 
 def is_per_service(mesh: MeshView, proxy: ProxyView) -> bool:
     """Whether each external service may bring a sidecar something of its own."""
-    dials = not through_egress(mesh) or (mesh.legacy and not mesh.legacy_egress)
+    dials = not through_egress(mesh) or (bool(mesh.legacy) and not mesh.legacy_egress)
     return dials or REDIRECT not in proxy.features
 
 
@@ -173,7 +173,7 @@ def _singles_out(mesh: MeshView, resource: Dataplane) -> bool:
     return (
         particular(for_proxy(mesh.policies, resource))
         or any(one.backend_ref is not None for one in resource.networking.outbound)
-        or (mesh.legacy and calls_workloads(resource))
+        or (bool(mesh.legacy) and calls_workloads(resource))
     )
 
 
@@ -296,7 +296,7 @@ def _redirected(
     ]
     # The longest prefix wins: a service that needs a chain of its own has one for its VIP alone.
     ways += [_Way(one, (vip,), tuning) for vip, one, tuning in tuned_apart(said, mesh, judged, parties)]
-    sources = _union(proxy.sources, mesh.sources, seat.outlet.lost)
+    sources = _union(proxy.sources, mesh.sources, mesh.legacy, seat.outlet.lost)
     external = Tuning(logs=logs(said.at_large.log, replace(parties, destination="external")))
     body = _redirect_listener(seat.outlet, seat.legacy, tuple(ways), redirect.redirect_port_outbound, out, external)
     found = [one for one in mesh.services.values() if one.sni in judged] if judged else []
