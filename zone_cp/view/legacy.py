@@ -9,9 +9,10 @@ from __future__ import annotations
 import msgspec
 from immutables import Map
 
+from shared.events.event import EventRef
 from shared.events.external_hosts import Door, Host, Member, external_hosts
 from shared.events.fault import service_fault
-from shared.events.state import Lease, ZoneState
+from shared.events.state import Lease, LogState, ZoneState
 from shared.model.external_service import LegacyTls
 from shared.model.resource import Endpoint, ExternalTls, ResourceKey
 from shared.model.successor import external_tls
@@ -88,3 +89,10 @@ def _part(state: ZoneState, host: Host, door: Door, lease: Lease, member: Member
 
 def _enabled(declared: LegacyTls | None) -> ExternalTls | None:
     return external_tls(declared) if declared is not None and declared.enabled else None
+
+
+def legacy_of(hub: LogState, mesh: str) -> tuple[EventRef, ...]:
+    """What it follows from that a mesh has ExternalServices: one of them is enough, the first by name."""
+    stored = hub.kinds.get("ExternalService", Map())
+    first = min((key for key in stored if key.mesh == mesh), default=None)
+    return () if first is None else (stored[first].last,)

@@ -25,6 +25,7 @@ from shared.model.kinds import is_door
 from shared.model.policy import POLICY_KINDS, Policy
 from shared.model.resource import Dataplane, Mesh, ProtocolClass, ResourceKey, ZoneEgress
 from shared.naming.vip import CidrFault, parse_cidr, ranges
+from zone_cp.view.legacy import legacy_of
 from zone_cp.view.policies import Guard, MeshPolicies, Rule, effective, for_egress, mesh_policies, permission
 from zone_cp.view.services import readings, service_view
 from zone_cp.view.touched import Touched, add_doors, differing, touched_by
@@ -229,7 +230,7 @@ def _with_services(state: ZoneState, mesh: MeshView, keys: Iterable[ResourceKey]
     rules = for_egress(mesh.policies)
     keys = tuple(keys)
     if any(is_door(key) for key in keys):
-        legacy = _legacy(state.hub, mesh.name)
+        legacy = legacy_of(state.hub, mesh.name)
     for key in keys:
         before, after = mesh.services.get(key), _governed(service_view(state, key), mesh.policies, rules)
         if before == after:
@@ -387,13 +388,6 @@ def _vip_ranges(state: ZoneState) -> Map[ProtocolClass, tuple[str, ...]]:
     if settings is None or isinstance(parse_cidr(settings.cidr), CidrFault):
         return Map()
     return ranges(settings.cidr)
-
-
-def _legacy(hub: LogState, mesh: str) -> tuple[EventRef, ...]:
-    """What it follows from that a mesh has ExternalServices: one of them is enough, the first by name."""
-    stored = hub.kinds.get("ExternalService", Map())
-    first = min((key for key in stored if key.mesh == mesh), default=None)
-    return () if first is None else (stored[first].last,)
 
 
 def _legacy_ranges(state: ZoneState) -> Map[ProtocolClass, tuple[str, ...]]:
