@@ -157,14 +157,14 @@ def test_a_service_that_goes_answers_at_once_and_comes_back_in_place(world: Worl
     with world.connection(sni) as connection:
         world.delete("passing")
         world.settled()
-        assert cluster in world.held()
+        eventually(lambda: cluster in world.held(), "its tombstone")
         for _ in range(2):
             assert connection.get() == (503, f"no MeshExternalService is served as {sni}\n")
         assert b" 503 " in world.ask(sni)
         world.apply(world.manifest("passing"))
         world.settled()
         assert world.sni("passing") == sni
-        assert connection.get()[0] == 200
+        eventually(lambda: connection.get()[0] == 200, "an answer again")
     eventually(lambda: b" 200 " in world.ask(sni), "an answer")
 
 
