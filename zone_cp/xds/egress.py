@@ -39,9 +39,12 @@ LISTENER_NAME = "egress"
 
 
 def on_demand(view: ZoneView) -> bool:
-    """Whether zone egresses load a cluster when it is first used: there are more services than they are to hold."""
+    """Whether zone egresses load a cluster when it is first used: there are more services than they are to hold.
+
+    A limit of 0 means always, also while there is no service: the last one that goes leaves a tombstone like any other.
+    """
     through = (mesh for mesh in view.meshes.values() if at_egress(mesh))
-    return sum(len(mesh.services) for mesh in through) > view.on_demand_above
+    return not view.on_demand_above or sum(len(mesh.services) for mesh in through) > view.on_demand_above
 
 
 READ_OF_MESH = frozenset({"mtls", "origination", "forbid_external", "legacy_egress", "sources"})
