@@ -76,15 +76,20 @@ def test_two_bad_services_cost_the_others_no_request(world: World) -> None:
         held = await asyncio.gather(*(world.hang() for _ in range(CONNECTIONS)))
         cluster = f"cluster.{world.zone.service('hanging').cluster}"
         egress = world.zone.envoys["noisy-egress"]
+
+        def filled() -> int:
+            # At once, not in all: on a busy machine the first ones time out before the last ones come.
+            return _count(egress.admin("/stats?filter=upstream_cx_active"), f"{cluster}.upstream_cx_active: ")
+
         shed = f"{cluster}.upstream_cx_overflow: "
         await asyncio.to_thread(eventually, lambda: _count(egress.admin("/stats?filter=overflow"), shed), "the limit")
+        assert await asyncio.to_thread(filled) == defaults.SERVICE_LIMIT
         bad, good = Counter[int](), Counter[int]()
         for _ in range(ROUNDS):
             bad.update(await asyncio.gather(*(world.get("failing") for _ in range(20))))
             good.update(await asyncio.gather(*(world.get("well") for _ in range(20))))
             good.update(await asyncio.gather(*(world.talk("well-tcp") for _ in range(5))))
-        # At once: on a busy machine the first ones time out before the last ones come.
-        reached = _count(egress.admin("/stats?filter=upstream_cx_active"), f"{cluster}.upstream_cx_active: ")
+        reached = await asyncio.to_thread(filled)
         for writer in held:
             writer.close()
         return bad, good, reached
