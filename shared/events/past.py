@@ -118,6 +118,11 @@ class PastLog:
         """Event n. Raises IndexError."""
         return decode_event(self.raw(n))
 
+    def before(self, n: int) -> Event | None:
+        """The event before n about the same thing; None where n is the first."""
+        at = self.index.before([n]).get(n)
+        return None if at is None else self.event(at)
+
     def events(self, after: int = 0, until: int | None = None) -> Iterator[Event]:
         """Events with after < n <= until, in order."""
         for n in range(after + 1, (len(self) if until is None else min(until, len(self))) + 1):

@@ -28,10 +28,11 @@ def changed_by(history: History, event: Event) -> list[ResourceChange]:
 
 def _before(history: History, event: Event) -> Any:
     """The resource as it was before an event about it; None where there was none."""
-    log = history.log(event.origin)
-    n = log.index.before([event.n]).get(event.n)
-    change = None if n is None else log.event(n).change
-    return shown(codec.to_plain(change.resource)) if isinstance(change, ResourceApplied) else None
+    match history.log(event.origin).before(event.n):
+        case Event(change=ResourceApplied(resource=resource)):
+            return shown(codec.to_plain(resource))
+        case _:
+            return None
 
 
 def _tree(key: ResourceKey, value: Any) -> dict[str, dict[str, Any]]:

@@ -49,7 +49,7 @@ def show(history: History, origin: str, n: int, *, everything: bool = False) -> 
     """
     event = history.event(origin, n)
     envelope = history.log(origin).envelope(n)
-    before = _before(history, origin, n)
+    before = history.log(origin).before(n)
     following = list(effects(history, envelope))
     return Shown(
         row(event, before, history.log(origin).raw(n)),
@@ -60,15 +60,9 @@ def show(history: History, origin: str, n: int, *, everything: bool = False) -> 
     )
 
 
-def _before(history: History, origin: str, n: int) -> Event | None:
-    log = history.log(origin)
-    at = log.index.before([n]).get(n)
-    return None if at is None else log.event(at)
-
-
 def _row(history: History, one: Envelope) -> Row:
     log = history.log(one.origin)
-    return row(log.event(one.n), _before(history, one.origin, one.n), log.raw(one.n))
+    return row(log.event(one.n), log.before(one.n), log.raw(one.n))
 
 
 def _served(history: History, event: Event, following: list[Envelope], *, everything: bool) -> Iterator[dict[str, Any]]:
