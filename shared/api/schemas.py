@@ -39,6 +39,8 @@ def _schema(wanted: inspect.Type, found: dict[str, dict[str, Any]]) -> dict[str,
         case inspect.IntType():
             limits = {"minimum": wanted.ge, "maximum": wanted.le}
             return {"type": "integer"} | {name: limit for name, limit in limits.items() if limit is not None}
+        case inspect.FloatType():
+            return {"type": "number"}
         case inspect.BoolType():
             return {"type": "boolean"}
         case inspect.StrType():

@@ -8,6 +8,8 @@ import msgspec
 
 from shared.model.endpoint_policy import MeshHealthCheck, MeshLoadBalancingStrategy
 from shared.model.external_service import ExternalService
+from shared.model.gateway import MeshGateway
+from shared.model.gateway_route import MeshGatewayRoute
 from shared.model.log_policy import MeshAccessLog
 from shared.model.passthrough_policy import MeshPassthrough
 from shared.model.policy import MeshCircuitBreaker, MeshRetry, MeshTimeout, MeshTrafficPermission, Policy
@@ -77,6 +79,16 @@ KINDS: tuple[Kind, ...] = (
     ),
     _policy("meshaccesslogs", MeshAccessLog),
     _policy("meshcircuitbreakers", MeshCircuitBreaker),
+    Kind("MeshGateway", "meshgateways", MeshGateway, mesh_scoped=True, plugin=False, on_global=True, on_zone=True),
+    Kind(
+        "MeshGatewayRoute",
+        "meshgatewayroutes",
+        MeshGatewayRoute,
+        mesh_scoped=True,
+        plugin=False,
+        on_global=True,
+        on_zone=False,
+    ),
     _policy("meshhealthchecks", MeshHealthCheck),
     _policy("meshhttproutes", MeshHTTPRoute),
     _policy("meshloadbalancingstrategies", MeshLoadBalancingStrategy),
@@ -129,6 +141,7 @@ def lookup(word: str) -> Kind | None:
         "dp": "Dataplane",
         "ze": "ZoneEgress",
         "m": "Mesh",
+        "mgw": "MeshGateway",
         "z": "Zone",
     }
     if flat in short:

@@ -18,6 +18,8 @@ from immutables import Map
 
 from shared.model import carried, part, source
 from shared.model.external_service import ExternalService
+from shared.model.gateway import MeshGateway
+from shared.model.gateway_route import MeshGatewayRoute
 from shared.model.inbound import Inbound
 from shared.model.policy import Policy
 
@@ -305,7 +307,7 @@ class TransparentProxying(_Model, frozen=True, kw_only=True):
 
 
 class GatewayNetworking(_Model, frozen=True, kw_only=True):
-    """Marks a gateway Dataplane (issue E)."""
+    """A gateway: BUILTIN is bound to a MeshGateway by `tags`, DELEGATED is somebody else's behind a sidecar."""
 
     tags: Labels
     type: Literal["BUILTIN", "DELEGATED"] = "DELEGATED"
@@ -356,14 +358,24 @@ class ZoneEgress(_Model, frozen=True, kw_only=True, tag_field="type", tag="ZoneE
 
 
 Resource: TypeAlias = (
-    Mesh | Zone | Secret | HostnameGenerator | ExternalService | MeshExternalService | Dataplane | ZoneEgress | Policy
+    Mesh
+    | Zone
+    | Secret
+    | HostnameGenerator
+    | ExternalService
+    | MeshExternalService
+    | Dataplane
+    | ZoneEgress
+    | MeshGateway
+    | MeshGatewayRoute
+    | Policy
 )
 
 
 def mesh_of(resource: Resource) -> str:
     """Mesh a resource belongs to, or "" for global-scoped kinds."""
     match resource:
-        case Secret() | ExternalService() | MeshExternalService() | Dataplane():
+        case Secret() | ExternalService() | MeshExternalService() | Dataplane() | MeshGateway() | MeshGatewayRoute():
             return resource.mesh
         case Mesh() | Zone() | HostnameGenerator() | ZoneEgress():
             return ""

@@ -74,6 +74,8 @@ def _walk(node: Node, wanted: inspect.Type, path: str, found: list[Shape]) -> An
             return _walk_literal(node, wanted, path, found)
         case inspect.IntType():
             return _walk_int(node, wanted, path, found)
+        case inspect.FloatType():
+            return _walk_float(node, path, found)
         case inspect.BoolType():
             return _expect(node, bool, "must be true or false", path, found)
         case inspect.StrType():
@@ -159,6 +161,12 @@ def _walk_int(node: Node, wanted: inspect.IntType, path: str, found: list[Shape]
             reason = PORT if (low, high) == (1, 65535) else f"must be between {low} and {high}"
             found.append(Shape(path, reason, node.line, node.column))
     return value
+
+
+def _walk_float(node: Node, path: str, found: list[Shape]) -> Any:
+    if isinstance(node, Scalar) and type(node.value) in (int, float):
+        return node.value
+    return _refuse(node, path, "must be a number", found)
 
 
 def _expect(node: Node, wanted: type, reason: str, path: str, found: list[Shape]) -> Any:

@@ -15,6 +15,10 @@ import msgspec
 from shared.model.addresses import address_fault, cidr_fault, is_dns_name, is_ip
 from shared.model.external_service import ExternalService
 from shared.model.external_service_rules import external_service_violations
+from shared.model.gateway import MeshGateway
+from shared.model.gateway_route import MeshGatewayRoute
+from shared.model.gateway_route_rules import gateway_route_violations
+from shared.model.gateway_rules import gateway_violations
 from shared.model.inbound import PROTOCOL_TAG, PROTOCOL_WORDS
 from shared.model.labels import (
     ALLOW_ADDRESSES_LABEL,
@@ -109,6 +113,10 @@ def _violations(resource: Resource, allowed: tuple[str, ...], reserved: tuple[st
             yield from _external_service(resource, allowed, reserved)
         case ExternalService():
             yield from external_service_violations(resource, allowed, reserved, _data_source)
+        case MeshGateway():
+            yield from gateway_violations(resource, _data_source)
+        case MeshGatewayRoute():
+            yield from gateway_route_violations(resource)
         case Dataplane():
             yield from _dataplane(resource)
         case ZoneEgress():
@@ -140,7 +148,7 @@ def _name(resource: Resource) -> Iterator[tuple[str, str]]:
                 reasons.append(NAME_1035)
             if reasons:
                 yield "name", ", ".join(reasons)
-        case Secret() | ExternalService() | Dataplane() | ZoneEgress():
+        case Secret() | ExternalService() | Dataplane() | ZoneEgress() | MeshGateway() | MeshGatewayRoute():
             yield from _name_1123(name)
         case _:
             assert_never(resource)

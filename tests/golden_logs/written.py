@@ -50,7 +50,7 @@ from shared.events.fold import fold_all
 from shared.events.signing import signed
 from shared.events.state import LogState
 from shared.keys.signing import SigningKey
-from shared.model.resource import ResourceKey, Sealed
+from shared.model.resource import Resource, ResourceKey, Sealed
 from tests.builders import applied, at, dataplane, egress, external, generator, mes, mesh, resource, service_key
 
 HERE = Path(__file__).parent
@@ -125,6 +125,33 @@ def _policies() -> list[Change]:
     ]
 
 
+def _gateway() -> list[Resource]:
+    selectors = [{"match": {"kuma.io/service": "edge"}}]
+    listener = {
+        "port": 8443,
+        "protocol": "HTTPS",
+        "hostname": "foo.example.com",
+        "tls": {"mode": "TERMINATE", "certificates": [{"secret": "cert"}]},
+        "tags": {"name": "foo"},
+        "resources": {"connectionLimit": 10},
+    }
+    rule = {
+        "matches": [{"path": {"match": "PREFIX", "value": "/"}}],
+        "filters": [{"mirror": {"backend": {"destination": {"kuma.io/service": "copy"}}, "percentage": 12.5}}],
+        "backends": [{"weight": 1, "destination": {"kuma.io/service": "backend"}}],
+    }
+    return [
+        resource(type="MeshGateway", name="edge", mesh="default", selectors=selectors, conf={"listeners": [listener]}),
+        resource(
+            type="MeshGatewayRoute",
+            name="edge",
+            mesh="default",
+            selectors=selectors,
+            conf={"http": {"hostnames": ["foo.example.com"], "rules": [rule]}},
+        ),
+    ]
+
+
 def _hub() -> list[Sequence[Change]]:
     return [
         [applied(mesh()), applied(generator()), applied(resource(type="Zone", name="east"))],
@@ -142,6 +169,7 @@ def _hub() -> list[Sequence[Change]]:
         [EventSkipped(g=3, reason="poison")],
         [LogRestored(lost_from=24, lost_to=30)],
         [applied(external())],
+        [applied(one) for one in _gateway()],
     ]
 
 
