@@ -139,6 +139,38 @@ def dataplane(name: str = "web-1", service: str = "web", **networking: Any) -> D
     return decoded
 
 
+def gateway(
+    name: str = "edge",
+    service: str = "edge-gateway",
+    *listeners: dict[str, Any],
+    secret: str = "",
+    mesh: str = "default",
+) -> Resource:
+    """A MeshGateway for gateway Dataplanes of `service`; without listeners one of HTTP, and with a Secret's name one of
+    HTTPS with its certificate.
+    """
+    found = list(listeners) or [{"port": 8080, "protocol": "HTTP"}]
+    if secret:
+        tls = {"mode": "TERMINATE", "certificates": [{"secret": secret}]}
+        found.append({"port": 8443, "protocol": "HTTPS", "hostname": "foo.example.com", "tls": tls})
+    selectors = [{"match": {"kuma.io/service": service}}]
+    return resource(type="MeshGateway", name=name, mesh=mesh, selectors=selectors, conf={"listeners": found})
+
+
+def gateway_route(
+    name: str = "all", service: str = "edge-gateway", *, backend: str = "web", mesh: str = "default"
+) -> Resource:
+    """A MeshGatewayRoute that sends all requests to a service."""
+    rule = {
+        "matches": [{"path": {"match": "PREFIX", "value": "/"}}],
+        "backends": [{"destination": {"kuma.io/service": backend}}],
+    }
+    selectors = [{"match": {"kuma.io/service": service}}]
+    return resource(
+        type="MeshGatewayRoute", name=name, mesh=mesh, selectors=selectors, conf={"http": {"rules": [rule]}}
+    )
+
+
 def egress(name: str = "egress-1", *, zone: str = "east", address: str = "127.0.0.1", port: int = 10002) -> ZoneEgress:
     """A ZoneEgress."""
     decoded: ZoneEgress = codec.convert(

@@ -29,6 +29,8 @@ from tests.builders import (
     dataplane,
     deleted,
     egress,
+    gateway,
+    gateway_route,
     generator,
     mes,
     mesh,
@@ -180,7 +182,7 @@ steps = st.lists(
         st.sampled_from(
             (
                 *("mes", "delete", "secret", "mesh", "no-mesh", "generator", "local", "proxy", "gone"),
-                *("policy", "guard", "workload", "no-workload", "live", "dead"),
+                *("policy", "guard", "workload", "no-workload", "live", "dead", "gateway", "route"),
             )
         ),
         st.integers(0, 3),
@@ -253,6 +255,18 @@ def _act(hub: LogBuilder, zone: ZoneBuilder, step: tuple[str, int, bool], second
         case "guard":
             spec = {"targetRef": {"kind": "MeshExternalService", "name": name}, "rules": []}
             hub.append(applied(resource(type="MeshTrafficPermission", name="g", spec=spec)), seconds=seconds)
+        case "gateway":
+            made = gateway(f"g{number}", secret=f"ca{number}" if flag else "")
+            if key_of(made) in hub.state.resources and number % 2:
+                hub.append(deleted(made), seconds=seconds)
+            elif number == 0:
+                zone.apply(made, seconds=seconds)
+            else:
+                hub.append(applied(made), seconds=seconds)
+        case "route":
+            made = gateway_route(f"r{number}", backend=f"b{number}")
+            gone = flag and key_of(made) in hub.state.resources
+            hub.append(deleted(made) if gone else applied(made), seconds=seconds)
         case "workload":
             inbound = [{"port": 80 + at, "tags": {"kuma.io/service": f"w{at}"}} for at in range(number + 1)]
             common = {"kuma.io/service": "w", "kuma.io/protocol": ("http", "http2", "grpc", "tcp")[number]}

@@ -1,18 +1,34 @@
 """Builtin gateways: which MeshGateway a gateway Dataplane serves, and its listeners, port by port.
 
 Pure. A MeshGateway is bound to a Dataplane by the tags of both, so that what is here follows from the view of the mesh
-and one Dataplane (`spec/4-gateway-and-policies.md` A3–A6).
+and one Dataplane (`spec/4-gateway-and-policies.md` A3–A6). The view of a mesh holds all MeshGateways and their routes;
+`with_gateways` keeps it up to date.
 """
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from typing import TypeVar
 
-from shared.model.gateway import GatewayProtocol
-from shared.model.resource import Labels, ResourceKey
-from zone_cp.view.zone_view import Failure, Sources, TlsMaterial
+import msgspec
+from immutables import Map
+
+from shared.events.event import EventRef
+from shared.events.fault import find_secret
+from shared.events.state import Stored, ZoneState
+from shared.model.gateway import GatewayListener, GatewayProtocol, MeshGateway
+from shared.model.inbound import SERVICE_TAG
+from shared.model.resource import Dataplane, Labels, ResourceKey, Secret
+from shared.model.source import DataSource
+from zone_cp.view.touched import GATEWAY_KINDS, Touched
+from zone_cp.view.zone_view import DeclaredGateway, Failure, MeshView, Sources, TlsMaterial
+
+T = TypeVar("T")
 
 ANY_HOST = "*"
+GATEWAY_FIELDS = frozenset({"gateways", "gateway_routes"})
+"""Fields of a mesh that concern gateway Dataplanes alone."""
 
 
 class ListenerView(msgspec.Struct, frozen=True):
@@ -50,3 +66,181 @@ class GatewayView(msgspec.Struct, frozen=True):
     service: str
     ports: tuple[PortView, ...]
     sources: Sources
+
+
+def is_builtin(resource: Dataplane) -> bool:
+    """Whether a Dataplane is a gateway that a MeshGateway configures."""
+    gateway = resource.networking.gateway
+    return gateway is not None and gateway.type == "BUILTIN"
+
+
+def bound_gateway(mesh: MeshView, resource: Dataplane) -> GatewayView | None:
+    """What a gateway Dataplane serves; None where no MeshGateway selects it."""
+    gateway = resource.networking.gateway
+    if gateway is None or gateway.type != "BUILTIN":
+        return None
+    ranked = [(rank, one) for one in mesh.gateways.values() if (rank := _rank(one, gateway.tags)) is not None]
+    if not ranked:
+        return None
+    # The best selector wins, then who is newer, then the first name.
+    ranked.sort(key=lambda pair: (pair[1].stored.key.name, pair[1].stored.key.zone))
+    _, declared = max(ranked, key=lambda pair: (pair[0], pair[1].stored.created.time))
+    return _gateway_view(declared, gateway.tags)
+
+
+def exactness(hostname: str) -> tuple[int, int, str]:
+    """What hostnames are ordered by: exact ones by name, wildcards with more labels first, any host last."""
+    if hostname == ANY_HOST:
+        return 2, 0, ""
+    if hostname.startswith("*."):
+        return 1, -hostname.count("."), hostname
+    return 0, 0, hostname
+
+
+# --- binding ------------------------------------------------------------------------------------------------------
+
+
+def _rank(declared: DeclaredGateway, tags: Labels) -> tuple[int, int] | None:
+    """Number of tags, then of exact ones, of the best selector that selects these tags."""
+    resource = declared.stored.resource
+    if not isinstance(resource, MeshGateway):
+        return None
+    ranks = [
+        (len(one.match), sum(value != "*" for value in one.match.values()))
+        for one in resource.selectors
+        if all(tag in tags and value in ("*", tags[tag]) for tag, value in one.match.items())
+    ]
+    return max(ranks, default=None)
+
+
+def _gateway_view(declared: DeclaredGateway, tags: Labels) -> GatewayView:
+    resource = declared.stored.resource
+    conf = resource.conf if isinstance(resource, MeshGateway) else None
+    overlaid = tags.update(resource.tags) if isinstance(resource, MeshGateway) else tags
+    numbered = list(enumerate(conf.listeners if conf is not None else ()))
+    materials = (one for each in declared.certificates for one in each if isinstance(one, TlsMaterial))
+    cited: list[EventRef] = [event for one in materials for event in one.sources]
+    ports = []
+    for port, group in groupby(sorted(numbered, key=lambda one: one[1].port), key=lambda one: one[1].port):
+        members = list(group)
+        first = members[0][1]
+        if first.protocol == "NONE":
+            continue  # no MeshGateway that was accepted has such a listener
+        found = [_listener_view(index, one, overlaid, declared.certificates[index]) for index, one in members]
+        limits = (one.resources.connection_limit for _, one in members)
+        ports.append(
+            PortView(
+                port,
+                first.protocol,
+                tuple(sorted(found, key=lambda one: exactness(one.hostname))),
+                cross_mesh=first.cross_mesh,
+                connection_limit=next((one for one in limits if one), 0),
+            )
+        )
+    sources = tuple(dict.fromkeys((declared.stored.last, *cited)))
+    return GatewayView(declared.stored.key, tags.get(SERVICE_TAG, ""), tuple(ports), sources)
+
+
+def _listener_view(
+    index: int, listener: GatewayListener, tags: Labels, certificates: tuple[TlsMaterial | Failure, ...]
+) -> ListenerView:
+    terminates = listener.tls is not None and listener.tls.mode == "TERMINATE" and listener.protocol in ("HTTPS", "TLS")
+    return ListenerView(
+        index=index,
+        hostname=listener.hostname.lower() or ANY_HOST,
+        tags=tags.update(listener.tags),
+        terminates=terminates,
+        certificates=tuple(one for one in certificates if isinstance(one, TlsMaterial)),
+        failure=next((one for one in certificates if isinstance(one, Failure)), None),
+    )
+
+
+# --- the view of a mesh ---------------------------------------------------------------------------------------------
+
+
+def all_gateways(state: ZoneState, mesh: str) -> Iterable[ResourceKey]:
+    """The MeshGateways and MeshGatewayRoutes of a mesh that a zone knows: global's, and its own."""
+    for log in (state.hub, state.own):
+        for kind in sorted(GATEWAY_KINDS):
+            yield from (key for key in log.kinds.get(kind, Map()) if key.mesh == mesh)
+
+
+def gateways_touched(meshes: Mapping[str, MeshView], touched: Touched) -> dict[str, set[ResourceKey]]:
+    """MeshGateways and MeshGatewayRoutes that are to be looked at again, by mesh, of the meshes there are."""
+    found: dict[str, set[ResourceKey]] = {}
+    for key in touched.gateways:
+        if key.mesh in meshes:
+            found.setdefault(key.mesh, set()).add(key)
+    for name, secret in touched.secrets:
+        for key, one in meshes[name].gateways.items() if name in meshes else ():
+            if secret in _secrets_named(one):
+                found.setdefault(name, set()).add(key)
+    for name, mesh in meshes.items() if touched.data_keys else ():
+        for key, one in mesh.gateways.items():
+            if touched.data_keys & _data_keys(one):
+                found.setdefault(name, set()).add(key)
+    return found
+
+
+def with_gateways(state: ZoneState, mesh: MeshView, keys: Iterable[ResourceKey]) -> MeshView:
+    """The mesh with these MeshGateways and MeshGatewayRoutes as they are now."""
+    gateways, routes = mesh.gateways, mesh.gateway_routes
+    for key in keys:
+        stored = state.resource(key)
+        if key.kind == "MeshGatewayRoute":
+            routes = _put(routes, key, stored)
+        else:
+            gateways = _put(gateways, key, _declared(state, stored) if stored is not None else None)
+    if gateways is mesh.gateways and routes is mesh.gateway_routes:
+        return mesh
+    return msgspec.structs.replace(mesh, gateways=gateways, gateway_routes=routes)
+
+
+def _put(members: Map[ResourceKey, T], key: ResourceKey, one: T | None) -> Map[ResourceKey, T]:
+    if one is None:
+        return members.delete(key) if key in members else members
+    return members if members.get(key) == one else members.set(key, one)
+
+
+def _listeners(stored: Stored) -> tuple[GatewayListener, ...]:
+    resource = stored.resource
+    return resource.conf.listeners if isinstance(resource, MeshGateway) and resource.conf is not None else ()
+
+
+def _sources_of(listener: GatewayListener) -> tuple[DataSource, ...]:
+    return listener.tls.certificates if listener.tls is not None and listener.tls.mode == "TERMINATE" else ()
+
+
+def _secrets_named(declared: DeclaredGateway) -> set[str]:
+    named = (source.secret for one in _listeners(declared.stored) for source in _sources_of(one))
+    return {name for name in named if name is not None}
+
+
+def _data_keys(declared: DeclaredGateway) -> set[str]:
+    materials = (one for each in declared.certificates for one in each if isinstance(one, TlsMaterial))
+    return {one.sealed.kid for one in materials if one.sealed is not None}
+
+
+def _declared(state: ZoneState, stored: Stored) -> DeclaredGateway:
+    found = [
+        tuple(
+            _certificate(state, stored.key, source, f"conf.listeners[{index}].tls.certificates[{number}]")
+            for number, source in enumerate(_sources_of(listener))
+        )
+        for index, listener in enumerate(_listeners(stored))
+    ]
+    return DeclaredGateway(stored, tuple(found))
+
+
+def _certificate(state: ZoneState, key: ResourceKey, source: DataSource, path: str) -> TlsMaterial | Failure:
+    if source.secret is None:
+        if source.sealed is None:
+            return Failure("PrivateKeyInClear", "a private key must not stand in the log in clear", path)
+        return TlsMaterial(f"gateway/{key.mesh}/{key.zone or '_'}/{key.name}/{path}", sealed=source.sealed)
+    stored = find_secret(state, key, source.secret)
+    if stored is None:
+        return Failure("SecretMissing", f"mesh {key.mesh} has no Secret {source.secret}", f"{path}.secret")
+    if not isinstance(stored.resource, Secret) or stored.resource.sealed is None:
+        return Failure("InvalidSecret", f"Secret {source.secret} holds nothing", f"{path}.secret")
+    name = f"secret/{key.mesh}/{source.secret}" + (f"@{stored.key.zone}" if stored.key.zone else "")
+    return TlsMaterial(name, sealed=stored.resource.sealed, sources=(stored.last,))

@@ -7,8 +7,7 @@ object as before, so that the compiler's memo hits. Both give equal views.
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from itertools import chain
 from typing import TypeVar
 
@@ -23,11 +22,12 @@ from shared.events.fold import drop, put
 from shared.events.state import LogState, Narrowed, Stored, ZoneState
 from shared.model.kinds import is_door
 from shared.model.policy import POLICY_KINDS, Policy
-from shared.model.resource import Dataplane, Mesh, ProtocolClass, ResourceKey, ZoneEgress
-from shared.naming.vip import CidrFault, parse_cidr, ranges
+from shared.model.resource import Dataplane, Mesh, ResourceKey, ZoneEgress
+from zone_cp.view.gateways import all_gateways, gateways_touched, with_gateways
 from zone_cp.view.legacy import legacy_of
 from zone_cp.view.policies import Guard, MeshPolicies, Rule, effective, for_egress, mesh_policies, permission
 from zone_cp.view.services import readings, service_view
+from zone_cp.view.settings import legacy_ranges, on_demand_above, vip_ranges
 from zone_cp.view.touched import Touched, add_doors, differing, touched_by
 from zone_cp.view.workloads import NO_WORKLOADS, Workloads, workloads_next
 from zone_cp.view.zone_view import (
@@ -132,6 +132,10 @@ def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> tuple[ZoneVi
         governed, differing_keys = _with_policies(meshes[name], _policies(state, name), _narrowed(state, name))
         meshes = meshes.set(name, governed)
         looked_at.setdefault(name, set()).update(differing_keys)
+    renewed = gateways_touched(meshes, touched)
+    for name, keys in renewed.items():
+        meshes = meshes.set(name, with_gateways(state, meshes[name], keys))
+        looked_at.setdefault(name, set())
     touched.services.update(view.expiries.due(state))
     for name, keys in _services_touched(meshes, touched).items():
         meshes = meshes.set(name, _with_services(state, meshes[name], keys))
@@ -148,11 +152,11 @@ def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> tuple[ZoneVi
         position=state.position,
         meshes=meshes,
         egresses=view.egresses if egresses == view.egresses else egresses,
-        vip_ranges=_vip_ranges(state) if touched.settings else view.vip_ranges,
-        on_demand_above=_on_demand_above(state) if touched.settings else view.on_demand_above,
-        legacy_ranges=_legacy_ranges(state) if touched.settings else view.legacy_ranges,
+        vip_ranges=vip_ranges(state) if touched.settings else view.vip_ranges,
+        on_demand_above=on_demand_above(state) if touched.settings else view.on_demand_above,
+        legacy_ranges=legacy_ranges(state) if touched.settings else view.legacy_ranges,
     )
-    difference = _difference(view, after, touched, looked_at)
+    difference = _difference(view, after, touched, looked_at, renewed)
     moved = chain.from_iterable(difference.services.values())
     return msgspec.structs.replace(after, expiries=view.expiries.following(state, moved, meshes)), difference
 
@@ -191,14 +195,20 @@ def _concern_egresses(state: ZoneState, touched: Touched) -> bool:
 
 
 def _difference(
-    before: ZoneView, after: ZoneView, touched: Touched, looked_at: Mapping[str, Collection[ResourceKey]]
+    before: ZoneView,
+    after: ZoneView,
+    touched: Touched,
+    looked_at: Mapping[str, Collection[ResourceKey]],
+    renewed: Container[str],
 ) -> Difference:
     services: dict[str, Collection[ResourceKey]] = {}
     meshes: dict[str, frozenset[str]] = {}
     for name in {*looked_at, *touched.meshes, *touched.policies}:
         old, new = before.meshes.get(name), after.meshes.get(name)
         if old is not None and new is not None:
-            if fields := frozenset(one for one in MESH_FIELDS if _differ(getattr(old, one), getattr(new, one))):
+            fields = frozenset(one for one in MESH_FIELDS if _differ(getattr(old, one), getattr(new, one)))
+            # The bytes behind a gateway's certificate may be readable now or no more.
+            if fields := fields | {"gateways"} if name in renewed else fields:
                 meshes[name] = fields
         elif (only := old or new) is not None:
             meshes[name], services[name] = MESH_FIELDS, tuple(only.services)
@@ -355,9 +365,12 @@ def _mesh_view(state: ZoneState, name: str, before: MeshView | None) -> MeshView
         narrowed=_narrowed(state, name),
         legacy=before.legacy if before is not None else (),
         legacy_egress=legacy_through_egress(mesh),
+        gateways=before.gateways if before is not None else Map(),
+        gateway_routes=before.gateway_routes if before is not None else Map(),
     )
     if before is not None:
         return view
+    view = with_gateways(state, view, all_gateways(state, name))
     return _with_services(state, view, [key for key in _all_services(state) if key.mesh == name])
 
 
@@ -381,20 +394,3 @@ def _egresses(state: ZoneState) -> tuple[EgressView, ...]:
                 status.key.name, networking.address, networking.port, (stored.last, status.event)
             )
     return tuple(found[name] for name in sorted(found))
-
-
-def _vip_ranges(state: ZoneState) -> Map[ProtocolClass, tuple[str, ...]]:
-    settings = state.own.settings
-    if settings is None or isinstance(parse_cidr(settings.cidr), CidrFault):
-        return Map()
-    return ranges(settings.cidr)
-
-
-def _legacy_ranges(state: ZoneState) -> Map[ProtocolClass, tuple[str, ...]]:
-    said = msgspec.UNSET if state.own.settings is None else state.own.settings.legacy_cidr
-    return Map() if said is msgspec.UNSET or isinstance(parse_cidr(said), CidrFault) else ranges(said)
-
-
-def _on_demand_above(state: ZoneState) -> int:
-    said = msgspec.UNSET if state.own.settings is None else state.own.settings.egress_on_demand_above
-    return sys.maxsize if said is msgspec.UNSET else said

@@ -27,6 +27,7 @@ from shared.model.kinds import is_legacy
 from shared.model.policy import POLICY_KINDS
 from shared.model.resource import ResourceKey, key_of
 
+GATEWAY_KINDS = frozenset({"MeshGateway", "MeshGatewayRoute"})
 _PROXY_KINDS = frozenset({"Dataplane", "ZoneEgress"})
 _KINDS = (
     "MeshExternalService",
@@ -34,18 +35,21 @@ _KINDS = (
     "Mesh",
     "Secret",
     "HostnameGenerator",
+    *sorted(GATEWAY_KINDS),
     *sorted(_PROXY_KINDS),
     *POLICY_KINDS,
 )
 
 
 class Touched(msgspec.Struct):
-    """Services by key (legacy: ExternalServices and hosts of such), meshes by name, Secrets by (mesh, name), policies
-    by the mesh they are in, data keys by id, proxies by id and by the resource that they are.
+    """Services by key (legacy: ExternalServices and hosts of such), MeshGateways and their routes by key, meshes by
+    name, Secrets by (mesh, name), policies by the mesh they are in, data keys by id, proxies by id and by the resource
+    that they are.
     """
 
     services: set[ResourceKey] = msgspec.field(default_factory=set)
     legacy: set[ResourceKey] = msgspec.field(default_factory=set)
+    gateways: set[ResourceKey] = msgspec.field(default_factory=set)
     meshes: set[str] = msgspec.field(default_factory=set)
     secrets: set[tuple[str, str]] = msgspec.field(default_factory=set)
     policies: set[str] = msgspec.field(default_factory=set)
@@ -126,6 +130,8 @@ def _touch(touched: Touched, key: ResourceKey) -> None:
             touched.generators = True
         case "Secret":
             touched.secrets.add((key.mesh, key.name))
+        case kind if kind in GATEWAY_KINDS:
+            touched.gateways.add(key)
         case kind if kind in _PROXY_KINDS:
             touched.resources.add(key)
         case kind if kind in POLICY_KINDS:

@@ -17,12 +17,12 @@ from zone_cp.view.zone_view import Difference, MeshView, ZoneView
 
 
 def view_tree(state: ZoneState) -> dict[str, dict[str, Any]]:
-    """The view of a moment: the zone itself, meshes, external services, egresses."""
+    """The view of a moment: the zone itself, meshes, external services, gateways and their routes, egresses."""
     return tree_of(project(state))
 
 
 def tree_of(view: ZoneView, only: Difference | None = None) -> dict[str, dict[str, Any]]:
-    """A view by part (`Zone`, `Mesh`, `ExternalService`, `Egress`) and name.
+    """A view by part (`Zone`, `Mesh`, `ExternalService`, `Gateway`, `GatewayRoute`, `Egress`) and name.
 
     only: nothing but services and meshes that it names, and without what differs all the time.
     """
@@ -31,16 +31,24 @@ def tree_of(view: ZoneView, only: Difference | None = None) -> dict[str, dict[st
         for name, mesh in sorted(view.meshes.items())
         if only is None or name in only.meshes or name in only.services
     }
-    services = {key: service for mesh in meshes.values() for key, service in mesh.pop("services", {}).items()}
+    services = _parts(meshes, "services")
     moment = {"position": str(view.position)} if only is None else {}
     found = {
         "Zone": {view.zone: {**moment, "vip_ranges": _plain(view.vip_ranges)}},
         "Mesh": meshes,
-        "ExternalService": dict(sorted(services.items())),
+        "ExternalService": services,
+        "Gateway": _parts(meshes, "gateways"),
+        "GatewayRoute": _parts(meshes, "gateway_routes"),
         "Egress": {egress.name: _plain(egress) for egress in view.egresses},
     }
     shown = found if only is None else _without_sources(found)
     return {part: names for part, names in shown.items() if names}
+
+
+def _parts(meshes: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """Take out of meshes what stands by itself."""
+    found = {key: one for mesh in meshes.values() for key, one in mesh.pop(field, {}).items()}
+    return dict(sorted(found.items()))
 
 
 def _without_sources(value: Any) -> Any:

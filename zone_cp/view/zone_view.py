@@ -14,7 +14,7 @@ import msgspec
 from immutables import Map
 
 from shared.events.event import EventRef
-from shared.events.state import Narrowed, Position
+from shared.events.state import Narrowed, Position, Stored
 from shared.model.resource import (
     Dataplane,
     Endpoint,
@@ -116,6 +116,15 @@ class ExternalServiceView(msgspec.Struct, frozen=True):
         return self.sources if self.permission is None else (*self.sources, *self.permission.sources)
 
 
+class DeclaredGateway(msgspec.Struct, frozen=True):
+    """A MeshGateway that this zone knows, and by number of the listener its certificates: the material of each, or why
+    there is none.
+    """
+
+    stored: Stored
+    certificates: tuple[tuple[TlsMaterial | Failure, ...], ...] = ()
+
+
 class MeshView(msgspec.Struct, frozen=True):
     """A mesh in this zone. `services` holds those MES that have a VIP, by key.
 
@@ -125,6 +134,8 @@ class MeshView(msgspec.Struct, frozen=True):
     legacy: the event of the first ExternalService, () where there are none; legacy_egress: whether they are reached
     through the zone egress.
     readers: the services that have to be looked at again when a Secret or a data key changes.
+    gateways, gateway_routes: the MeshGateways that gateway Dataplanes may be bound to, and the MeshGatewayRoutes; which
+    of them concern a Dataplane follows from tags (`view/gateways.py`).
     """
 
     name: str
@@ -143,6 +154,8 @@ class MeshView(msgspec.Struct, frozen=True):
     legacy: Sources = ()
     legacy_egress: bool = False
     readers: Map[Reading, Map[ResourceKey, None]] = Map()
+    gateways: Map[ResourceKey, DeclaredGateway] = Map()
+    gateway_routes: Map[ResourceKey, Stored] = Map()
 
     def lost_by(self, spiffe_id: str) -> Sources:
         """The newest events, one per log, that took access to external services from a workload."""

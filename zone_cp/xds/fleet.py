@@ -22,11 +22,12 @@ from shared.events.state import ZoneState
 from shared.model.inbound import SERVICE_TAG
 from shared.model.part import NO_LABELS
 from shared.model.resource import Dataplane, ResourceKey, ZoneEgress
+from zone_cp.view.gateways import GATEWAY_FIELDS, is_builtin
 from zone_cp.view.names import NO_NAMES, Names, following
 from zone_cp.view.project import empty_view, first_step, next_step, proxy_view
 from zone_cp.view.zone_view import Difference, Failure, ProxyView, ZoneView
 from zone_cp.xds.compile import compile_next, compile_whole, reads
-from zone_cp.xds.parts import Changed, Compiled, Workload, all_of
+from zone_cp.xds.parts import OF_SOME, Changed, Compiled, Workload, all_of
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.snapshot import Snapshot
 
@@ -47,8 +48,8 @@ class Fleet(msgspec.Struct, frozen=True):
     """The groups by situation; by proxy its situation; by resource the proxies that it is.
 
     concerned: by mesh, or EGRESSES, the groups that look at it; readers: those of them that single services concern;
-    callers: those that call other workloads; broken: those that cannot be compiled. names: by mesh, what its hostnames
-    resolve to.
+    callers: those that call other workloads; gateways: those that are builtin gateways; broken: those that cannot be
+    compiled. names: by mesh, what its hostnames resolve to.
     """
 
     state: ZoneState
@@ -61,6 +62,7 @@ class Fleet(msgspec.Struct, frozen=True):
     callers: Map[str, Map[ProxyView, None]] = Map()
     broken: Map[ProxyView, None] = Map()
     names: Map[str, Names] = Map()
+    gateways: Map[str, Map[ProxyView, None]] = Map()
 
     def snapshot(self, proxy: str) -> Snapshot | None:
         """What an online proxy should hold; None where that is not known."""
@@ -193,7 +195,7 @@ class _Draft:
         self.state, self.view = state, view
         self.groups, self.situations, self.proxies = fleet.groups, fleet.situations, fleet.proxies
         self.concerned, self.broken = fleet.concerned, fleet.broken
-        self.readers, self.callers = fleet.readers, fleet.callers
+        self.readers, self.callers, self.gateways = fleet.readers, fleet.callers, fleet.gateways
         self.came: dict[str, None] = {}
         self.left: dict[str, None] = {}
         self.moved: dict[str, None] = {}
@@ -225,6 +227,8 @@ class _Draft:
         self.situations = self.situations.set(proxy, after)
         self.groups = self.groups.set(after, msgspec.structs.replace(group, members=group.members.set(proxy, None)))
         self.concerned = put(self.concerned, _place(after), after, None)
+        if isinstance(after.resource, Dataplane) and is_builtin(after.resource):
+            self.gateways = put(self.gateways, _place(after), after, None)
 
     def _leave(self, proxy: str, situation: ProxyView) -> None:
         group = self.groups[situation]
@@ -235,9 +239,9 @@ class _Draft:
         else:
             self.groups = self.groups.delete(situation)
             self.broken = _less(self.broken, situation)
-            self.concerned = drop(self.concerned, _place(situation), situation)
-            self.readers = drop(self.readers, _place(situation), situation)
-            self.callers = drop(self.callers, _place(situation), situation)
+            place = _place(situation)
+            self.concerned, self.gateways = (drop(one, place, situation) for one in (self.concerned, self.gateways))
+            self.readers, self.callers = (drop(one, place, situation) for one in (self.readers, self.callers))
 
     def compile(self, situation: ProxyView, changed: Changed, secrets: SecretSource) -> Group:
         """Bring one group up to date."""
@@ -281,6 +285,7 @@ class _Draft:
             self.callers,
             self.broken,
             names,
+            self.gateways,
         )
 
 
@@ -361,8 +366,12 @@ def _visited(draft: _Draft, changed: Changed) -> Iterator[ProxyView]:
     if difference.on_demand_above:
         yield from draft.concerned.get(EGRESSES, Map())
     for mesh in {*difference.meshes, *changed.authorities}:
-        if mesh not in changed.authorities and difference.meshes[mesh] == {"workloads"}:
-            yield from draft.callers.get(mesh, Map())
+        fields = difference.meshes.get(mesh, frozenset())
+        if mesh not in changed.authorities and fields <= OF_SOME:
+            if "workloads" in fields:
+                yield from draft.callers.get(mesh, Map())
+            if fields & GATEWAY_FIELDS:
+                yield from draft.gateways.get(mesh, Map())
             continue
         yield from draft.concerned.get(mesh, Map())
         yield from draft.concerned.get(EGRESSES, Map())

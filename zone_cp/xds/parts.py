@@ -11,6 +11,7 @@ from immutables import Map
 from shared.events.state import Position
 from shared.model.kinds import service_key
 from shared.model.resource import ResourceKey
+from zone_cp.view.gateways import GATEWAY_FIELDS
 from zone_cp.view.zone_view import Difference, Failure, MeshView, ZoneView
 from zone_cp.xds.assembly import NO_PART, Assembly, Part, PartKey, assembled, empty
 from zone_cp.xds.extended import ExtraRoutes
@@ -21,6 +22,9 @@ Workload: TypeAlias = tuple[str, str]
 
 CREDENTIALS, SERVICE, ROUTES, ACCESS, REST = range(5)
 """Ranks of parts."""
+
+OF_SOME = GATEWAY_FIELDS | {"workloads"}
+"""Fields of a mesh that concern some of its proxies only: gateways, and those that call workloads."""
 
 
 class Changed(msgspec.Struct, frozen=True):

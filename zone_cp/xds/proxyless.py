@@ -22,7 +22,7 @@ from zone_cp.xds.filters import router_filter
 from zone_cp.xds.governed import governed
 from zone_cp.xds.in_mesh import Destination, endpoints, in_mesh_resources
 from zone_cp.xds.in_mesh_routes import outbound_routes
-from zone_cp.xds.parts import Changed, Compiled, Draft, without
+from zone_cp.xds.parts import OF_SOME, Changed, Compiled, Draft, without
 from zone_cp.xds.shape import ads, pack
 from zone_cp.xds.snapshot import LISTENER, Encoded
 from zone_cp.xds.wire import encode
@@ -45,7 +45,7 @@ def compile_proxyless(
         return draft.compiled(workloads=frozenset(), reads_services=False)
     services, said = mesh.workloads.services, governed(mesh, resource).at_large
     known = old.workloads.services if old is not None else _NO_SERVICES
-    anew = old is None or bool(changed.view.meshes.get(mesh.name, frozenset()) - {"workloads"})
+    anew = old is None or bool(changed.view.meshes.get(mesh.name, frozenset()) - OF_SOME)
     for name in {*known, *services}:
         if anew or known.get(name) is not services.get(name):
             part = Part((*_service(mesh, name, said, proxy),)) if name in services else NO_PART

@@ -44,7 +44,7 @@ from zone_cp.xds.log_policies import Parties, logs
 from zone_cp.xds.material import Served, serve
 from zone_cp.xds.outbound import outbound_resources, outside
 from zone_cp.xds.outlet import Outlet
-from zone_cp.xds.parts import REST, Changed, Compiled, Draft, without
+from zone_cp.xds.parts import OF_SOME, REST, Changed, Compiled, Draft, without
 from zone_cp.xds.passthrough import (
     Undeclared,
     entry_chains,
@@ -130,7 +130,7 @@ def compile_sidecar(  # noqa: PLR0917 - the inputs of a compilation
         return draft.compiled(workloads=frozenset(), reads_services=False)
     seat = _seat(view, mesh, proxy, resource, access_log)
     fields = changed.view.meshes.get(mesh.name, frozenset())
-    anew = old is None or bool(fields - {"workloads"})
+    anew = old is None or bool(fields - OF_SOME)
     reads, dials = reads_services(mesh, proxy, resource), calls_workloads(resource)
     touched = changed.view.services.get(mesh.name, ()) if reads else ()
     if not _singles_out(mesh, resource) and seat.redirected:
