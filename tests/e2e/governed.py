@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,16 @@ class World:
         self.mesh = mesh or MESH
         self.zone = LoopbackZone(directory, dataplane, name="direct" if mesh else "zone", mesh=self.mesh)
         self.servers = {name: servers.add(name) for name in ("slow", "other", "lines", "quiet")}
-        for name, server in self.servers.items():
-            self.zone.apply(service(name, self.port, server.port))
-        self.zone.show()
-        clusters = [self.zone.service(name).cluster for name in self.servers]
-        self.zone.settled(clusters, direct=mesh is not None)
-        eventually(lambda: self.get("slow").status == 200, "an answer")
-        eventually(lambda: self.talk("lines").status == 200, "an echo")
+        with ExitStack() as failing:
+            failing.callback(self.zone.stop)
+            for name, server in self.servers.items():
+                self.zone.apply(service(name, self.port, server.port))
+            self.zone.show()
+            clusters = [self.zone.service(name).cluster for name in self.servers]
+            self.zone.settled(clusters, direct=mesh is not None)
+            eventually(lambda: self.get("slow").status == 200, "an answer")
+            eventually(lambda: self.talk("lines").status == 200, "an echo")
+            failing.pop_all()
 
     def vip(self, name: str) -> str:
         return self.zone.service(name).vip
@@ -120,6 +123,15 @@ class Held:
             return self._file.readline() == b"line\n"
         except OSError:
             return False
+
+    def server(self, *, greeted: bool) -> str:
+        """The name of the TCP server at the other end, "" when it closes. greeted: it says a line first."""
+        try:
+            self._socket.sendall(b"?\n")
+            said = [self._file.readline() for _ in range(1 + greeted)][-1]
+        except OSError:
+            return ""
+        return str(json.loads(said)["server"]) if said else ""
 
     def heard(self) -> bytes:
         """The line that the other side says first; b"" when it closes instead."""

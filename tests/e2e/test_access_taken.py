@@ -70,7 +70,14 @@ class World:
         self.zone = Two(directory, name, mesh, on_demand=name == "on-demand")
         self.servers = {one: servers.add(one) for one in self.zone.outbounds}
         self.servers["mail"].greeting = GREETING
-        self.change(*(service(one, self.zone.port, server.port) for one, server in self.servers.items()))
+        with ExitStack() as failing:
+            failing.callback(self.zone.stop)
+            self.change(*(service(one, self.zone.port, server.port) for one, server in self.servers.items()))
+            self.begins()
+            failing.pop_all()
+
+    def begins(self) -> None:
+        """Wait until both workloads are answered by everything that is open to all."""
         for who in ("web", "job"):
             eventually(lambda who=who: all(self.works(who, one) for one in SERVICES), f"answers for {who}")  # type: ignore[misc]
 
@@ -102,6 +109,14 @@ class World:
             return answers(self.open(who, name), name)
         except OSError:
             return False
+
+    def leads(self, who: str, name: str) -> str:
+        """Which server answers on a new connection, which then stays open; "" when it is closed."""
+        try:
+            held = self.open(who, name)
+            return held.server(greeted=name == "mail")
+        except OSError:
+            return ""
 
     def hears(self, who: str) -> bytes:
         """What `mail` says to a workload before it says anything; b"" when its connection is closed."""
@@ -137,8 +152,7 @@ def world(placed: World) -> Iterator[World]:
     with placed.opened:
         yield placed
         placed.undo()
-        for who in ("web", "job"):
-            eventually(lambda who=who: all(placed.works(who, one) for one in SERVICES), f"answers for {who}")  # type: ignore[misc]
+        placed.begins()
 
 
 @pytest.mark.parametrize(("who", "other"), [("web", "job"), ("job", "web")])
@@ -217,6 +231,27 @@ def test_nothing_is_dialled_for_who_is_denied(world: World, given: str) -> None:
     assert mail.connections == before
     assert world.hears("job") == GREETING
     assert kept.talk()
+    # Also while one of who is allowed stays open, as this last one does.
+    assert [world.hears("web") for _ in range(5)] == [b""] * 5
+    assert mail.connections == before + 1
+
+
+GUARDED = ("lines", "quiet", "mail")
+
+
+@pytest.mark.parametrize("first", ["web", "job"])
+def test_what_one_keeps_open_leads_no_other_there(world: World, first: str) -> None:
+    """Whichever connections to guarded services are open: each is judged by itself, and led to its own service or
+    nowhere.
+    """
+    second, ids = "job" if first == "web" else "web", {"web": WEB, "job": JOB}
+    only = {"lines": (WEB, JOB), "quiet": (ids[second],), "mail": (ids[first],)}
+    world.change(*(permission(f"only-{one}", one, allow=[*who]) for one, who in only.items()))
+    eventually(lambda: world.leads(second, "mail") == world.leads(first, "quiet") == "", "refusals")
+    for _ in range(3):
+        for who in (first, second):
+            meant = [one if ids[who] in only[one] else "" for one in GUARDED]
+            assert [world.leads(who, one) for one in GUARDED] == meant
 
 
 def test_a_mesh_that_forbids_all_lets_nobody_hear(world: World) -> None:

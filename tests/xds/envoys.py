@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import subprocess
 import sys
@@ -56,7 +57,9 @@ def bootstrap(node: str, admin_port: int, ads_port: int) -> dict[str, Any]:
 
 
 class Envoy:
-    """One Envoy; `stop` ends it."""
+    """One Envoy; `stop` ends it, and the end of the process that started it does at the latest: one that is left over
+    would go on asking for configuration at a port that the next test may serve.
+    """
 
     def __init__(
         self, directory: Path, node: str, admin_port: int, ads_port: int, extra: dict[str, Any] | None = None
@@ -74,9 +77,11 @@ class Envoy:
                 stdout=out,
                 stderr=out,
             )
+        atexit.register(self.stop)
 
     def stop(self) -> None:
         """End it and wait for the end."""
+        atexit.unregister(self.stop)
         self._process.terminate()
         try:
             self._process.wait(10)

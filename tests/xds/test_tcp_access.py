@@ -9,7 +9,7 @@ from envoy_data_plane.envoy.extensions.filters.network.set_filter_state import v
 
 from shared.model.policy import SpiffeMatch
 from zone_cp.view.policies import Permission
-from zone_cp.xds.tcp_access import FORBIDS, GUARDED, destinations
+from zone_cp.xds.tcp_access import CLUSTER_STATE, DESTINATION_STATE, FORBIDS, GUARDED, as_passed_on, destinations
 
 CEL_CODE_POINTS = 100_000
 """The parser's limit. It is Envoy's, so a larger expression is a refused filter."""
@@ -43,6 +43,20 @@ def test_what_nothing_guards_is_dialled_at_once_or_forbidden() -> None:
     guarded = Permission(deny=(), allow=(exact("spiffe://default/web"),))
     assert made((name(1), guarded), forbidden=True)[0][0] == FORBIDS
     assert GUARDED in made((name(1), guarded))[0][1]
+
+
+def test_what_is_passed_on_divides_the_pools() -> None:
+    """Envoy pools connections that differ in nothing hashable, and passes on what the first of a pool came with. So
+    what is passed on is hashable, and the listener within reads nothing else.
+    """
+    guarded = Permission(deny=(exact("spiffe://default/x"),), allow=(exact("spiffe://default/web"),))
+    config = set_filter_state.Config.parse(destinations("default", ((name(1), guarded),), forbidden=False))
+    values = [*config.on_new_connection, *config.on_downstream_tls_handshake]
+    passed_on = {(one.object_key, one.factory_key) for one in values if one.shared_with_upstream}
+    assert passed_on == {(DESTINATION_STATE, "envoy.hashable_string")}
+    (read,) = set_filter_state.Config.parse(as_passed_on()).on_new_connection
+    assert read.object_key == CLUSTER_STATE
+    assert texts([read]) == [f"%FILTER_STATE({DESTINATION_STATE}:PLAIN)%"]
 
 
 def test_every_expression_is_one_that_cel_parses() -> None:

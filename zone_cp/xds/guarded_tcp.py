@@ -2,8 +2,8 @@
 
 Envoy's TCP proxy picks its cluster before the TLS handshake, so the one of the outer listener cannot wait for the
 client's certificate. It connects to this one after the handshake, and with it goes what `tcp_access` has written by
-then: the cluster to dial. Only guarded services take this way (a copy of pointers within a worker thread, no socket).
-Envoy needs `envoy.bootstrap.internal_listener` in its bootstrap for it.
+then: the cluster to dial, by which connections are pooled too. Only guarded services take this way (a copy of pointers
+within a worker thread, no socket). Envoy needs `envoy.bootstrap.internal_listener` in its bootstrap for it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
 from envoy_data_plane.envoy.config.listener import v3 as listener
+from envoy_data_plane.envoy.extensions.filters.network.set_filter_state import v3 as set_filter_state
 from envoy_data_plane.envoy.extensions.transport_sockets.internal_upstream import v3 as internal
 from envoy_data_plane.envoy.extensions.transport_sockets.raw_buffer import v3 as raw
 
@@ -23,9 +24,9 @@ from zone_cp.xds import defaults
 from zone_cp.xds.chains import chain
 from zone_cp.xds.clusters import breakers
 from zone_cp.xds.filters import Logged, proxy_to
-from zone_cp.xds.shape import pack, part
+from zone_cp.xds.shape import extension, pack, part
 from zone_cp.xds.snapshot import CLUSTER, LISTENER, Encoded
-from zone_cp.xds.tcp_access import GUARDED, UNDECIDED, closed_clusters
+from zone_cp.xds.tcp_access import GUARDED, UNDECIDED, as_passed_on, closed_clusters
 from zone_cp.xds.wire import encode
 
 
@@ -33,8 +34,9 @@ def guarded_tcp(zone: str, access_log: str, sources: Sources) -> Iterator[Encode
     """The listener within, the cluster that leads there, and those of the connections that nobody may make."""
     # A service that is not held is asked for: in a chain of this kind nobody arrives but by names that are guarded.
     onwards = proxy_to(UNDECIDED, Logged(f"egress/{GUARDED}", access_log, zone), use="on-demand")
+    filters = (extension(listener.Filter, "where", set_filter_state.Config, as_passed_on()), onwards)
     body = part(listener.Listener, "name", GUARDED) + part(listener.Listener, "internal_listener", b"")
-    yield encode(LISTENER, GUARDED, body + part(listener.Listener, "filter_chains", chain((onwards,))), sources)
+    yield encode(LISTENER, GUARDED, body + part(listener.Listener, "filter_chains", chain(filters)), sources)
     yield encode(CLUSTER, GUARDED, _within(), sources)
     yield from closed_clusters(sources)
 

@@ -7,6 +7,9 @@ services are dialled (`guarded_tcp`); and once the client's certificate is verif
 service's, or that of a cluster without endpoints, which closes the connection and whose name says why. Of several
 values that are written, the last holds: not allowed, allowed, denied.
 
+What is passed on to the listener within is hashable, or it would not count: Envoy pools connections that differ in
+nothing it hashes, and a pool passes on what its first connection came with, for as long as any of them is open.
+
 Conditions are CEL: is it this SPIFFE id, and is the server name in this text of names? Many are asked at once, and only
 for the range of ids or names that they are about. Envoy reads a text as one word, so that names cost it little; ids
 are written once each. Without an allowance nothing is reached, and a condition that cannot be evaluated is written as
@@ -47,6 +50,9 @@ NOT_ALLOWED = "denied/no_MeshTrafficPermission_allows_this_workload"
 DENIES = "denied/denied_by_MeshTrafficPermission"
 
 ALLOWED_STATE = "zonal.allowed"
+DESTINATION_STATE = "zonal.destination"
+"""What the listener within goes by: the name of a cluster."""
+_FACTORIES = {ALLOWED_STATE: "envoy.string", DESTINATION_STATE: "envoy.hashable_string"}
 _YES, _NO = "yes", "no"
 
 TEXT_CHARACTERS = 30_000
@@ -87,13 +93,19 @@ def destinations(mesh: str, guards: Guards, *, forbidden: bool) -> bytes:
     verified += (_state(ALLOWED_STATE, one) for one in _matches(guards, lambda one: one.allow, _YES))
     unless = f"%CEL(filter_state['{ALLOWED_STATE}']==b'{_YES}'?'':{_quoted(NOT_ALLOWED)})%"
     denied = _matches(guards, lambda one: one.deny, DENIES)
-    verified += (_state(CLUSTER_STATE, one, passed_on=True) for one in (reached, unless, *denied))
+    verified += (_state(DESTINATION_STATE, one) for one in (reached, unless, *denied))
     return b"".join(
         (
             *(part(set_filter_state.Config, "on_new_connection", one) for one in at_first),
             *(part(set_filter_state.Config, "on_downstream_tls_handshake", one) for one in verified),
         )
     )
+
+
+def as_passed_on() -> bytes:
+    """The filter of the listener within: it goes where what was passed on says, and nowhere (`-`) without."""
+    value = _state(CLUSTER_STATE, f"%FILTER_STATE({DESTINATION_STATE}:PLAIN)%")
+    return part(set_filter_state.Config, "on_new_connection", value)
 
 
 def _matches(guards: Guards, who: Callable[[Permission], tuple[SpiffeMatch, ...]], then: str) -> Iterator[str]:
@@ -150,12 +162,13 @@ def _quoted(text: str) -> str:
     return "'" + "".join(one if one in _PLAIN else f"\\U{ord(one):08x}" for one in text) + "'"
 
 
-def _state(key: str, value: str, *, passed_on: bool = False) -> bytes:
-    # A FilterStateValue. passed_on: to the listener within.
+def _state(key: str, value: str) -> bytes:
+    # A FilterStateValue.
     source = part(core.DataSource, "inline_string", value)
     body = part(filter_state.FilterStateValue, "object_key", key)
-    body += part(filter_state.FilterStateValue, "factory_key", "envoy.string") if key == ALLOWED_STATE else b""
+    body += part(filter_state.FilterStateValue, "factory_key", _FACTORIES[key]) if key in _FACTORIES else b""
     form = part(core.SubstitutionFormatString, "text_format_source", source)
     body += part(filter_state.FilterStateValue, "format_string", form)
+    passed_on = key == DESTINATION_STATE
     body += scalar(filter_state.FilterStateValue, "shared_with_upstream", _ONCE) if passed_on else b""
     return body + scalar(filter_state.FilterStateValue, "skip_if_empty", 1)
