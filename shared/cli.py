@@ -53,6 +53,7 @@ GENERATE_COMMANDS = (
 PROXY_COMMANDS = (
     ("sidecar", "processes:sidecar", "Run Envoy and DNS beside an application."),
     ("egress", "processes:egress", "Run Envoy as the zone's egress."),
+    ("gateway", "processes:gateway", "Run Envoy as a builtin gateway."),
     ("redirect", "processes:redirect", "Redirect traffic to VIPs into the sidecar (root)."),
 )
 

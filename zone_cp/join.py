@@ -138,10 +138,14 @@ def _denied(resource: Dataplane | ZoneEgress, principal: Principal, state: ZoneS
 
 
 def _denied_tags(resource: Dataplane, principal: Principal) -> str | None:
-    for inbound in resource.networking.inbound:
+    networking = resource.networking
+    served = [one.tags for one in networking.inbound]
+    if networking.gateway is not None:
+        served.append(networking.gateway.tags)
+    for tags in served:
         for tag, allowed in principal.tags.items():
-            if inbound.tags.get(tag) not in allowed:
-                return f"the token does not allow tag {tag}={inbound.tags.get(tag)}"
+            if tags.get(tag) not in allowed:
+                return f"the token does not allow tag {tag}={tags.get(tag)}"
     return None
 
 

@@ -135,6 +135,13 @@ egress = _process(
     component="egress",
     fixed={"kind": "egress"},
 )
+gateway = _process(
+    ProxySettings,
+    "zone_cp.agent.app:run",
+    "Run Envoy as a builtin gateway of a mesh.",
+    component="gateway",
+    fixed={"kind": "gateway"},
+)
 
 
 def init(

@@ -29,7 +29,7 @@ GLOBAL_HOST = "10.65.0.1"
 OUTSIDE_HOST = "10.66.0.1"
 VIP_RANGE = IPv4Network("242.0.0.0/8")
 LEGACY_RANGE = IPv4Network("248.0.0.0/5")
-UIDS: dict[User, int] = {"sidecar": 5678, "egress": 5679}
+UIDS: dict[User, int] = {"sidecar": 5678, "egress": 5679, "gateway": 5680}
 """Need no account. 5678 is the usual user of a sidecar."""
 
 _TOOLS = {"ip": "iproute2", "nft": "nftables", "curl": "curl", "setpriv": "util-linux"}

@@ -16,7 +16,7 @@ ZONES = ("east", "west")
 OUTSIDE = "outside"
 """The place of the external services; the other places are "global" and the zones."""
 
-User: TypeAlias = Literal["sidecar", "egress"]
+User: TypeAlias = Literal["sidecar", "egress", "gateway"]
 
 
 class Cuttable(Protocol):

@@ -131,9 +131,9 @@ class ZoneSettings(Settings, frozen=True, kw_only=True):
 
 
 class ProxySettings(Settings, frozen=True, kw_only=True):
-    """Settings of `zonal proxy sidecar` and `zonal proxy egress`."""
+    """Settings of `zonal proxy sidecar`, `zonal proxy egress` and `zonal proxy gateway`."""
 
-    kind: Annotated[Literal["sidecar", "egress"], _about("what the proxy is")]
+    kind: Annotated[Literal["sidecar", "egress", "gateway"], _about("what the proxy is")]
     cp_address: Annotated[str, _about("URL of the zone control plane's xDS port")] = "https://127.0.0.1:5678"
     ca_cert_file: Annotated[str, _about("file with the CA of the control plane's certificate")] = ""
     dataplane: Annotated[str, _about("the Dataplane (egress: the ZoneEgress) as YAML text")] = ""

@@ -145,7 +145,7 @@ def test_certificates_are_found_or_missed_by_listener() -> None:
     (material,) = there.certificates
     assert isinstance(material, TlsMaterial)
     assert (material.name, material.sealed) == ("secret/default/there", SEALED)
-    assert [one.n for one in found.sources] == [3, 2]
+    assert ([one.n for one in found.sources], [one.n for one in material.sources]) == ([3], [2])
 
 
 def test_what_is_no_builtin_gateway_is_bound_to_nothing() -> None:

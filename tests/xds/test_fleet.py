@@ -33,6 +33,8 @@ from tests.builders import (
     deleted,
     egress,
     external,
+    gateway,
+    gateway_route,
     generator,
     mes,
     mesh,
@@ -52,6 +54,7 @@ BACK = {"address": "127.0.0.1", "port": 9999, "backendRef": {"kind": "MeshExtern
 CALL = {"address": "127.0.0.1", "port": 9998, "tags": {"kuma.io/service": "web"}}
 OUT = {"address": "127.0.0.1", "port": 9997, "tags": {"kuma.io/service": "e0"}}
 REDIRECT: dict[str, Any] = {"transparentProxying": {"redirectPortOutbound": 15001}}
+GATEWAY = {"type": "BUILTIN", "tags": {"kuma.io/service": "edge-gateway"}}
 PROXIES: tuple[tuple[Dataplane | ZoneEgress, tuple[str, ...]], ...] = (
     (egress(), ()),
     (egress("egress-2", port=10003), ()),
@@ -62,6 +65,8 @@ PROXIES: tuple[tuple[Dataplane | ZoneEgress, tuple[str, ...]], ...] = (
     (dataplane("caller", "caller", outbound=[CALL, OUT]), ("redirect",)),
     (msgspec.structs.replace(dataplane("other", "other"), mesh="other"), ()),
     (dataplane("client", "client"), ("proxyless",)),
+    (dataplane("edge-1", inbound=[], gateway=GATEWAY), ()),
+    (msgspec.structs.replace(dataplane("edge-2", inbound=[], gateway=GATEWAY), mesh="other"), ()),
 )
 
 
@@ -219,6 +224,19 @@ def act(played: Played, verb: str, number: int, flag: bool) -> None:
             spec = {"targetRef": {"kind": "MeshExternalService", "name": name}, "rules": []}
             guard = resource(type="MeshTrafficPermission", name=f"g{number % 2}", mesh=in_mesh, spec=spec)
             hub.append(applied(guard) if flag or key_of(guard) not in hub.state.resources else deleted(guard))
+        case "gateway":
+            host = {"hostname": f"{name}.test"} if number % 3 else {}
+            listener: dict[str, Any] = {"port": 80 + number % 2, "protocol": "TCP" if number == 4 else "HTTP", **host}
+            listener |= {"resources": {"connectionLimit": number}}
+            shown = f"ca{number % 2}" if flag else ""
+            edge = gateway(f"g{number % 2}", "edge-gateway", listener, secret=shown, mesh=in_mesh)
+            if number == 9:
+                zone.apply(edge)
+            else:
+                hub.append(applied(edge) if number % 4 or key_of(edge) not in hub.state.resources else deleted(edge))
+        case "gateway route":
+            way = gateway_route(f"w{number % 2}", backend="web" if flag else f"e{number % 2}", mesh=in_mesh)
+            hub.append(applied(way) if number % 3 or key_of(way) not in hub.state.resources else deleted(way))
         case "settings":
             asked = msgspec.structs.replace(zone.settings, egress_on_demand_above=number)
             zone.write(asked)
@@ -238,7 +256,7 @@ def act(played: Played, verb: str, number: int, flag: bool) -> None:
 
 
 VERBS = (
-    *("external", "external", "external gone"),
+    *("external", "external", "external gone", "gateway", "gateway", "gateway route"),
     *("service", "service", "answering", "local", "gone", "secret", "key", "rotated", "authority"),
     *("settings", "mesh", "no mesh", "policy", "route", "passing", "guard", "proxy", "proxy", "proxy", "moved"),
 )
@@ -305,6 +323,27 @@ def test_a_sidecar_with_one_listener_for_all_is_not_visited_when_a_service_chang
     assert [kind for kind, held in after.resources.items() if held is not before.resources[kind]] == [CLUSTER]
     (name,) = after.lineages[CLUSTER].since(before.resources[CLUSTER]) or ()
     assert after.resources[CLUSTER][name] is not before.resources[CLUSTER][name]
+
+
+def test_a_gateway_alone_is_visited_when_a_mesh_gateway_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it where another mesh's does."""
+    played = _connected(0, 2, 3, 9, 10)
+    compiled: list[str] = []
+    whole = compiling.compile_next
+
+    def counted(before: Any, view: Any, proxy: Any, *rest: Any) -> Any:
+        compiled.append(proxy.resource.mesh)
+        return whole(before, view, proxy, *rest)
+
+    played.hub.append(applied(gateway()))
+    played.step()
+    monkeypatch.setattr("zone_cp.xds.fleet.compile_next", counted)
+    played.hub.append(applied(gateway("edge", "edge-gateway", {"port": 81, "protocol": "HTTP"})))
+    turn = played.next(played.events())
+    assert compiled == ["default"]
+    ((proxy, after),) = turn.offers
+    assert proxy == "default.edge-1"
+    assert list(after.resources[LISTENER]) == ["edge:HTTP:81"]
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,9 @@ def altered(resource: Resource) -> Iterator[tuple[str, Resource]]:
         case "Secret":
             sealed = plain["sealed"] | {"digest": "another"}
             yield "rotated", _with(plain, sealed=sealed)
+        case "MeshGateway":
+            listeners = [one | {"port": one["port"] + 100} for one in plain["conf"]["listeners"]]
+            yield "elsewhere", _with(plain, conf={"listeners": listeners})
         case "Mesh":
             yield "other access", _with(plain, routing={"defaultForbidMeshExternalServiceAccess": not _forbids(plain)})
             yield "without mTLS", _with({key: one for key, one in plain.items() if key != "mtls"})
@@ -190,6 +193,9 @@ RICH = [
     ("route", 2, True),
     ("guard", 1, True),
     ("passing", 1, True),
+    ("gateway", 2, False),
+    ("gateway", 1, True),
+    ("gateway route", 1, True),
 ]
 
 

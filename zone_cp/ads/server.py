@@ -42,7 +42,7 @@ from zone_cp.ads.sotw import SotwStream
 from zone_cp.ads.staging import StagedStream
 from zone_cp.ads.starting import FirstSyncs
 from zone_cp.ads.writing import Writer
-from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, SECRET, Snapshot
+from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, RUNTIME, SECRET, Snapshot
 
 __all__ = ["ADS_SERVICE", "Admission", "Admitted", "AdsServer", "NodeInfo", "Refused", "TlsFiles", "grpc_status"]
 
@@ -55,6 +55,7 @@ SERVICES = (
     ("envoy.service.route.v3.RouteDiscoveryService", "Routes", ROUTE),
     ("envoy.service.secret.v3.SecretDiscoveryService", "Secrets", SECRET),
     ("envoy.service.extension.v3.ExtensionConfigDiscoveryService", "ExtensionConfigs", EXTENSION_CONFIG),
+    ("envoy.service.runtime.v3.RuntimeDiscoveryService", "Runtime", RUNTIME),
 )
 """Service, what its methods are called after `Stream` and `Delta`, and its one type; "" for all."""
 MAX_REQUEST_BYTES = 64 * 1024 * 1024

@@ -1,1 +1,1 @@
-"""The proxy agent: `zonal proxy sidecar|egress` runs one Envoy, answers DNS beside it and reports what it sees."""
+"""The proxy agent: `zonal proxy sidecar|egress|gateway` runs one Envoy, answers DNS beside it, reports what it sees."""

@@ -1,4 +1,4 @@
-"""`zonal proxy sidecar|egress`: one Envoy, the DNS responder beside it, and the line to the control plane."""
+"""`zonal proxy sidecar|egress|gateway`: one Envoy, the DNS responder beside it, and the line to the control plane."""
 
 from __future__ import annotations
 
@@ -152,13 +152,9 @@ class Agent:
         sys.stdout.flush()
 
     def _write_bootstrap(self) -> None:
-        redirect = isinstance(self._resource, Dataplane) and self._resource.networking.transparent_proxying is not None
         proxy = boot.Proxy(
             resource=self._resource,
-            features=(
-                boot.REDIRECT_FEATURE if redirect else boot.BIND_VIPS_FEATURE,
-                boot.ACCESS_LOG_FEATURE + str(self._place.access_log),
-            ),
+            features=(*self._way_out(), boot.ACCESS_LOG_FEATURE + str(self._place.access_log)),
             system_ca_path=find_system_ca(self._settings.system_ca_path),
             admin=self._admin(),
             workdir=str(self._place.directory),
@@ -166,6 +162,13 @@ class Agent:
             dns_port=self._dns.server.address[1] if self._dns_enabled else 0,
         )
         store(self._place.bootstrap, boot.bootstrap(proxy, self._plane, str(self._place.token_secret)))
+
+    def _way_out(self) -> tuple[str, ...]:
+        """How an application's connections reach the proxy; nothing for a gateway, which has no application."""
+        if self._settings.kind == "gateway":
+            return ()
+        redirect = isinstance(self._resource, Dataplane) and self._resource.networking.transparent_proxying is not None
+        return (boot.REDIRECT_FEATURE if redirect else boot.BIND_VIPS_FEATURE,)
 
     def _admin(self) -> str:
         if self._settings.admin_host.startswith("/"):

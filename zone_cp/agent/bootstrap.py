@@ -8,7 +8,6 @@ bootstrap nor `/config_dump` ever shows it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -16,6 +15,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from shared.model import codec
+from shared.model.builtin import is_builtin
+from shared.model.inbound import SERVICE_TAG
 from shared.model.resource import Dataplane, ZoneEgress
 
 ADS_CLUSTER = "ads"
@@ -23,6 +24,8 @@ TOKEN_SECRET = "dataplane-token"  # noqa: S105  (a name of a secret)
 ACCESS_LOG_FEATURE = "access-log="
 """Feature of a proxy whose listeners shall write the lines of `observe.py` to the path that follows."""
 INTERNAL_LISTENER = "envoy.bootstrap.internal_listener"
+GATEWAY_RUNTIME = "gateway.listeners"
+"""Name of a gateway's runtime layer, and of the resource that fills it."""
 REDIRECT_FEATURE, BIND_VIPS_FEATURE = "redirect", "bind-vips"
 
 CONNECT_SECONDS = 2
@@ -111,12 +114,20 @@ def bootstrap(proxy: Proxy, plane: ControlPlane, token_secret_path: str | None) 
                         "re2.max_program_size.error_level": 4294967295,
                         "re2.max_program_size.warn_level": 1000,
                     },
-                }
+                },
+                *_runtime(proxy.resource, dynamic),
             ]
         },
         "stats_config": {"use_all_default_tags": True},
     }
     return json.dumps(whole, indent=1).encode()
+
+
+def _runtime(resource: Dataplane | ZoneEgress, dynamic: Json) -> list[Json]:
+    """The layer by which the control plane limits the connections of a gateway's listeners; Envoy waits for it too."""
+    if not isinstance(resource, Dataplane) or not is_builtin(resource):
+        return []
+    return [{"name": GATEWAY_RUNTIME, "rtds_layer": {"name": GATEWAY_RUNTIME, "rtds_config": dynamic}}]
 
 
 def token_secret(token: str) -> bytes:
@@ -177,12 +188,9 @@ def _node(proxy: Proxy) -> Json:
 def _cluster_of(resource: Dataplane | ZoneEgress) -> str:
     if isinstance(resource, ZoneEgress):
         return "egress"
-    services: Mapping[str, None] = {
-        inbound.tags["kuma.io/service"]: None
-        for inbound in resource.networking.inbound
-        if "kuma.io/service" in inbound.tags
-    }
-    return next(iter(services), "unknown")
+    gateway = resource.networking.gateway
+    tagged = [*(one.tags for one in resource.networking.inbound), *((gateway.tags,) if gateway is not None else ())]
+    return next((tags[SERVICE_TAG] for tags in tagged if SERVICE_TAG in tags), "unknown")
 
 
 def _admin_address(admin: str) -> Json:

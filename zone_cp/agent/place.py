@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from shared.model.builtin import is_builtin
 from shared.model.manifest import parse
 from shared.model.resource import Dataplane, ZoneEgress
 from zone_cp.agent.bootstrap import token_secret
@@ -27,12 +28,12 @@ class InputRefused(Exception):
     """What the user gave cannot be used; the message says which and why, one fault per line."""
 
 
-def read_resource(kind: Literal["sidecar", "egress"], text: str, path: str) -> Dataplane | ZoneEgress:
+def read_resource(kind: Literal["sidecar", "egress", "gateway"], text: str, path: str) -> Dataplane | ZoneEgress:
     """The proxy's resource from YAML text or, when that is empty, from a file. Raises InputRefused.
 
     A text of one line that names a file is taken for the file: Kuma's `--dataplane-file` by its shorter name.
     """
-    wanted = Dataplane if kind == "sidecar" else ZoneEgress
+    wanted = ZoneEgress if kind == "egress" else Dataplane
     if text and "\n" not in text and ": " not in text:
         text, path = "", text
     if not text and not path:
@@ -46,10 +47,19 @@ def read_resource(kind: Literal["sidecar", "egress"], text: str, path: str) -> D
         raise InputRefused("\n".join(str(fault) for fault in parsed.faults))
     match parsed.documents:
         case (document,) if isinstance(document.resource, wanted):
+            _check_gateway(kind, document.resource, path)
             return document.resource
         case _:
             found = ", ".join(type(document.resource).__name__ for document in parsed.documents) or "nothing"
             raise InputRefused(f"{path}: a {kind} is described by one {wanted.__name__}, found {found}")
+
+
+def _check_gateway(kind: str, resource: Dataplane | ZoneEgress, path: str) -> None:
+    builtin = isinstance(resource, Dataplane) and is_builtin(resource)
+    if kind == "gateway" and not builtin:
+        raise InputRefused(f"{path}: networking.gateway: a gateway's Dataplane says type: BUILTIN here, with its tags")
+    if kind == "sidecar" and builtin:
+        raise InputRefused(f"{path}: networking.gateway: {resource.name} is a builtin gateway; run zonal proxy gateway")
 
 
 def read_token(path: str) -> str:

@@ -14,7 +14,6 @@ from typing import TypeVar
 import msgspec
 from immutables import Map
 
-from shared.events.event import EventRef
 from shared.events.fault import find_secret
 from shared.events.state import Stored, ZoneState
 from shared.model.gateway import GatewayListener, GatewayProtocol, MeshGateway
@@ -60,18 +59,14 @@ class PortView(msgspec.Struct, frozen=True):
 
 
 class GatewayView(msgspec.Struct, frozen=True):
-    """A MeshGateway as one gateway Dataplane serves it. service is the Dataplane's own `kuma.io/service`."""
+    """A MeshGateway as one gateway Dataplane serves it. service is the Dataplane's own `kuma.io/service`; sources are
+    without those of certificates.
+    """
 
     key: ResourceKey
     service: str
     ports: tuple[PortView, ...]
     sources: Sources
-
-
-def is_builtin(resource: Dataplane) -> bool:
-    """Whether a Dataplane is a gateway that a MeshGateway configures."""
-    gateway = resource.networking.gateway
-    return gateway is not None and gateway.type == "BUILTIN"
 
 
 def bound_gateway(mesh: MeshView, resource: Dataplane) -> GatewayView | None:
@@ -118,8 +113,6 @@ def _gateway_view(declared: DeclaredGateway, tags: Labels) -> GatewayView:
     conf = resource.conf if isinstance(resource, MeshGateway) else None
     overlaid = tags.update(resource.tags) if isinstance(resource, MeshGateway) else tags
     numbered = list(enumerate(conf.listeners if conf is not None else ()))
-    materials = (one for each in declared.certificates for one in each if isinstance(one, TlsMaterial))
-    cited: list[EventRef] = [event for one in materials for event in one.sources]
     ports = []
     for port, group in groupby(sorted(numbered, key=lambda one: one[1].port), key=lambda one: one[1].port):
         members = list(group)
@@ -137,8 +130,7 @@ def _gateway_view(declared: DeclaredGateway, tags: Labels) -> GatewayView:
                 connection_limit=next((one for one in limits if one), 0),
             )
         )
-    sources = tuple(dict.fromkeys((declared.stored.last, *cited)))
-    return GatewayView(declared.stored.key, tags.get(SERVICE_TAG, ""), tuple(ports), sources)
+    return GatewayView(declared.stored.key, tags.get(SERVICE_TAG, ""), tuple(ports), (declared.stored.last,))
 
 
 def _listener_view(

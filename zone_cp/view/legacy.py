@@ -61,7 +61,9 @@ def _part(state: ZoneState, host: Host, door: Door, lease: Lease, member: Member
     if pending:
         failure = Failure("VipPending", f"no VIP of class {host.protocol_class} is leased yet")
     read = materials.sources if fault is None or tls is None else secrets_named(state, own, tls)
-    refs = (member.stored.last, lease.event, *(names[name].event for name in sorted(names)), *read)
+    # What a door speaks follows from all doors of its host.
+    others = (each.stored.last for other in host.doors for each in other.members)
+    refs = (member.stored.last, lease.event, *(names[name].event for name in sorted(names)), *read, *others)
     return ExternalServiceView(
         key=door.key,
         mesh=own.mesh,

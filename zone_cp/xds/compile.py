@@ -6,10 +6,12 @@ nothing was compiled before differs in everything.
 
 from __future__ import annotations
 
+from shared.model.builtin import is_builtin
 from shared.model.resource import Dataplane, ZoneEgress
 from zone_cp.view.zone_view import ProxyView, ZoneView
 from zone_cp.xds import defaults
 from zone_cp.xds.egress import compile_egress
+from zone_cp.xds.gateway import compile_gateway
 from zone_cp.xds.parts import Changed, Compiled, all_of
 from zone_cp.xds.proxyless import PROXYLESS, compile_proxyless
 from zone_cp.xds.secrets import SecretSource
@@ -36,6 +38,8 @@ def compile_next(
             return compile_egress(before, view, proxy, resource, secrets, access_log_path(proxy), changed)
         case Dataplane() as resource if PROXYLESS in proxy.features:
             return compile_proxyless(before, view, proxy, resource, changed)
+        case Dataplane() as resource if is_builtin(resource):
+            return compile_gateway(before, view, proxy, resource, secrets, access_log_path(proxy), changed)
         case Dataplane() as resource:
             return compile_sidecar(before, view, proxy, resource, secrets, access_log_path(proxy), changed)
 
@@ -48,6 +52,8 @@ def reads(view: ZoneView, proxy: ProxyView) -> tuple[bool, bool]:
         case Dataplane(mesh=mesh) as resource if (known := view.meshes.get(mesh)) is not None:
             if PROXYLESS in proxy.features:
                 return False, True
+            if is_builtin(resource):
+                return False, False
             return reads_services(known, proxy, resource), calls_workloads(resource)
         case Dataplane():
             return False, False

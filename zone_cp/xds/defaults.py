@@ -36,6 +36,19 @@ INBOUND_STREAM_IDLE_TIMEOUT = timedelta(hours=1)
 INBOUND_CONNECT_TIMEOUT = timedelta(seconds=10)
 """A sidecar's limits towards its own application (Kuma's default MeshTimeout); requests may take as long as they do."""
 
+GATEWAY_SERVER_NAME = "Zonal Gateway"
+GATEWAY_IDLE_TIMEOUT = timedelta(minutes=5)
+GATEWAY_STREAM_IDLE_TIMEOUT = timedelta(seconds=5)
+GATEWAY_HEADERS_TIMEOUT = timedelta(milliseconds=500)
+GATEWAY_STREAMS = 100
+GATEWAY_STREAM_BYTES = 64 * 1024
+GATEWAY_CONNECTION_BYTES = 1024 * 1024
+GATEWAY_BUFFER_BYTES = 32 * 1024
+"""A builtin gateway's limits towards its clients (Kuma's)."""
+GATEWAY_RUNTIME = "gateway.listeners"
+"""Name of the runtime layer that limits the connections of a gateway's listeners."""
+NO_GATEWAY_ROUTE = "This is a Zonal MeshGateway. No routes match this MeshGateway!\n"
+
 EARLY_DATA_BYTES = 16_384
 """What a TCP client may send while its egress still dials."""
 

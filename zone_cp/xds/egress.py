@@ -32,7 +32,7 @@ from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.server_names import CLASSES, USES, Known, Names, Use, chain_name, matcher
 from zone_cp.xds.shape import pack
 from zone_cp.xds.snapshot import LISTENER, Encoded
-from zone_cp.xds.ways import at_egress, dialled_through_egress
+from zone_cp.xds.ways import at_egress, dialled_through_egress, through_egress
 from zone_cp.xds.wire import encode
 
 LISTENER_NAME = "egress"
@@ -44,7 +44,14 @@ def on_demand(view: ZoneView) -> bool:
     A limit of 0 means always, also while there is no service: the last one that goes leaves a tombstone like any other.
     """
     through = (mesh for mesh in view.meshes.values() if at_egress(mesh))
-    return not view.on_demand_above or sum(len(mesh.services) for mesh in through) > view.on_demand_above
+    return not view.on_demand_above or sum(_count(mesh) for mesh in through) > view.on_demand_above
+
+
+def _count(mesh: MeshView) -> int:
+    """The services of a mesh that leave through the egress: of these follows how it is told of them."""
+    if through_egress(mesh) and (not mesh.legacy or mesh.legacy_egress):
+        return len(mesh.services)
+    return sum(dialled_through_egress(mesh, key) for key in mesh.services)
 
 
 READ_OF_MESH = frozenset({"mtls", "origination", "forbid_external", "legacy_egress", "sources"})

@@ -19,10 +19,11 @@ from immutables import Map
 from shared.events.event import Event
 from shared.events.fold import drop, put
 from shared.events.state import ZoneState
+from shared.model.builtin import is_builtin
 from shared.model.inbound import SERVICE_TAG
 from shared.model.part import NO_LABELS
 from shared.model.resource import Dataplane, ResourceKey, ZoneEgress
-from zone_cp.view.gateways import GATEWAY_FIELDS, is_builtin
+from zone_cp.view.gateways import GATEWAY_FIELDS
 from zone_cp.view.names import NO_NAMES, Names, following
 from zone_cp.view.project import empty_view, first_step, next_step, proxy_view
 from zone_cp.view.zone_view import Difference, Failure, ProxyView, ZoneView

@@ -22,14 +22,30 @@ from envoy_data_plane.envoy.config.listener import v3 as listener
 from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.extensions.filters.listener import original_dst, tls_inspector
 from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
+from envoy_data_plane.envoy.service.runtime import v3 as runtime
 from envoy_data_plane.google import protobuf as google
 
-from zone_cp.xds import domain_matcher, filters, routes  # imported so that what they pack can be unfolded
-from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, SECRET, Encoded, Snapshot
+from zone_cp.xds import (
+    domain_matcher,
+    filters,
+    gateway_filters,
+    routes,
+)  # imported so that what they pack can be unfolded
+from zone_cp.xds.snapshot import (
+    CLUSTER,
+    ENDPOINT,
+    EXTENSION_CONFIG,
+    LISTENER,
+    ROUTE,
+    RUNTIME,
+    SECRET,
+    Encoded,
+    Snapshot,
+)
 
 __all__ = ["decode", "plain", "plain_resource", "short_type"]
 
-_UNFOLDABLE = (domain_matcher, filters, routes, original_dst, tls_inspector)
+_UNFOLDABLE = (domain_matcher, filters, gateway_filters, routes, original_dst, tls_inspector)
 _MESSAGES: dict[str, type[betterproto2.Message]] = {
     CLUSTER: cluster.Cluster,
     ENDPOINT: endpoint.ClusterLoadAssignment,
@@ -37,6 +53,7 @@ _MESSAGES: dict[str, type[betterproto2.Message]] = {
     ROUTE: route.RouteConfiguration,
     SECRET: tls.Secret,
     EXTENSION_CONFIG: core.TypedExtensionConfig,
+    RUNTIME: runtime.Runtime,
 }
 _REDACTED = "redacted"
 

@@ -7,7 +7,7 @@ returns fingerprints, so that everything but the bodies of secrets is what was s
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Protocol
+from typing import Literal, Protocol
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -36,6 +36,7 @@ __all__ = [
     "identity",
     "key_pair",
     "key_pair_fault",
+    "server_key_type",
     "trust",
 ]
 
@@ -117,21 +118,36 @@ def _key(pem: bytes) -> tuple[bytes, str]:
             return b"", "neither an RSA, an elliptic curve nor an Ed25519 key"
 
 
+def server_key_type(pem: bytes) -> tuple[Literal["", "RSA", "ECDSA"], str]:
+    """Of which type a server's key is, or why it cannot be one: clients of a server tell what they can do by these."""
+    try:
+        private = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return "", "failed to parse private key"
+    match private:
+        case rsa.RSAPrivateKey():
+            return "RSA", ""
+        case ec.EllipticCurvePrivateKey():
+            return "ECDSA", ""
+        case _:
+            return "", f"unsupported private key type {type(private).__name__.removesuffix('PrivateKey')}"
+
+
 @lru_cache(maxsize=4096)
-def key_pair_fault(chain: bytes, key: bytes) -> str:
-    """Why `chain` and `key` (PEM) are no usable client certificate, "" when they are."""
+def key_pair_fault(chain: bytes, key: bytes, whose: str = "client") -> str:
+    """Why `chain` and `key` (PEM) are no usable certificate of a client or server, "" when they are."""
     if chain.startswith(REDACTED_PREFIX) or key.startswith(REDACTED_PREFIX):
         return ""
     certificates, fault = _certificates(chain)
     if fault:
-        return f"client certificate: {fault}"
+        return f"{whose} certificate: {fault}"
     alone, fault = _key(key)
     if fault:
-        return f"client key: {fault}"
+        return f"{whose} key: {fault}"
     public = load_pem_private_key(alone, password=None).public_key()
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if public.public_bytes(*form) != x509.load_pem_x509_certificate(certificates).public_key().public_bytes(*form):
-        return "client key does not belong to the client certificate"
+        return f"{whose} key does not belong to the {whose} certificate"
     return ""
 
 

@@ -18,8 +18,9 @@ LISTENER = TYPE_PREFIX + "envoy.config.listener.v3.Listener"
 ROUTE = TYPE_PREFIX + "envoy.config.route.v3.RouteConfiguration"
 SECRET = TYPE_PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
 EXTENSION_CONFIG = TYPE_PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
+RUNTIME = TYPE_PREFIX + "envoy.service.runtime.v3.Runtime"
 
-PUSH_ORDER = (SECRET, CLUSTER, ENDPOINT, LISTENER, ROUTE, EXTENSION_CONFIG)
+PUSH_ORDER = (SECRET, CLUSTER, ENDPOINT, LISTENER, ROUTE, EXTENSION_CONFIG, RUNTIME)
 """Order of additions and changes (xds.md §3, §7.6); removals go the other way."""
 
 

@@ -1,0 +1,199 @@
+"""A builtin gateway: one listener per port of the MeshGateway that its Dataplane is bound to (A4–A9).
+
+The logical listeners of a port stay apart by hostname: in one connection manager for HTTP, in a chain each where TLS
+tells the server name. What is wrong with one of them (a certificate that cannot be used) closes its chain and no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import msgspec
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.listener import v3 as listener
+from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector import v3 as tls_inspector
+from envoy_data_plane.envoy.service.runtime import v3 as runtime
+from envoy_data_plane.google import protobuf as google
+from immutables import Map
+
+from shared.model.resource import Dataplane
+from shared.naming import spiffe
+from zone_cp.view.gateways import GatewayView, ListenerView, PortView, bound_gateway
+from zone_cp.view.zone_view import Failure, MeshView, ProxyView, Sources, ZoneView
+from zone_cp.xds import defaults
+from zone_cp.xds.assembly import Part
+from zone_cp.xds.chains import chain, listener_filter, listening
+from zone_cp.xds.connection_policies import chain_tuning
+from zone_cp.xds.credentials import credentials
+from zone_cp.xds.filters import Logged, Tuning, proxy_to
+from zone_cp.xds.gateway_filters import for_server_name, gateway_manager, terminating_socket
+from zone_cp.xds.gateway_hosts import Host, host_routes, listener_name, routes_name
+from zone_cp.xds.governed import governed
+from zone_cp.xds.inbound import service_of
+from zone_cp.xds.log_policies import Parties
+from zone_cp.xds.parts import REST, Changed, Compiled, Draft, without
+from zone_cp.xds.secrets import SecretSource
+from zone_cp.xds.server_certificates import Shown, shown
+from zone_cp.xds.shape import pack, part
+from zone_cp.xds.snapshot import LISTENER, RUNTIME, Encoded
+from zone_cp.xds.wire import encode
+
+
+class _Seat(msgspec.Struct, frozen=True):
+    # One gateway, and what its mesh and policies say to it.
+    mesh: MeshView
+    gateway: GatewayView
+    proxy: ProxyView
+    address: str
+    logged: Logged
+    tunings: tuple[Tuning, Tuning]
+    sources: Sources
+
+    def tuning(self, port: PortView) -> Tuning:
+        return self.tunings[port.protocol not in ("HTTP", "HTTPS")]
+
+
+def compile_gateway(  # noqa: PLR0917 - the inputs of a compilation
+    before: Compiled | None,
+    view: ZoneView,
+    proxy: ProxyView,
+    resource: Dataplane,
+    source: SecretSource,
+    access_log: str,
+    changed: Changed,  # noqa: ARG001 - what is made is compared anyway, and encoded once
+) -> Compiled:
+    """Everything a gateway holds, given what it held before; nothing while its mesh is unknown."""
+    draft = Draft(before, view.position)
+    mesh = view.meshes.get(resource.mesh)
+    if mesh is None:
+        without(draft, resource.mesh)
+        draft.meshes = Map()
+        return draft.compiled(workloads=frozenset(), reads_services=False)
+    gateway = bound_gateway(mesh, resource)
+    draft.put(REST, mesh.name, Part(shared=(*_resources(view, mesh, proxy, resource, gateway, source, access_log),)))
+    draft.meshes = draft.meshes.set(mesh.name, mesh)
+    identity = (mesh.name, spiffe.workload_id(mesh.name, service_of(resource)))
+    return draft.compiled(workloads=frozenset((identity,) if mesh.mtls else ()), reads_services=False)
+
+
+def _resources(  # noqa: PLR0917 - as above
+    view: ZoneView,
+    mesh: MeshView,
+    proxy: ProxyView,
+    resource: Dataplane,
+    gateway: GatewayView | None,
+    source: SecretSource,
+    access_log: str,
+) -> Iterator[Encoded]:
+    if mesh.mtls:
+        yield from credentials(mesh, spiffe.workload_id(mesh.name, service_of(resource)), source)
+    if gateway is None:
+        yield _limits((), mesh.sources)
+        return
+    said = governed(mesh, resource).at_large
+    sources = tuple(dict.fromkeys((*proxy.sources, *mesh.sources, *gateway.sources, *said.sources)))
+    parties = Parties(mesh.name, gateway.service, resource.networking.address)
+    seat = _Seat(
+        mesh,
+        gateway,
+        proxy,
+        resource.networking.address,
+        Logged(gateway.service, access_log, view.zone),
+        (chain_tuning(said, "http", parties), chain_tuning(said, "tcp", parties)),
+        sources,
+    )
+    yield _limits(tuple((listener_name(gateway, one), one.connection_limit) for one in gateway.ports), sources)
+    for port in gateway.ports:
+        yield from _port(seat, port, source)
+
+
+def _port(seat: _Seat, port: PortView, source: SecretSource) -> Iterator[Encoded]:
+    name = listener_name(seat.gateway, port)
+    if port.protocol in ("HTTP", "TCP"):
+        yield _listener(seat, name, port, (chain((_plain_filter(seat, port),)),))
+    else:
+        chains = []
+        for one in port.listeners:
+            made, secrets = _tls_chain(seat, port, one, source)
+            chains.append(made)
+            yield from secrets
+        yield _listener(seat, name, port, tuple(chains))
+    yield from _routes(seat, port)
+
+
+def _plain_filter(seat: _Seat, port: PortView) -> bytes:
+    if port.protocol == "HTTP":
+        return gateway_manager(routes_name(seat.gateway, port, ""), seat.logged, seat.tuning(port))
+    return proxy_to(defaults.NOBODY, seat.logged, seat.tuning(port))
+
+
+def _tls_chain(
+    seat: _Seat, port: PortView, one: ListenerView, source: SecretSource
+) -> tuple[bytes, tuple[Encoded, ...]]:
+    """The chain of one server name, and the certificates that it shows; one that cannot be served closes at once."""
+    match = for_server_name(one.hostname)
+    nobody = proxy_to(defaults.NOBODY, seat.logged, seat.tuning(port))
+    found: Shown | Failure = Shown((), ())
+    if one.terminates:
+        path = f"conf.listeners[{one.index}].tls.certificates"
+        found = one.failure or shown(one.certificates, path, seat.sources, source)
+    if isinstance(found, Failure):
+        return chain((nobody,), name=one.hostname, match=match), ()
+    if port.protocol == "TLS":
+        socket = terminating_socket(found.names, ()) if one.terminates else b""
+        return chain((nobody,), name=one.hostname, match=match, socket=socket), found.secrets
+    manager = gateway_manager(routes_name(seat.gateway, port, one.hostname), seat.logged, seat.tuning(port))
+    socket = terminating_socket(found.names, defaults.ALPN_HTTP)
+    return chain((manager,), name=one.hostname, match=match, socket=socket), found.secrets
+
+
+def _listener(seat: _Seat, name: str, port: PortView, chains: tuple[bytes, ...]) -> Encoded:
+    inspected = port.protocol in ("HTTPS", "TLS")
+    body = _listening(name, seat.address, port.port, chains, inspected=inspected)
+    materials = (event for one in port.listeners for each in one.certificates for event in each.sources)
+    return encode(LISTENER, name, body, tuple(dict.fromkeys((*seat.sources, *materials))))
+
+
+@lru_cache(maxsize=1024)
+def _listening(name: str, host: str, port: int, chains: tuple[bytes, ...], *, inspected: bool) -> bytes:
+    inspector = pack(tls_inspector.TlsInspector())
+    body = listening(
+        name,
+        host,
+        port,
+        chains,
+        direction=core.TrafficDirection.INBOUND,
+        # Where the server speaks first, waiting for the client's TLS would wait for ever.
+        inspector=listener_filter("envoy.filters.listener.tls_inspector", inspector) if inspected else b"",
+    )
+    buffer = bytes(google.UInt32Value(value=defaults.GATEWAY_BUFFER_BYTES))
+    return body + part(listener.Listener, "per_connection_buffer_limit_bytes", buffer)
+
+
+def _routes(seat: _Seat, port: PortView) -> Iterator[Encoded]:
+    match port.protocol:
+        case "HTTP":
+            hosts = [Host(one.hostname) for one in port.listeners]
+            yield host_routes(routes_name(seat.gateway, port, ""), hosts, seat.sources, secured=False)
+        case "HTTPS":
+            for one in port.listeners:
+                name = routes_name(seat.gateway, port, one.hostname)
+                yield host_routes(name, [Host(one.hostname)], seat.sources, secured=True)
+        case _:
+            pass
+
+
+def _limits(limits: tuple[tuple[str, int], ...], sources: Sources) -> Encoded:
+    """The runtime layer with the limits of listeners. It is there without any as well: Envoy waits for it to start."""
+    return encode(RUNTIME, defaults.GATEWAY_RUNTIME, _layer(limits), sources)
+
+
+@lru_cache(maxsize=1024)
+def _layer(limits: tuple[tuple[str, int], ...]) -> bytes:
+    fields = {
+        f"envoy.resource_limits.listener.{name}.connection_limit": google.Value(number_value=float(limit))
+        for name, limit in limits
+        if limit
+    }
+    return bytes(runtime.Runtime(name=defaults.GATEWAY_RUNTIME, layer=google.Struct(fields=fields)))
