@@ -48,6 +48,7 @@ from zone_cp.identity.material import ZoneSecrets
 from zone_cp.identity.rotation import Rotation
 from zone_cp.inspection import ZoneInspector
 from zone_cp.join import Joining, NotAdmitted, connected, disconnected, end_of, join, join_agent, replaces, stale
+from zone_cp.probes import Probes
 from zone_cp.progress import ZoneProgress
 from zone_cp.publish import EgressWatch, Publisher
 from zone_cp.record import Recorder
@@ -156,8 +157,9 @@ class _Zone:
             on_rotated=self._rotated,
         )
         self._secrets = ZoneSecrets(self._keys.keyring(), lambda: self._owner.state, self._rotation)
-        self._ads = self._ads_server()
         self._recorder = Recorder(self._owner.write_many)
+        self._probes = Probes(self._recorder.record)
+        self._ads = self._ads_server()
         self._safety = Safety(
             self._owner,
             self._ads,
@@ -202,6 +204,7 @@ class _Zone:
             on_ack=self._on_ack,
             on_nack=self._on_nack,
             on_observation=self._on_observation,
+            on_probed=self._probes.told,
             connection_prefix=self._life_id,
             may_inspect=self._may_inspect,
             jitter=random.random,
@@ -279,6 +282,7 @@ class _Zone:
 
     def _changed(self, state: ZoneState, events: Sequence[Event] | None) -> None:
         self._publisher.changed(state, events)
+        self._probes.moved(events)
 
     def _rotated(self, mesh: str, spiffe_id: str) -> None:
         self._publisher.refresh(mesh, spiffe_id)
@@ -348,8 +352,7 @@ class _Zone:
 
     def _on_disconnected(self, proxy: str, connection: str, reason: str) -> None:
         log.info("proxy disconnected", proxy=proxy, connection=connection, reason=reason)
-        word = end_of(reason)
-        self._recorder.record(lambda state: disconnected(proxy, connection, word, state), f"proxy:{proxy}")
+        self._recorder.record(partial(disconnected, proxy, connection, end_of(reason)), f"proxy:{proxy}")
         if self._refusals.disconnected(proxy):
             self._judge_refusals()
 
@@ -358,8 +361,7 @@ class _Zone:
         self._recorder.record(lambda state: stale(state, self._life_id), SYSTEM)
 
     def _on_nack(self, proxy: str, nack: Nacked) -> None:
-        names = [name for name, _ in nack.rejected]
-        what = {"type_url": nack.type_url, "names": names}
+        what = {"type_url": nack.type_url, "names": [name for name, _ in nack.rejected]}
         log.warning("proxy refused configuration", proxy=proxy, **what, reason=nack.message)
         self._safety.guard.refused(proxy, nack)
         if self._refusals.nacked(proxy, nack):

@@ -18,6 +18,7 @@ from shared.model import codec
 from shared.model.labels import computed
 from shared.model.resource import Dataplane, Resource, ResourceKey, ZoneEgress, key_of, mesh_of
 from shared.model.validate import validate
+from zone_cp.probes import SERVICE_PROBES, as_probed_before
 
 RESOURCE_METADATA = "dataplane.resource"
 SERVICE_TAG = "kuma.io/service"
@@ -27,7 +28,7 @@ _ENDS: tuple[tuple[str, Literal["drained", "superseded", "lost"]], ...] = (
     ("stopping", "drained"),
     ("lost", "lost"),
 )
-_FEATURES = frozenset({"redirect", "bind-vips", "proxyless"})
+_FEATURES = frozenset({"redirect", "bind-vips", "proxyless", SERVICE_PROBES})
 _FEATURE_PREFIXES = ("access-log=",)
 
 
@@ -75,6 +76,10 @@ def join(
         for one in (said if isinstance(said, list | tuple) else ())
         if isinstance(one, str) and (one in _FEATURES or one.startswith(_FEATURE_PREFIXES))
     )
+    if isinstance(resource, Dataplane) and SERVICE_PROBES in features:
+        known = state.own.resources.get(key_of(resource, state.zone))
+        stored = known.resource if known is not None else None
+        resource = as_probed_before(resource, stored if isinstance(stored, Dataplane) else None)
     labelled = computed(resource, state.zone)
     if not isinstance(labelled, Dataplane | ZoneEgress):
         raise TypeError(f"computing labels turned a proxy into {type(labelled).__name__}")

@@ -30,6 +30,7 @@ from shared.model.labels import (
 from shared.model.material import base64_fault, holds_private_key, inline_bytes
 from shared.model.policy import Policy
 from shared.model.policy_rules import policy_violations
+from shared.model.probe_rules import service_probe_violations
 from shared.model.resource import (
     CaBackend,
     Dataplane,
@@ -337,6 +338,8 @@ def _dataplane(dataplane: Dataplane) -> Iterator[tuple[str, str]]:
         for field, address in (("address", inbound.address), ("serviceAddress", inbound.service_address)):
             if address is not None and not is_ip(address):
                 yield f"{path}.{field}", f"{field} has to be valid IP address"
+        if inbound.service_probe is not None:
+            yield from service_probe_violations(inbound.service_probe, f"{path}.serviceProbe")
     for index, outbound in enumerate(networking.outbound):
         yield from _outbound(outbound, f"networking.outbound[{index}]")
 

@@ -7,18 +7,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AgentMessage(_message.Message):
-    __slots__ = ("hello", "observation", "dns_ack", "tls_checked", "config_dumped")
+    __slots__ = ("hello", "observation", "dns_ack", "tls_checked", "config_dumped", "probed")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_FIELD_NUMBER: _ClassVar[int]
     DNS_ACK_FIELD_NUMBER: _ClassVar[int]
     TLS_CHECKED_FIELD_NUMBER: _ClassVar[int]
     CONFIG_DUMPED_FIELD_NUMBER: _ClassVar[int]
+    PROBED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     observation: Observation
     dns_ack: DnsAck
     tls_checked: TlsChecked
     config_dumped: ConfigDumped
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., observation: _Optional[_Union[Observation, _Mapping]] = ..., dns_ack: _Optional[_Union[DnsAck, _Mapping]] = ..., tls_checked: _Optional[_Union[TlsChecked, _Mapping]] = ..., config_dumped: _Optional[_Union[ConfigDumped, _Mapping]] = ...) -> None: ...
+    probed: ProbedInbounds
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., observation: _Optional[_Union[Observation, _Mapping]] = ..., dns_ack: _Optional[_Union[DnsAck, _Mapping]] = ..., tls_checked: _Optional[_Union[TlsChecked, _Mapping]] = ..., config_dumped: _Optional[_Union[ConfigDumped, _Mapping]] = ..., probed: _Optional[_Union[ProbedInbounds, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("proxy", "dns_version")
@@ -39,6 +41,22 @@ class Observation(_message.Message):
     reason: str
     time: str
     def __init__(self, cluster: _Optional[str] = ..., failing: _Optional[bool] = ..., reason: _Optional[str] = ..., time: _Optional[str] = ...) -> None: ...
+
+class ProbedInbounds(_message.Message):
+    __slots__ = ("inbounds",)
+    INBOUNDS_FIELD_NUMBER: _ClassVar[int]
+    inbounds: _containers.RepeatedCompositeFieldContainer[ProbedInbound]
+    def __init__(self, inbounds: _Optional[_Iterable[_Union[ProbedInbound, _Mapping]]] = ...) -> None: ...
+
+class ProbedInbound(_message.Message):
+    __slots__ = ("port", "address", "ready")
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    port: int
+    address: str
+    ready: bool
+    def __init__(self, port: _Optional[int] = ..., address: _Optional[str] = ..., ready: _Optional[bool] = ...) -> None: ...
 
 class DnsAck(_message.Message):
     __slots__ = ("version",)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,13 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 BASE_PORT = 26200
 FIRST = BASE_PORT + 100
 PROTOCOLS = ("http", "grpc", "tcp")
-OUTBOUND = {"http": FIRST, "grpc": FIRST + 1, "tcp": FIRST + 2, "v2": FIRST + 3, "absent": FIRST + 4}
+OUTBOUND = {one: FIRST + number for number, one in enumerate((*PROTOCOLS, "v2", "absent", "probed"))}
 INBOUND = {name: FIRST + 10 * number for number, name in enumerate(("backend-1", "backend-2"), 1)}
 INBOUND_ECHO = FIRST + 30
+INBOUND_PROBED = FIRST + 31
 AT_ONCE = ("client", "backend-1", "backend-2", "outsider")
 ONLINE = {"default.client", "default.backend-1", "default.backend-2"}
-ADMIN = {name: FIRST + 40 + number for number, name in enumerate((*AT_ONCE, "echo-1"))}
+ADMIN = {name: FIRST + 40 + number for number, name in enumerate((*AT_ONCE, "echo-1", "probed-1"))}
 MESH = """\
 type: Mesh
 name: {name}
@@ -58,6 +59,11 @@ class Neighbours(Living):
         if name == "echo-1":
             tags = {"kuma.io/service": "backend", "kuma.io/protocol": "grpc"}
             networking["inbound"] = [{"port": INBOUND_ECHO, "servicePort": self._applications[name], "tags": tags}]
+        elif name == "probed-1":
+            tags = {"kuma.io/service": "probed", "kuma.io/protocol": "tcp"}
+            probe = {"tcp": {}, "interval": "100ms", "timeout": "1s", "unhealthyThreshold": 2}
+            inbound = {"port": INBOUND_PROBED, "servicePort": self._applications[name], "tags": tags}
+            networking["inbound"] = [inbound | {"serviceProbe": probe}]
         elif name.startswith("backend"):
             networking["inbound"] = [
                 {
@@ -75,7 +81,7 @@ class Neighbours(Living):
         elif name == "client":
             wanted: dict[str, dict[str, str]] = {one: {"kuma.io/service": f"backend-{one}"} for one in PROTOCOLS}
             wanted["v2"] = {"kuma.io/service": "backend-http", "version": "v2"}
-            wanted["absent"] = {"kuma.io/service": "absent"}
+            wanted |= {one: {"kuma.io/service": one} for one in ("absent", "probed")}
             networking["outbound"] = [{"port": OUTBOUND[one], "tags": tags} for one, tags in wanted.items()]
         mesh = "other" if name == "outsider" else "default"
         return {"type": "Dataplane", "mesh": mesh, "name": name, "networking": networking}
@@ -198,6 +204,57 @@ async def test_an_inbound_that_is_not_ready_gets_no_traffic(system: Neighbours) 
 
 
 @asynccontextmanager
+async def listening(port: int) -> AsyncIterator[None]:
+    """An application that says one word to whoever comes."""
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello")
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", port):
+        yield
+
+
+async def test_a_service_probe_says_who_is_ready(system: Neighbours, free_port: Callable[[], int]) -> None:
+    """Not before the application accepts connections, no longer than it does; and who restarts is not forgotten."""
+    port = free_port()
+    system.serve("probed-1", port)
+    await system.join("probed-1")
+    await eventually(lambda: system.cli("get", "dataplanes", "probed-1", "--zone", "east"), _told, "it to be recorded")
+
+    async def state() -> str:
+        found = await system.api("GET", "/meshes/default/dataplanes/probed-1", zone="east")
+        return str(found["networking"]["inbound"][0].get("state", "Ready"))
+
+    async def heard() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", OUTBOUND["probed"])
+        try:
+            return await reader.read()
+        except ConnectionResetError:
+            return b""
+        finally:
+            writer.close()
+
+    assert await state() == "NotReady"
+    assert await heard() == b""
+    code, out, _ = await system.cli("inspect", "default.client", "--zone", "east", "-o", "json")
+    assert code == 0
+    assert any("probed-1: its service probe finds nobody" in one for one in json.loads(out)["Notes"])
+    async with listening(port):
+        await eventually(state, lambda said: said == "Ready", "the probe to succeed")
+        await eventually(heard, lambda said: said == b"hello", "an answer")
+        await system.apply(json.dumps(system.dataplane("probed-1")), "--zone", "east")
+        await system.kill("east-zone")
+        await system.start("east-zone")
+        await eventually(state, lambda said: said == "Ready", "it to be ready still")
+    await eventually(state, lambda said: said == "NotReady", "the probe to fail")
+    await eventually(heard, lambda said: said == b"", "nobody to be asked")
+    # Declared anew it would count as ready, but for the probe.
+    await system.apply(json.dumps(system.dataplane("probed-1")), "--zone", "east")
+    await eventually(state, lambda said: said == "NotReady", "the probe to be heard")
+
+
+@asynccontextmanager
 async def calls(system: Neighbours) -> AsyncIterator[Counter[str]]:
     """Call all the while over HTTP; how often who answered. None may fail."""
     stop, failures, answers = asyncio.Event(), list[Answer](), Counter[str]()
@@ -258,6 +315,10 @@ async def test_an_outbound_leads_elsewhere_without_a_failure(system: Neighbours)
         for resource, seen in ((changed, {"backend-1"}), (system.dataplane("client"), set(INBOUND))):
             await system.apply(json.dumps(resource), "--zone", "east")
             await eventually(lambda: system.who("http"), lambda found, seen=seen: set(found) == seen, f"{seen}")  # type: ignore[misc]
+
+
+def _told(answer: tuple[int, str, str]) -> bool:
+    return answer[0] == 0
 
 
 def _later(look: Any) -> Any:

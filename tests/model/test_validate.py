@@ -321,3 +321,23 @@ def test_allowed_addresses_of_a_mesh():
     assert allowed_addresses(resource) == ("127.0.0.0/24", "10.0.0.0/8")
     assert allowed_addresses(Mesh(name="m")) == ()
     assert allowed_addresses(None) == ()
+
+
+@pytest.mark.parametrize(
+    ("probe", "faults"),
+    [
+        ("{tcp: {}}", []),
+        ("{tcp: {}, interval: 100ms, timeout: 2s, unhealthyThreshold: 3, healthyThreshold: 1}", []),
+        ("{}", [("tcp", "must be defined")]),
+        ("{tcp: {}, interval: 10ms}", [("interval", "must be at least 100ms")]),
+        ("{tcp: {}, interval: 0s}", [("interval", "must be greater than zero when defined")]),
+        ("{tcp: {}, timeout: soon}", [("timeout", 'time: invalid duration "soon"')]),
+        ("{tcp: {}, healthyThreshold: 0}", [("healthyThreshold", "must be greater than 0")]),
+    ],
+)
+def test_service_probe(probe, faults):
+    text = (
+        "type: Dataplane\nname: web\nnetworking:\n  address: 127.0.0.1\n"
+        f"  inbound: [{{port: 80, tags: {{kuma.io/service: web}}, serviceProbe: {probe}}}]\n"
+    )
+    assert judged(text) == [(f"networking.inbound[0].serviceProbe.{field}", reason) for field, reason in faults]

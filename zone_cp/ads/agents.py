@@ -20,6 +20,7 @@ from shared.pb.agent_pb2 import (
     Drain,
     Hello,
     Observation,
+    ProbedInbounds,
     TlsChecked,
 )
 from zone_cp.ads.hub import DnsChange, DnsTable, dns_change
@@ -59,9 +60,14 @@ class Agent:
 class Agents:
     """Agents by proxy; the newest attachment of a proxy wins."""
 
-    def __init__(self, on_observation: Callable[[str, Observation], None]) -> None:
-        """on_observation runs on the loop and must not block."""
+    def __init__(
+        self,
+        on_observation: Callable[[str, Observation], None],
+        on_probed: Callable[[str, ProbedInbounds | None], None],
+    ) -> None:
+        """Both run on the loop and must not block. on_probed is told None when an agent is gone."""
         self._on_observation = on_observation
+        self._on_probed = on_probed
         self._agents: dict[str, Agent] = {}
         self._tables: dict[str, DnsTable] = {}
         self._waiting: dict[str, list[tuple[str, asyncio.Future[None]]]] = {}
@@ -157,6 +163,7 @@ class Agents:
         """Forget an agent whose stream has ended."""
         if self._agents.get(agent.proxy) is agent:
             del self._agents[agent.proxy]
+            self._on_probed(agent.proxy, None)
         for future in agent.answers.values():
             if not future.done():
                 future.set_exception(NotAttached(agent.proxy))
@@ -168,6 +175,8 @@ class Agents:
             match message.WhichOneof("message"):
                 case "observation":
                     self._on_observation(agent.proxy, message.observation)
+                case "probed" if self._agents.get(agent.proxy) is agent:
+                    self._on_probed(agent.proxy, message.probed)
                 case "dns_ack":
                     self._acked(agent, message.dns_ack.version)
                 case "tls_checked":

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from shared.events.state import Position
-from shared.pb.agent_pb2 import Observation
+from shared.pb.agent_pb2 import Observation, ProbedInbounds
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from shared.pb.status_pb2 import ClientStatusRequest
 from zone_cp.ads.agents import AGENT_SERVICE, Agents
@@ -147,6 +147,7 @@ class AdsServer:
         on_ack: Callable[[str, Acked], None],
         on_nack: Callable[[str, Nacked], None],
         on_observation: Callable[[str, Observation], None],
+        on_probed: Callable[[str, ProbedInbounds | None], None] = lambda _proxy, _said: None,
         connection_prefix: str = "",
         services: Sequence[grpc.GenericRpcHandler] = (),
         may_inspect: Callable[[str | None], bool] = lambda _token: False,
@@ -169,7 +170,7 @@ class AdsServer:
         self._server: aio.Server | None = None
         self._reported: dict[str, Stream] = {}
         self.hub = Hub()
-        self.agents = Agents(on_observation)
+        self.agents = Agents(on_observation, on_probed)
 
     # -- life -------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from zone_cp.agent.dns_table import DEFAULT_TTL_SECONDS, NameTable, store
 from zone_cp.agent.envoy import STOP_SECONDS, Envoy, EnvoyNotFound, find_envoy
 from zone_cp.agent.observe import Outcomes
 from zone_cp.agent.place import InputRefused, Token, Workplace, find_system_ca, read_resource
+from zone_cp.agent.probe import Prober
 
 MAX_CHECKS = 8
 """TLS checks at a time; a further one is not answered, and whoever asked is told so after a while."""
@@ -72,12 +73,14 @@ class Agent:
         self._dns = Names(place.dns_table, _upstreams(settings.dns_upstream))
         self._dns_enabled = settings.dns_enabled and settings.kind == "sidecar"
         self._envoy = Envoy(find_envoy(settings.envoy or None), self._arguments(), place.admin_address)
+        self._prober = Prober(self._resource, self._tell_probed)
         self._channel = Channel(
             self._plane,
             proxy=boot.node_id(self._resource),
             token=self._token.refresh,
             dns_version=lambda: self._dns.table.version,
             failing=self._outcomes.failing,
+            probed=self._prober.outcomes,
             on_control=self._on_control,
         )
         self._checks: set[asyncio.Task[None]] = set()
@@ -95,6 +98,8 @@ class Agent:
         self._write_bootstrap()
         life.start("channel", self._channel.run())
         life.start("envoy", self._envoy.run())
+        if self._prober:
+            life.start("service probes", self._prober.run())
         grace = self._settings.drain_seconds + STOP_SECONDS + 1
         life.on_stop("drain", self._drain, stop_seconds=grace)
         await self._announce()
@@ -154,7 +159,7 @@ class Agent:
     def _write_bootstrap(self) -> None:
         proxy = boot.Proxy(
             resource=self._resource,
-            features=(*self._way_out(), boot.ACCESS_LOG_FEATURE + str(self._place.access_log)),
+            features=(*self._way_out(), *self._probing(), boot.ACCESS_LOG_FEATURE + str(self._place.access_log)),
             system_ca_path=find_system_ca(self._settings.system_ca_path),
             admin=self._admin(),
             workdir=str(self._place.directory),
@@ -169,6 +174,12 @@ class Agent:
             return ()
         redirect = isinstance(self._resource, Dataplane) and self._resource.networking.transparent_proxying is not None
         return (boot.REDIRECT_FEATURE if redirect else boot.BIND_VIPS_FEATURE,)
+
+    def _tell_probed(self) -> None:
+        self._channel.probed()
+
+    def _probing(self) -> tuple[str, ...]:
+        return (boot.SERVICE_PROBES_FEATURE,) if self._prober else ()
 
     def _admin(self) -> str:
         if self._settings.admin_host.startswith("/"):

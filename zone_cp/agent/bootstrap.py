@@ -26,6 +26,7 @@ ACCESS_LOG_FEATURE = "access-log="
 INTERNAL_LISTENER = "envoy.bootstrap.internal_listener"
 GATEWAY_RUNTIME = "gateway.listeners"
 """Name of a gateway's runtime layer, and of the resource that fills it."""
+SERVICE_PROBES_FEATURE = "service-probes"
 REDIRECT_FEATURE, BIND_VIPS_FEATURE = "redirect", "bind-vips"
 
 CONNECT_SECONDS = 2

@@ -45,7 +45,7 @@ _OPTIONS = (
 
 
 class Channel:
-    """Attach one proxy. `token`, `dns_version` and `failing` are asked at the beginning of every stream."""
+    """Attach one proxy. `token`, `dns_version`, `failing` and `probed` are asked at the beginning of every stream."""
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Channel:
         token: Callable[[], str],
         dns_version: Callable[[], str],
         failing: Callable[[], Iterable[Transition]],
+        probed: Callable[[], pb.ProbedInbounds],
         on_control: Control,
     ) -> None:
         self._plane = plane
@@ -62,6 +63,7 @@ class Channel:
         self._token = token
         self._dns_version = dns_version
         self._failing = failing
+        self._probed = probed
         self._on_control = on_control
         self._pending: dict[str, pb.AgentMessage] = {}
         self._wake = asyncio.Event()
@@ -70,6 +72,10 @@ class Channel:
     def report(self, transition: Transition) -> None:
         """Tell a transition; on a broken line only the newest of each destination is kept."""
         self._send(transition.cluster, _observation(transition))
+
+    def probed(self) -> None:
+        """Tell what the service probes say now; on a broken line the next stream begins with it."""
+        self._send("probed", pb.AgentMessage(probed=self._probed()))
 
     def acknowledge(self, dns_version: str) -> None:
         """Tell that the table of this version answers queries."""
@@ -155,6 +161,8 @@ class Channel:
     async def _write(self, call: Any) -> None:
         self._pending.clear()
         await call.write(pb.AgentMessage(hello=pb.Hello(proxy=self._proxy, dns_version=self._dns_version())))
+        if (said := self._probed()).inbounds:
+            await call.write(pb.AgentMessage(probed=said))
         for transition in self._failing():
             await call.write(_observation(transition))
         while True:

@@ -18,7 +18,7 @@ from shared.events.in_mesh import nobody_serves
 from shared.events.state import ZoneState
 from shared.model.addresses import is_ip
 from shared.model.carried import carried_as, in_common
-from shared.model.inbound import PROTOCOL_TAG, SERVICE_TAG, Inbound, listener_host
+from shared.model.inbound import PROTOCOL_TAG, SERVICE_TAG, Inbound, is_probed, listener_host
 from shared.model.resource import ZONE_LABEL, Dataplane, Labels, Outbound, Protocol, ResourceKey
 
 
@@ -173,7 +173,8 @@ def _instance(
     address = inbound.address or networking.advertised_address or networking.address
     idle = "" if online else "its proxy is not connected"
     if not inbound.ready:
-        idle = "its inbound is not ready"
+        probed = is_probed(inbound) and inbound.state == "NotReady"
+        idle = "its service probe finds nobody who accepts connections" if probed else "its inbound is not ready"
     elif not is_ip(address):
         idle = f"its address {address} is no IP"
     return Instance(

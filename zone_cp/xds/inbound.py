@@ -12,7 +12,7 @@ from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
 from envoy_data_plane.envoy.config.listener import v3 as listener
 from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector import v3 as tls_inspector
 
-from shared.model.inbound import SERVICE_TAG, Inbound, listener_host
+from shared.model.inbound import SERVICE_TAG, Inbound, application, listener_host
 from shared.model.resource import Dataplane, Protocol
 from zone_cp.view.workloads import inbound_protocol
 from zone_cp.view.zone_view import MeshView, ProxyView
@@ -36,7 +36,7 @@ def inbound_resources(
     host = listener_host(resource.networking.address, inbound)
     if not host:
         return
-    to_host, to_port = inbound.service_address or "127.0.0.1", inbound.service_port or inbound.port
+    to_host, to_port = application(inbound)
     # Ports of one application may speak differently, and two inbounds may share one: each has a cluster of its own.
     service = inbound.tags.get(SERVICE_TAG, "")
     door = _Door(
