@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from base64 import b64encode
 from collections.abc import Mapping
@@ -47,11 +46,17 @@ class Gateways(Living):
         assert code == 0, out + err
 
     async def join(
-        self, name: str, zone: str = "east", *, number: int = 0, tags: Mapping[str, str] | None = None
+        self,
+        name: str,
+        zone: str = "east",
+        *,
+        number: int = 0,
+        tags: Mapping[str, str] | None = None,
+        address: str = "127.0.0.1",
     ) -> None:
         """Run `zonal proxy gateway`; number tells its admin port from others'. tags: beside its service."""
         gateway = {"type": "BUILTIN", "tags": {**TAGS, **(tags or {})}}
-        networking = {"address": self.deployment.host(zone), "gateway": gateway}
+        networking = {"address": address, "gateway": gateway}
         resource = {"type": "Dataplane", "mesh": "default", "name": name, "networking": networking}
         path = self.write(f"{name}.yaml", json.dumps(resource), public=True)
         token = self._issuer().dataplane_token("default", name=name, zone=zone)
@@ -98,8 +103,3 @@ def secret(name: str, pem: str) -> str:
     """A Secret with a certificate and its key."""
     data = b64encode(pem.encode()).decode()
     return json.dumps({"type": "Secret", "mesh": "default", "name": name, "data": data}) + "\n---\n"
-
-
-async def gathered(*calls: Any) -> list[Any]:
-    """All at once."""
-    return list(await asyncio.gather(*calls))
