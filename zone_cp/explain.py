@@ -28,6 +28,8 @@ ROLES = {
     "MeshExternalService": "what the service is",
     "Mesh": "what its mesh asks for",
     "Secret": "what it reads",
+    "MeshGateway": "what a gateway listens for",
+    "MeshGatewayRoute": "where a gateway sends what it accepts",
     "Dataplane": "where a workload is",
     "ZoneEgress": "where the zone egress is",
     "VipLeased": "its address",

@@ -199,6 +199,10 @@ class Publisher:
         """Services that online proxies answer 503 for, and why. For conditions; not in the path of a change."""
         return Map() if self._fleet is None else self._fleet.failures()
 
+    def closed(self) -> Map[tuple[ResourceKey, int], Failure]:
+        """Listeners of MeshGateways, by their number, that online gateways do not serve, and why."""
+        return Map() if self._fleet is None else self._fleet.closed()
+
     def _turn(self, state: ZoneState) -> Turn:
         events, self._events = self._events, []
         identities, self._identities = frozenset(self._identities), set()

@@ -14,6 +14,7 @@ from shared.events.event import Change, DataKeyWrapped
 from shared.events.sealing import Seal
 from shared.events.state import Stored, ZoneState
 from shared.history.supposed import Considered
+from shared.model.builtin import is_builtin
 from shared.model.resource import Dataplane, ResourceKey
 from shared.nats.log import JetStreamLog
 from shared.process import events as event_pages
@@ -22,6 +23,7 @@ from zone_cp.publish import Publisher
 from zone_cp.view.project import proxy_view
 from zone_cp.view.workloads import outbound_note
 from zone_cp.view.zone_view import ProxyView
+from zone_cp.xds.gateway import gateway_notes
 from zone_cp.xds.inspect import plain
 from zone_cp.xds.outbound import outside
 from zone_cp.xds.proxyless import PROXYLESS
@@ -138,6 +140,8 @@ class ZoneStore:
         if view is None or not isinstance(proxy.resource, Dataplane):
             return
         mesh = view.meshes.get(proxy.resource.mesh)
+        if mesh is not None and is_builtin(proxy.resource):
+            yield from gateway_notes(mesh, proxy.resource, self._publisher.closed())
         if mesh is not None and mesh.mtls and not mesh.permissive and PROXYLESS in proxy.features:
             yield f"mesh {mesh.name} is STRICT: its inbounds refuse a proxyless client, which speaks plaintext"
         for outbound in proxy.resource.networking.outbound if mesh is not None else ():

@@ -142,6 +142,9 @@ async def test_a_broken_certificate_closes_its_own_listener_only(system: Gateway
     await shown(port, "good.example.com", good.serial)
     assert (await shake(port, "late.example.com")).serial == ""
     assert (await shake(port, "else.example.com")).serial == wild.serial
+    _, _, said = await system.cli("inspect", "default.edge-1", "--zone", "east")
+    field = "conf.listeners[1].tls.certificates[0].secret"
+    assert f"edge:HTTPS:{port} is closed to late.example.com: {field}: mesh default has no Secret late" in said
     await system.answers(1, "anything.test", 404)
     await system.apply(secret("late", late.pem))
     await shown(port, "late.example.com", late.serial)
@@ -174,6 +177,12 @@ async def closed(reader: asyncio.StreamReader, seconds: float = 1.0) -> bool:
         return True
 
 
+async def connected(system: Gateways, port: int, count: int) -> None:
+    """Wait until so many connections of a port count: which of Envoy's workers is first to see one is not known."""
+    gauge = f"^listener.127.0.0.1_{port}.downstream_cx_active$"
+    await eventually(lambda: system.stat(gauge), lambda one: one == count, f"{count} connections", WITHIN_SECONDS)
+
+
 async def test_the_limit_of_a_port_holds_for_all_its_listeners(system: Gateways) -> None:
     """One more connection is closed at once; another port has its own; a raised limit drains nothing (A9)."""
     port, free = system.port(3), system.port(4)
@@ -185,10 +194,9 @@ async def test_the_limit_of_a_port_holds_for_all_its_listeners(system: Gateways)
 
     await system.apply(limited(3))
     await system.answers(3, "a.example.com", 404)
-    await eventually(
-        lambda: system.stat(f"^listener.127.0.0.1_{port}.downstream_cx_active$"), lambda one: one == 0, "nobody"
-    )
+    await connected(system, port, 0)
     async with held(port, 3) as readers, held(free, 5) as others:
+        await connected(system, port, 3)
         async with held(port, 1) as (further,):
             assert await closed(further)
         assert not any(await asyncio.gather(*(closed(one, 0.3) for one in (*readers, *others))))

@@ -99,6 +99,11 @@ class Fleet(msgspec.Struct, frozen=True):
                 found = found.update(group.compiled.failures)
         return found
 
+    def closed(self) -> Map[tuple[ResourceKey, int], Failure]:
+        """The listeners of MeshGateways, by their number, that online gateways do not serve, and why."""
+        made = (self.groups[one].compiled for members in self.gateways.values() for one in members)
+        return Map({place: why for one in made if one is not None for place, why in one.closed.items()})
+
 
 class Turn(msgspec.Struct, frozen=True):
     """The fleet after some events, and what they changed.

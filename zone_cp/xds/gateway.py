@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import TypeAlias
 
 import msgspec
 from envoy_data_plane.envoy.config.core import v3 as core
@@ -17,7 +18,7 @@ from envoy_data_plane.envoy.service.runtime import v3 as runtime
 from envoy_data_plane.google import protobuf as google
 from immutables import Map
 
-from shared.model.resource import Dataplane
+from shared.model.resource import Dataplane, ResourceKey
 from shared.naming import spiffe
 from zone_cp.view.gateways import GatewayView, ListenerView, PortView, bound_gateway
 from zone_cp.view.zone_view import Failure, MeshView, ProxyView, Sources, ZoneView
@@ -38,6 +39,9 @@ from zone_cp.xds.server_certificates import Shown, shown
 from zone_cp.xds.shape import pack, part
 from zone_cp.xds.snapshot import LISTENER, RUNTIME, Encoded
 from zone_cp.xds.wire import encode
+
+_Closed: TypeAlias = dict[int, Failure]
+"""Listeners that are not served, by their number."""
 
 
 class _Seat(msgspec.Struct, frozen=True):
@@ -71,7 +75,10 @@ def compile_gateway(  # noqa: PLR0917 - the inputs of a compilation
         draft.meshes = Map()
         return draft.compiled(workloads=frozenset(), reads_services=False)
     gateway = bound_gateway(mesh, resource)
-    draft.put(REST, mesh.name, Part(shared=(*_resources(view, mesh, proxy, resource, gateway, source, access_log),)))
+    closed: _Closed = {}
+    made = _resources(view, mesh, proxy, resource, gateway, source, access_log, closed)
+    draft.put(REST, mesh.name, Part(shared=(*made,)))
+    draft.closed = Map({(gateway.key, number): why for number, why in closed.items()} if gateway is not None else {})
     draft.meshes = draft.meshes.set(mesh.name, mesh)
     identity = (mesh.name, spiffe.workload_id(mesh.name, service_of(resource)))
     return draft.compiled(workloads=frozenset((identity,) if mesh.mtls else ()), reads_services=False)
@@ -85,6 +92,7 @@ def _resources(  # noqa: PLR0917 - as above
     gateway: GatewayView | None,
     source: SecretSource,
     access_log: str,
+    closed: _Closed,
 ) -> Iterator[Encoded]:
     if mesh.mtls:
         yield from credentials(mesh, spiffe.workload_id(mesh.name, service_of(resource)), source)
@@ -105,19 +113,22 @@ def _resources(  # noqa: PLR0917 - as above
     )
     yield _limits(tuple((listener_name(gateway, one), one.connection_limit) for one in gateway.ports), sources)
     for port in gateway.ports:
-        yield from _port(seat, port, source)
+        yield from _port(seat, port, source, closed)
 
 
-def _port(seat: _Seat, port: PortView, source: SecretSource) -> Iterator[Encoded]:
+def _port(seat: _Seat, port: PortView, source: SecretSource, closed: _Closed) -> Iterator[Encoded]:
     name = listener_name(seat.gateway, port)
     if port.protocol in ("HTTP", "TCP"):
         yield _listener(seat, name, port, (chain((_plain_filter(seat, port),)),))
     else:
         chains = []
         for one in port.listeners:
-            made, secrets = _tls_chain(seat, port, one, source)
-            chains.append(made)
-            yield from secrets
+            certificates = _certificates(seat, one, source)
+            chains.append(_tls_chain(seat, port, one, certificates))
+            if isinstance(certificates, Failure):
+                closed[one.index] = certificates
+            else:
+                yield from certificates.secrets
         yield _listener(seat, name, port, tuple(chains))
     yield from _routes(seat, port)
 
@@ -128,24 +139,25 @@ def _plain_filter(seat: _Seat, port: PortView) -> bytes:
     return proxy_to(defaults.NOBODY, seat.logged, seat.tuning(port))
 
 
-def _tls_chain(
-    seat: _Seat, port: PortView, one: ListenerView, source: SecretSource
-) -> tuple[bytes, tuple[Encoded, ...]]:
-    """The chain of one server name, and the certificates that it shows; one that cannot be served closes at once."""
+def _certificates(seat: _Seat, one: ListenerView, source: SecretSource) -> Shown | Failure:
+    if not one.terminates:
+        return Shown((), ())
+    path = f"conf.listeners[{one.index}].tls.certificates"
+    return one.failure or shown(one.certificates, path, seat.sources, source)
+
+
+def _tls_chain(seat: _Seat, port: PortView, one: ListenerView, certificates: Shown | Failure) -> bytes:
+    """The chain of one server name; one that cannot be served closes at once."""
     match = for_server_name(one.hostname)
     nobody = proxy_to(defaults.NOBODY, seat.logged, seat.tuning(port))
-    found: Shown | Failure = Shown((), ())
-    if one.terminates:
-        path = f"conf.listeners[{one.index}].tls.certificates"
-        found = one.failure or shown(one.certificates, path, seat.sources, source)
-    if isinstance(found, Failure):
-        return chain((nobody,), name=one.hostname, match=match), ()
+    if isinstance(certificates, Failure):
+        return chain((nobody,), name=one.hostname, match=match)
     if port.protocol == "TLS":
-        socket = terminating_socket(found.names, ()) if one.terminates else b""
-        return chain((nobody,), name=one.hostname, match=match, socket=socket), found.secrets
+        socket = terminating_socket(certificates.names, ()) if one.terminates else b""
+        return chain((nobody,), name=one.hostname, match=match, socket=socket)
     manager = gateway_manager(routes_name(seat.gateway, port, one.hostname), seat.logged, seat.tuning(port))
-    socket = terminating_socket(found.names, defaults.ALPN_HTTP)
-    return chain((manager,), name=one.hostname, match=match, socket=socket), found.secrets
+    socket = terminating_socket(certificates.names, defaults.ALPN_HTTP)
+    return chain((manager,), name=one.hostname, match=match, socket=socket)
 
 
 def _listener(seat: _Seat, name: str, port: PortView, chains: tuple[bytes, ...]) -> Encoded:
@@ -197,3 +209,15 @@ def _layer(limits: tuple[tuple[str, int], ...]) -> bytes:
         if limit
     }
     return bytes(runtime.Runtime(name=defaults.GATEWAY_RUNTIME, layer=google.Struct(fields=fields)))
+
+
+def gateway_notes(mesh: MeshView, resource: Dataplane, closed: Map[tuple[ResourceKey, int], Failure]) -> Iterator[str]:
+    """What a reader of a gateway's configuration should know: what of it is not served, and why."""
+    gateway = bound_gateway(mesh, resource)
+    if gateway is None:
+        yield f"no MeshGateway of mesh {mesh.name} selects {resource.name}: it listens nowhere"
+        return
+    for port in gateway.ports:
+        for one in port.listeners:
+            if why := closed.get((gateway.key, one.index)):
+                yield f"{listener_name(gateway, port)} is closed to {one.hostname}: {why.field}: {why.message}"

@@ -51,7 +51,8 @@ class Compiled(msgspec.Struct, frozen=True):
 
     meshes are those it was made from. failures are services that it answers 503 for; extras are routes of services that
     answer by themselves. workloads are the certificates that it holds. reads_services, reads_workloads: whether an
-    external service, or what Dataplanes serve to each other, can change anything of it.
+    external service, or what Dataplanes serve to each other, can change anything of it. closed are listeners of
+    MeshGateways, by their number, that it does not serve.
     """
 
     assembly: Assembly
@@ -61,6 +62,7 @@ class Compiled(msgspec.Struct, frozen=True):
     workloads: frozenset[Workload] = frozenset()
     reads_services: bool = True
     reads_workloads: bool = False
+    closed: Map[tuple[ResourceKey, int], Failure] = Map()
 
 
 class Draft:
@@ -75,6 +77,7 @@ class Draft:
         self._extras = self.before.extras
         self._rerouted = False
         self.meshes = self.before.meshes
+        self.closed: Map[tuple[ResourceKey, int], Failure] = Map()
         self.on_demand = self.before.assembly.snapshot.on_demand
 
     def put(self, rank: int, mesh: str, part: Part) -> None:
@@ -122,6 +125,7 @@ class Draft:
             workloads=workloads,
             reads_services=reads_services,
             reads_workloads=reads_workloads,
+            closed=self.closed,
         )
 
 

@@ -20,8 +20,8 @@ SECRET = TYPE_PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
 EXTENSION_CONFIG = TYPE_PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
 RUNTIME = TYPE_PREFIX + "envoy.service.runtime.v3.Runtime"
 
-PUSH_ORDER = (SECRET, CLUSTER, ENDPOINT, LISTENER, ROUTE, EXTENSION_CONFIG, RUNTIME)
-"""Order of additions and changes (xds.md §3, §7.6); removals go the other way."""
+PUSH_ORDER = (SECRET, CLUSTER, ENDPOINT, RUNTIME, LISTENER, ROUTE, EXTENSION_CONFIG)
+"""Order of additions and changes (xds.md §3, §7.6); removals go the other way. A limit is there before its listener."""
 
 
 class Encoded(msgspec.Struct, frozen=True):
