@@ -1,6 +1,7 @@
 """Sealing what must not stand in clear: before a command is decided on, its secrets become ciphertext.
 
-Pure but for the sealer handed in. `Secret.data` and an inline `clientKey` are sealed; certificates are public.
+Pure but for the sealer handed in. `Secret.data`, an inline `clientKey` and a MeshGateway's inline certificates, which
+hold their keys, are sealed; other certificates are public.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 
 from shared.events.event import DataKeyWrapped
 from shared.model.external_service import ExternalService, LegacyTls
+from shared.model.gateway import MeshGateway
 from shared.model.material import base64_fault, inline_bytes, last_expiry, pem_warning
 from shared.model.resource import DataSource, MeshExternalService, Resource, Sealed, Secret, Verification
 
@@ -31,7 +33,7 @@ class Admitted(msgspec.Struct, frozen=True):
 
 
 def seal_all(resources: Sequence[Resource], seal: Seal) -> Admitted:
-    """Seal every `Secret.data` and inline `clientKey`; what is not base64 stays as it is, to be refused later."""
+    """Seal what holds a private key or may; what is not base64 stays as it is, to be refused later."""
     out: list[Resource] = []
     wraps: list[DataKeyWrapped] = []
     warnings: list[str] = []
@@ -47,6 +49,10 @@ def seal_all(resources: Sequence[Resource], seal: Seal) -> Admitted:
                 service, made = _seal_client_key(resource, seal)
                 out.append(service)
                 wraps.extend(made)
+            case MeshGateway():
+                gateway, made = _seal_certificates(resource, seal)
+                out.append(gateway)
+                wraps.extend(made)
             case _:
                 out.append(resource)
     return Admitted(tuple(out), tuple(wraps), tuple(warnings))
@@ -60,6 +66,8 @@ def is_sealed(resource: Resource) -> bool:
         case MeshExternalService() | ExternalService():
             key = _client_key(resource)
             return key is None or (key.inline is None and key.inline_string is None)
+        case MeshGateway():
+            return all(one.inline is None and one.inline_string is None for one in certificates_of(resource))
         case _:
             return True
 
@@ -80,6 +88,9 @@ def keep_sealed(after: Resource, before: Resource) -> Resource:
             old_key = _client_key(old)
             same = old_key is not None and _digest(_client_key(new)) == _digest(old_key) != ""
             return _with_client_key(new, old_key) if same and old_key is not None else after
+        case MeshGateway() as new, MeshGateway() as old:
+            known = {digest: one for one in certificates_of(old) if (digest := _digest(one))}
+            return with_certificates(new, lambda one: known.get(_digest(one), one))
         case _:
             return after
 
@@ -92,6 +103,8 @@ def key_ids(resource: Resource) -> tuple[str, ...]:
         case MeshExternalService() | ExternalService():
             key = _client_key(resource)
             return (key.sealed.kid,) if key and key.sealed else ()
+        case MeshGateway():
+            return tuple(one.sealed.kid for one in certificates_of(resource) if one.sealed is not None)
         case _:
             return ()
 
@@ -105,6 +118,8 @@ def redacted(resource: Resource) -> Resource:
             resource
         ):
             return _with_client_key(resource, DataSource())
+        case MeshGateway():
+            return with_certificates(resource, lambda one: one if one.secret is not None else DataSource())
         case _:
             return resource
 
@@ -114,6 +129,25 @@ def sources_of(service: Outside) -> tuple[DataSource, ...]:
     material = _material(service)
     given = (material.ca_cert, material.client_cert, material.client_key) if material is not None else ()
     return tuple(source for source in given if source is not None)
+
+
+def certificates_of(gateway: MeshGateway) -> tuple[DataSource, ...]:
+    """The certificates of all listeners."""
+    listeners = gateway.conf.listeners if gateway.conf is not None else ()
+    return tuple(one for each in listeners if each.tls is not None for one in each.tls.certificates)
+
+
+def with_certificates(gateway: MeshGateway, change: Callable[[DataSource], DataSource]) -> MeshGateway:
+    """The MeshGateway with every certificate of its listeners as `change` makes it."""
+    if gateway.conf is None:
+        return gateway
+    listeners = tuple(
+        one
+        if one.tls is None
+        else replace(one, tls=replace(one.tls, certificates=tuple(change(each) for each in one.tls.certificates)))
+        for one in gateway.conf.listeners
+    )
+    return replace(gateway, conf=replace(gateway.conf, listeners=listeners))
 
 
 def _digest(source: DataSource | None) -> str:
@@ -160,6 +194,22 @@ def _seal_client_key(service: Outside, seal: Seal) -> tuple[Outside, tuple[DataK
         return service, ()
     sealed, wraps = seal(data)
     return _with_client_key(service, DataSource(sealed=sealed)), wraps
+
+
+def _seal_certificates(gateway: MeshGateway, seal: Seal) -> tuple[MeshGateway, tuple[DataKeyWrapped, ...]]:
+    wraps: list[DataKeyWrapped] = []
+
+    def sealed(one: DataSource) -> DataSource:
+        if one.secret is not None or (one.inline is None) == (one.inline_string is None):
+            return one
+        data = None if one.inline is not None and base64_fault(one.inline) else inline_bytes(one)
+        if not data:
+            return one
+        made, further = seal(data)
+        wraps.extend(further)
+        return DataSource(sealed=replace(made, expires=last_expiry(data)))
+
+    return with_certificates(gateway, sealed), tuple(wraps)
 
 
 def _material_warnings(service: Outside) -> list[str]:

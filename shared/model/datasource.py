@@ -5,14 +5,21 @@ Kuma 2.14: `secret`, `inline` or `inlineString`. Kuma 3.0: `type: Secret | Insec
 
 from __future__ import annotations
 
-from shared.model.document import Field, Fields, Node, Scalar
+from shared.model.document import Field, Fields, Items, Node, Scalar
 from shared.model.external_service import ExternalService
+from shared.model.gateway import MeshGateway
 from shared.model.kinds import Kind
 from shared.model.resource import MeshExternalService
 from shared.model.shape import REQUIRED, Shape, child
 
-SOURCES = ("caCert", "clientCert", "clientKey")
-_AT = {MeshExternalService: ("spec", "tls", "verification"), ExternalService: ("networking", "tls")}
+SOURCES = frozenset({"caCert", "clientCert", "clientKey"})
+_EACH = frozenset({"[]"})
+"""Every item of a sequence."""
+_AT = {
+    MeshExternalService: ("spec", "tls", "verification", SOURCES),
+    ExternalService: ("networking", "tls", SOURCES),
+    MeshGateway: ("conf", "listeners", _EACH, "tls", "certificates", _EACH),
+}
 _HOST = (
     "is refused: a resource must not read the control plane's host; use inline (base64), inlineString or secret instead"
 )
@@ -21,21 +28,31 @@ _HOST = (
 def canonical_data_sources(node: Fields, kind: Kind, found: list[Shape]) -> Fields:
     """The document with each data source in canonical shape; faults are added to `found`."""
     keys = _AT.get(kind.type)
-    return node if keys is None else _at(node, keys, "", found)
+    made = node if keys is None else _at(node, keys, "", found)
+    return made if isinstance(made, Fields) else node
 
 
-def _at(node: Fields, keys: tuple[str, ...], path: str, found: list[Shape]) -> Fields:
-    fields: list[Field] = []
-    for field in node.fields:
-        where = child(path, field.key)
-        value = field.value
-        if isinstance(value, Fields):
-            if keys and field.key == keys[0]:
-                value = _at(value, keys[1:], where, found)
-            elif not keys and field.key in SOURCES:
-                value = _canonical(value, where, found)
-        fields.append(Field(field.key, value, field.line, field.column))
-    return Fields(tuple(fields), node.line, node.column)
+def _at(node: Node, keys: tuple[str | frozenset[str], ...], path: str, found: list[Shape]) -> Node:
+    """The node with the data sources that these keys lead to; a set of keys stands for each of them."""
+    if not keys:
+        return _canonical(node, path, found) if isinstance(node, Fields) else node
+    names, rest = frozenset({keys[0]}) if isinstance(keys[0], str) else keys[0], keys[1:]
+    match node:
+        case Items(items=items) if names is _EACH:
+            made = (_at(one, rest, f"{path}[{number}]", found) for number, one in enumerate(items))
+            return Items(tuple(made), node.line, node.column)
+        case Fields(fields=fields):
+            return Fields(tuple(_field(one, names, rest, path, found) for one in fields), node.line, node.column)
+        case _:
+            return node
+
+
+def _field(
+    one: Field, names: frozenset[str], rest: tuple[str | frozenset[str], ...], path: str, found: list[Shape]
+) -> Field:
+    if one.key not in names:
+        return one
+    return Field(one.key, _at(one.value, rest, child(path, one.key), found), one.line, one.column)
 
 
 def _canonical(node: Fields, path: str, found: list[Shape]) -> Fields:

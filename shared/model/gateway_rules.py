@@ -23,6 +23,8 @@ def gateway_violations(one: MeshGateway, data_source: Callable[[DataSource, str]
     if not one.conf.listeners:
         yield "conf.listeners", "cannot be empty"
     for index, listener in enumerate(one.conf.listeners):
+        if listener.cross_mesh:
+            yield f"conf.listeners[{index}].crossMesh", "cross-mesh listeners are not supported"
         if listener.tls is not None:
             for number, certificate in enumerate(listener.tls.certificates):
                 yield from data_source(certificate, f"conf.listeners[{index}].tls.certificates[{number}]")

@@ -305,7 +305,7 @@ def _data_source(source: DataSource, path: str) -> Iterator[tuple[str, str]]:
     ]
     if len(given) != 1:
         yield path, "exactly one of secret, inline, inlineString must be defined"
-    if source.sealed is not None and not path.endswith(".clientKey"):
+    if source.sealed is not None and not path.endswith((".clientKey", "]")):
         yield f"{path}.sealed", "unknown field"
     if source.secret == "":
         yield f"{path}.secret", REQUIRED

@@ -116,6 +116,48 @@ def test_a_private_key_is_sealed_from_every_shape(api: TestClient[Litestar], sto
     assert "ResourceApplied" not in changed
 
 
+def gateway(*certificates: dict[str, Any]) -> dict[str, Any]:
+    tls = {"mode": "TERMINATE", "certificates": list(certificates)}
+    listener = {"port": 443, "protocol": "HTTPS", "hostname": "a.test", "tls": tls}
+    selectors = [{"match": {"kuma.io/service": "edge"}}]
+    whole = {"type": "MeshGateway", "mesh": "default", "name": "edge"}
+    return whole | {"selectors": selectors, "conf": {"listeners": [listener]}}
+
+
+@pytest.mark.parametrize("shape", [inline, lambda text: {"inlineString": text}, typed_inline])
+def test_a_gateways_inline_certificate_is_sealed_with_its_key(
+    api: TestClient[Litestar], store: MemoryStore, shape: Any
+) -> None:
+    """It holds both; the same again is no change, and another one beside it leaves it as it is."""
+    path, body = "/meshes/default/meshgateways/edge", gateway(shape(KEY + CHAIN))
+    assert api.put(path, json=body).status_code == 201
+    count = len(store.log.events)
+    log = b"".join(encode_event(event) for event in store.log.events).decode()
+    for text in (log, api.get(path).text, api.get("/events").text):
+        for line in KEY.splitlines()[1:-1]:
+            assert line not in text
+    assert api.put(path, json=body).status_code == 200
+    assert "ResourceApplied" not in [type(event.change).__name__ for event in store.log.events[count:]]
+    assert api.put(path, json=gateway(shape(KEY + CHAIN), {"secret": "cert"})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("source", "field", "reason"),
+    [
+        ({"file": "/etc/passwd"}, "file", "must not read the control plane's host"),
+        ({"sealed": {"kid": "k", "nonce": "", "ciphertext": "", "digest": ""}}, "sealed", "unknown field"),
+        ({"secret": "a", "inline": "YQ=="}, "", "exactly one of"),
+    ],
+)
+def test_what_a_gateways_certificate_cannot_be(api: TestClient[Litestar], source: Any, field: str, reason: str) -> None:
+    """Told with its place in the list."""
+    answer = api.put("/meshes/default/meshgateways/edge", json=gateway({"secret": "cert"}, source))
+    assert answer.status_code == 400
+    place = "conf.listeners[0].tls.certificates[1]" + (f".{field}" if field else "")
+    assert place in answer.text
+    assert reason in answer.text
+
+
 @pytest.mark.parametrize(
     ("source", "field", "reason"),
     [
