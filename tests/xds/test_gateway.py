@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from envoy_data_plane.envoy.config.listener import v3 as listener
 from envoy_data_plane.envoy.config.route import v3 as route
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 
 from shared.model.resource import Resource, Sealed, Secret, key_of
-from tests.builders import LogBuilder, ZoneBuilder, applied, dataplane, gateway, mesh
+from tests.builders import LogBuilder, ZoneBuilder, applied, dataplane, gateway, mesh, resource
 from tests.e2e.server_certificates import certificate
 from zone_cp.replay import RedactedSecrets
 from zone_cp.view.project import project
@@ -38,7 +39,10 @@ class Texts(RedactedSecrets):
 
 
 def compiled(
-    *listeners: dict[str, Any], secrets: RedactedSecrets | None = None, known: tuple[str, ...] = ()
+    *listeners: dict[str, Any],
+    secrets: RedactedSecrets | None = None,
+    known: tuple[str, ...] = (),
+    policies: tuple[Resource, ...] = (),
 ) -> Compiled:
     hub, own = LogBuilder(), ZoneBuilder()
     sealed = Sealed(kid="k", nonce="bg==", ciphertext="Yw==", digest="d")
@@ -46,6 +50,7 @@ def compiled(
     hub.append(
         applied(mesh()), *(applied(one) for one in written), applied(gateway("edge", "edge-gateway", *listeners))
     )
+    hub.append(*(applied(one) for one in policies))
     own.follow(hub)
     view = ProxyView("default.edge-1", PROXY, (), "", ())
     return compile_whole(project(own.state), view, secrets or RedactedSecrets())
@@ -83,6 +88,28 @@ def test_every_protocol_has_its_chain(protocol: str, tls: Any, expected: list[st
     assert isinstance(body, listener.Listener)
     assert bool(body.listener_filters) == (protocol == "TLS")
     assert body.per_connection_buffer_limit_bytes == 32768
+
+
+@pytest.mark.parametrize(
+    ("top", "times"),
+    [({"proxyTypes": ["Gateway"]}, (90, 30, 2)), ({"proxyTypes": ["Sidecar"]}, (300, 5, 0.5)), ({}, (90, 30, 2))],
+)
+def test_a_mesh_timeout_for_gateways_sets_what_clients_are_waited_for(
+    top: dict[str, Any], times: tuple[float, ...]
+) -> None:
+    """Idle connections, idle requests, slow headers; Kuma's defaults without one (A9)."""
+    http = {"streamIdleTimeout": "30s", "requestHeadersTimeout": "2s"}
+    to = [{"targetRef": {"kind": "Mesh"}, "default": {"idleTimeout": "90s", "http": http}}]
+    spec = {"targetRef": {"kind": "Mesh", **top}, "to": to}
+    policy = resource(type="MeshTimeout", name="edge", mesh="default", spec=spec)
+    (only,) = chains(compiled({"port": 80, "protocol": "HTTP"}, policies=(policy,)), "edge:HTTP:80")
+    (one,) = only.filters
+    assert one.typed_config is not None
+    made = one.typed_config.unpack()
+    assert isinstance(made, hcm.HttpConnectionManager)
+    assert made.common_http_protocol_options is not None
+    found = (made.common_http_protocol_options.idle_timeout, made.stream_idle_timeout, made.request_headers_timeout)
+    assert tuple(each.total_seconds() for each in found if each is not None) == times
 
 
 def test_chains_stand_by_exactness_and_show_both_certificates() -> None:

@@ -54,6 +54,17 @@ def chain_tuning(said: Effective, protocol_class: ProtocolClass, parties: Partie
     )
 
 
+def edge_tuning(said: Effective, parties: Parties) -> Tuning:
+    """How a gateway's chains of HTTP are tuned, whose clients are not of the mesh."""
+    idle, http = said.timeout.idle_timeout, said.timeout.http
+    stream_idle = http.stream_idle_timeout if http is not None else None
+    return replace(
+        chain_tuning(said, "http", parties),
+        idle_timeout=parse_duration(idle) if idle is not None else None,
+        stream_idle_timeout=parse_duration(stream_idle) if stream_idle is not None else None,
+    )
+
+
 def service_tuning(said: Governed, service: ExternalServiceView, judged: Verdicts, parties: Parties) -> Tuning:
     """How the chain of one service is tuned; an HTTP service is opened and closed by its routes."""
     tuning = chain_tuning(said.about(service), service.protocol_class, parties)

@@ -72,7 +72,8 @@ class Share(msgspec.Struct, frozen=True):
 class Tuning(msgspec.Struct, frozen=True):
     """What policies say about a chain's connections; None where they say nothing.
 
-    idle_timeout and connect_attempts concern TCP, headers_timeout HTTP: its connections are pooled elsewhere.
+    idle_timeout and connect_attempts concern TCP, headers_timeout HTTP: its connections are pooled elsewhere. At a
+    gateway idle_timeout concerns the connections of HTTP clients too, and stream_idle_timeout their requests.
     open is whether a permission opens or closes a TCP service in direct mode; None: as the mesh says.
     shares are where TCP goes by a route instead of where it was meant to go.
     """
@@ -83,6 +84,7 @@ class Tuning(msgspec.Struct, frozen=True):
     open: bool | None = None
     logs: tuple[Log, ...] = ()
     shares: tuple[Share, ...] = ()
+    stream_idle_timeout: timedelta | None = None
 
 
 UNTUNED = Tuning()

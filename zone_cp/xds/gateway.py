@@ -25,7 +25,7 @@ from zone_cp.view.zone_view import Failure, MeshView, ProxyView, Sources, ZoneVi
 from zone_cp.xds import defaults
 from zone_cp.xds.assembly import Part
 from zone_cp.xds.chains import chain, listener_filter, listening
-from zone_cp.xds.connection_policies import chain_tuning
+from zone_cp.xds.connection_policies import chain_tuning, edge_tuning
 from zone_cp.xds.credentials import credentials
 from zone_cp.xds.filters import Logged, Tuning, proxy_to
 from zone_cp.xds.gateway_filters import for_server_name, gateway_manager, terminating_socket
@@ -108,7 +108,7 @@ def _resources(  # noqa: PLR0917 - as above
         proxy,
         resource.networking.address,
         Logged(gateway.service, access_log, view.zone),
-        (chain_tuning(said, "http", parties), chain_tuning(said, "tcp", parties)),
+        (edge_tuning(said, parties), chain_tuning(said, "tcp", parties)),
         sources,
     )
     yield _limits(tuple((listener_name(gateway, one), one.connection_limit) for one in gateway.ports), sources)

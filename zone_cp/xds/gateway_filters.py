@@ -35,7 +35,7 @@ def gateway_manager(routes: str, logged: Logged, tuning: Tuning) -> bytes:
         server_name=defaults.GATEWAY_SERVER_NAME,
         http_filters=[_compression(), router_filter()],
         common_http_protocol_options=core.HttpProtocolOptions(
-            idle_timeout=defaults.GATEWAY_IDLE_TIMEOUT,
+            idle_timeout=defaults.GATEWAY_IDLE_TIMEOUT if tuning.idle_timeout is None else tuning.idle_timeout,
             headers_with_underscores_action=core.HttpProtocolOptionsHeadersWithUnderscoresAction.REJECT_REQUEST,
         ),
         http2_protocol_options=core.Http2ProtocolOptions(
@@ -44,7 +44,9 @@ def gateway_manager(routes: str, logged: Logged, tuning: Tuning) -> bytes:
             initial_connection_window_size=defaults.GATEWAY_CONNECTION_BYTES,
             allow_connect=True,
         ),
-        stream_idle_timeout=defaults.GATEWAY_STREAM_IDLE_TIMEOUT,
+        stream_idle_timeout=(
+            defaults.GATEWAY_STREAM_IDLE_TIMEOUT if tuning.stream_idle_timeout is None else tuning.stream_idle_timeout
+        ),
         request_headers_timeout=(
             defaults.GATEWAY_HEADERS_TIMEOUT if tuning.headers_timeout is None else tuning.headers_timeout
         ),
