@@ -2,8 +2,8 @@
 
 What comes goes to the egresses first: a sidecar is told of a listener or route only once every online egress has
 answered for the moment that brought what is behind it. What goes, goes from the sidecars first: an egress keeps the
-cluster of a service that is gone for a while, since clients may know its address for as long as DNS lets them. Within
-one proxy the order is the stream's own (`ads/staging.py`), and hostnames have a gate of their own (decision 27).
+cluster of a service that is gone for a while (`grace.py`). Within one proxy the order is the stream's own
+(`ads/staging.py`), and hostnames have a gate of their own (decision 27).
 
 An egress that refuses has answered, one that goes offline is waited for no longer, and one that says nothing holds a
 sidecar up for EGRESS_FIRST_SECONDS at most. Sans-IO: the caller says what time it is, and calls `tick` when `due`.
@@ -12,27 +12,21 @@ sidecar up for EGRESS_FIRST_SECONDS at most. Sans-IO: the caller says what time 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from typing import TypeAlias
 
 import msgspec
 from immutables import Map
 
 from shared.events.state import Position
-from shared.naming.sni import CLUSTER_PREFIX
-from zone_cp.ads.references import references_of
-from zone_cp.view.lineage import UNKNOWN
+from zone_cp.grace import NOTHING_KNOWN, Between, Grace, differing
 from zone_cp.xds import defaults
-from zone_cp.xds.snapshot import CLUSTER, EXTENSION_CONFIG, LISTENER, ROUTE, SECRET, Encoded, Snapshot, following
+from zone_cp.xds.snapshot import CLUSTER, LISTENER, ROUTE, Encoded, Snapshot
 
 EGRESS_FIRST_SECONDS = 5.0
 """How long a sidecar waits for an egress that is online and does not answer."""
-GRACE_SECONDS = 10.0
-"""How long an egress keeps the cluster of a service that is gone: twice the time that a name may be remembered."""
 HELD_LIMIT = 2
 """Snapshots that wait for one sidecar: the oldest, so that it gets on while changes come, and the newest."""
-KEPT_LIMIT = 1024
-"""Clusters that one egress keeps beyond their time; those that went first are dropped first."""
 
 Offer: TypeAlias = tuple[str, Snapshot]
 """A proxy and what it is to be told."""
@@ -47,12 +41,6 @@ class _Held(msgspec.Struct):
     until: float
 
 
-class _Kept(msgspec.Struct, frozen=True):
-    cluster: Encoded
-    secrets: tuple[Encoded, ...]
-    until: float
-
-
 class PushOrder:
     """`want`, `acked` and `tick` return what to offer now."""
 
@@ -61,10 +49,15 @@ class PushOrder:
         self._online: set[str] = set()
         self._told: dict[str, Snapshot] = {}
         self._held: dict[str, deque[_Held]] = {}
-        self._kept: dict[str, dict[str, _Kept]] = {}
+        self._grace = Grace()
 
     def want(
-        self, now: float, position: Position, offers: Iterable[Offer], egresses: Collection[str]
+        self,
+        now: float,
+        position: Position,
+        offers: Iterable[Offer],
+        egresses: Collection[str],
+        what: Between = NOTHING_KNOWN,
     ) -> tuple[list[Offer], list[str]]:
         """What proxies should hold since `position`: what to offer of it now, and who has to wait."""
         online, out, later = set(egresses), [], []
@@ -72,9 +65,13 @@ class PushOrder:
         for queue in self._held.values():
             for held in queue:
                 held.waiting = (held.waiting & online) | came
+        keeping = dict.fromkeys(self._grace.turn(what))
         for proxy, snapshot in offers:
             if proxy in online:
-                out.append((proxy, self._egress(now, proxy, snapshot)))
+                self._grace.follow(now, position, proxy, self._told.get(proxy), snapshot, what)
+                self._told[proxy] = snapshot
+                keeping.pop(proxy, None)
+                out.append((proxy, self._grace.with_kept(proxy, snapshot)))
             elif self._may_know(proxy, snapshot, online):
                 self._held.pop(proxy, None)
                 self._told[proxy] = snapshot
@@ -85,6 +82,7 @@ class PushOrder:
                     queue.pop()
                 queue.append(_Held(position, snapshot, set(online), now + EGRESS_FIRST_SECONDS))
                 later.append(proxy)
+        out += self._kept(keeping)
         return [*self._released(now), *out], later
 
     def acked(self, now: float, egress: str, position: Position) -> list[Offer]:
@@ -93,24 +91,17 @@ class PushOrder:
             for held in queue:
                 if held.position.g <= position.g and held.position.z <= position.z:
                     held.waiting.discard(egress)
-        return self._released(now)
+        return [*self._released(now), *self._kept(self._grace.acked(egress, position))]
 
     def tick(self, now: float) -> list[Offer]:
         """Time has passed."""
-        out = self._released(now)
-        for egress, kept in self._kept.items():
-            ended = [name for name, one in kept.items() if one.until <= now]
-            for name in ended:
-                del kept[name]
-            if ended and egress in self._told:
-                out.append((egress, self._with_kept(egress)))
-        return out
+        return [*self._released(now), *self._kept(self._grace.over(now))]
 
     def due(self) -> float | None:
         """When `tick` has something to do; None: not before something else happens."""
+        kept = self._grace.due()
         held = (queue[0].until for queue in self._held.values())
-        kept = (one.until for kept in self._kept.values() for one in kept.values())
-        return min((*held, *kept), default=None)
+        return min((*held, *(() if kept is None else (kept,))), default=None)
 
     def holds(self, proxy: str) -> bool:
         """Whether something newer than what a proxy was told waits for it."""
@@ -118,8 +109,12 @@ class PushOrder:
 
     def left(self, proxy: str) -> None:
         """A proxy is offline, or not known any more."""
-        for known in (self._told, self._held, self._kept):
+        for known in (self._told, self._held):
             known.pop(proxy, None)
+        self._grace.left(proxy)
+
+    def _kept(self, egresses: Iterable[str]) -> list[Offer]:
+        return [(one, self._grace.with_kept(one, self._told[one])) for one in egresses if one in self._told]
 
     # --- what comes ---------------------------------------------------------------------------------------------
 
@@ -139,55 +134,7 @@ class PushOrder:
                 del self._held[proxy]
         return [(proxy, self._told[proxy]) for proxy in dict.fromkeys(out)]
 
-    # --- what goes ----------------------------------------------------------------------------------------------
-
-    def _egress(self, now: float, proxy: str, snapshot: Snapshot) -> Snapshot:
-        before, self._told[proxy] = self._told.get(proxy), snapshot
-        kept, clusters = self._kept.setdefault(proxy, {}), snapshot.resources.get(CLUSTER, _NOTHING)
-        if before is None or snapshot.on_demand or _differing(before, snapshot, EXTENSION_CONFIG):
-            # The trees of who may use what know no service that is gone: nothing is kept beyond its guard.
-            kept.clear()
-        else:
-            for cluster in _gone(before, snapshot):
-                secrets = before.resources.get(SECRET, _NOTHING)
-                named = references_of(cluster.version, cluster.body).secrets
-                mine = tuple(secrets[name] for name in named if name in secrets)
-                kept[cluster.name] = _Kept(cluster, mine, now + GRACE_SECONDS)
-        for name in [one for one in kept if one in clusters]:
-            del kept[name]
-        while len(kept) > KEPT_LIMIT:
-            del kept[next(iter(kept))]
-        return self._with_kept(proxy)
-
-    def _with_kept(self, egress: str) -> Snapshot:
-        snapshot, kept = self._told[egress], self._kept.get(egress, {})
-        known = snapshot.resources.get(SECRET, _NOTHING)
-        secrets = {one.name: one for item in kept.values() for one in item.secrets if one.name not in known}
-        clusters = {name: item.cluster for name, item in kept.items()}
-        return following(snapshot, snapshot.position, {SECRET: secrets, CLUSTER: clusters})
-
-
-def _gone(before: Snapshot, after: Snapshot) -> Iterator[Encoded]:
-    old, new = (one.resources.get(CLUSTER, _NOTHING) for one in (before, after))
-    for name in _differing(before, after, CLUSTER):
-        if name in old and name not in new and name.startswith(f"{CLUSTER_PREFIX}/"):
-            yield old[name]
-
 
 def _added(before: Snapshot, after: Snapshot, type_url: str) -> bool:
     new = after.resources.get(type_url, _NOTHING)
-    return any(name in new for name in _differing(before, after, type_url))
-
-
-def _differing(before: Snapshot, after: Snapshot, type_url: str) -> list[str]:
-    """Names of one type of which the two snapshots do not hold the same."""
-    old, new = (one.resources.get(type_url, _NOTHING) for one in (before, after))
-    if old is new:
-        return []
-    names = after.lineages.get(type_url, UNKNOWN).since(old)
-    names = {*old, *new} if names is None else names
-    return [name for name in names if _version(old, name) != _version(new, name)]
-
-
-def _version(held: Map[str, Encoded], name: str) -> str:
-    return held[name].version if name in held else ""
+    return any(name in new for name in differing(before, after, type_url))

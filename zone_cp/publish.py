@@ -20,6 +20,7 @@ from shared.model.resource import ResourceKey
 from zone_cp.ads.hub import DnsTable
 from zone_cp.ads.references import read_ahead
 from zone_cp.gate import NameGate, Tables
+from zone_cp.grace import between
 from zone_cp.order import PushOrder
 from zone_cp.view.names import Names
 from zone_cp.view.zone_view import Failure, ProxyView, ZoneView
@@ -216,7 +217,7 @@ class Publisher:
         )
 
     async def _publish(self, state: ZoneState) -> None:
-        turn = self._turn(state)
+        before, turn = self.view, self._turn(state)
         self._fleet = fleet = turn.fleet
         for proxy, fault in turn.faults:
             # It keeps what it has; the others are served (decision 28).
@@ -224,7 +225,8 @@ class Publisher:
         for proxy in turn.left:
             self._order.left(proxy)
             self._delivery.leave(proxy)
-        offers, later = self._order.want(_now(), fleet.view.position, turn.offers, fleet.egresses())
+        what = between(before, fleet.view, turn.difference)
+        offers, later = self._order.want(_now(), fleet.view.position, turn.offers, fleet.egresses(), what)
         for proxy in later:
             self._delivery.leave(proxy)
         self._offer(offers)

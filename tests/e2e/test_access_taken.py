@@ -14,7 +14,7 @@ import pytest
 from immutables import Map
 
 from shared.events.event import ProxyConnected, ResourceDeleted
-from shared.model.resource import key_of
+from shared.model.resource import ResourceKey, key_of
 from tests.conftest import take_port
 from tests.e2e.governed import DATAPLANE, Held, service
 from tests.e2e.test_policies import EVERYBODY, WEB, permission
@@ -252,6 +252,44 @@ def test_what_one_keeps_open_leads_no_other_there(world: World, first: str) -> N
         for who in (first, second):
             meant = [one if ids[who] in only[one] else "" for one in GUARDED]
             assert [world.leads(who, one) for one in GUARDED] == meant
+
+
+@pytest.mark.parametrize("placed", ["egress"], indirect=True)
+def test_access_waits_for_no_cluster(world: World) -> None:
+    """While a cluster warms up for long (its first health check hangs), a denial holds at once, and so does the guard
+    of a service that comes with it: Envoy answers for clusters only when all of them are warm.
+    """
+    spec = {
+        "targetRef": {"kind": "Mesh"},
+        "to": [
+            {
+                "targetRef": {"kind": "MeshExternalService", "name": "other"},
+                "default": {"interval": "1s", "timeout": f"{2 * BOUND_SECONDS}s", "http": {"path": "/slow/60"}},
+            }
+        ],
+    }
+    check = f"{{type: MeshHealthCheck, name: hangs, mesh: default, spec: {json.dumps(spec)}}}"
+    mail, slow = world.servers["mail"], world.servers["slow"]
+    world.zone.apply(
+        check,
+        service("other", world.zone.port, slow.port),
+        service("more", world.zone.port, mail.port),
+        permission("more", "more", allow=[JOB]),
+    )
+    world.zone.show()
+    more = world.zone.service("more")
+    eventually(lambda: more.cluster in world.zone.envoys[world.dials].admin("/clusters"), "it")
+    held = Held(more.vip, world.zone.port)
+    world.opened.callback(held.close)
+    assert held.heard() == b""
+    assert world.hears("web") == GREETING
+    world.zone.apply(permission("a", "mail", allow=[JOB]))
+    world.zone.show()
+    eventually(lambda: world.hears("web") == b"", "a denial", BOUND_SECONDS / 5)
+    egress = world.zone.ads["egress-egress"].stream
+    assert egress.delivered != world.zone.view.position
+    world.zone.delete(ResourceKey("MeshHealthCheck", "default", "hangs"))
+    world.zone.delete(*(ResourceKey("MeshExternalService", "default", one) for one in ("other", "more")))
 
 
 def test_a_mesh_that_forbids_all_lets_nobody_hear(world: World) -> None:

@@ -19,6 +19,7 @@ from zone_cp.view.policies import (
     Effective,
     MeshPolicies,
     Permission,
+    both,
     effective,
     for_egress,
     for_proxy,
@@ -233,3 +234,16 @@ def test_a_service_without_permission_is_not_guarded() -> None:
     assert permission(MeshPolicies(), SERVICE, LABELS) is None
     other = SERVICE.__class__("MeshExternalService", "default", "other")
     assert permission(mesh_policies([guard("a", deny=[("Exact", "spiffe://x/y")])]), other, LABELS) is None
+
+
+ids = st.sampled_from([f"spiffe://m/{name}" for name in ("a", "ab", "abc", "b", "")])
+matches = st.lists(st.builds(SpiffeMatch, type=st.sampled_from(["Exact", "Prefix"]), value=ids), max_size=3)
+permissions = st.none() | st.builds(lambda deny, allow: Permission(tuple(deny), tuple(allow)), matches, matches)
+
+
+@given(permissions, permissions, ids)
+def test_both_allow_whom_each_of_them_does(one: Permission | None, other: Permission | None, who: str) -> None:
+    """And nobody else; None allows everybody."""
+    met = both(one, other)
+    each = all(said is None or said.allows(who) for said in (one, other))
+    assert (met is None or met.allows(who)) == each

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from immutables import Map
 
 from shared.events.state import Position
-from zone_cp.order import EGRESS_FIRST_SECONDS, GRACE_SECONDS, KEPT_LIMIT, Offer, PushOrder
+from zone_cp.grace import GRACE_SECONDS, KEPT_LIMIT
+from zone_cp.order import EGRESS_FIRST_SECONDS, Offer, PushOrder
 from zone_cp.xds import defaults
 from zone_cp.xds.snapshot import CLUSTER, EXTENSION_CONFIG, LISTENER, SECRET, Encoded, Snapshot
 from zone_cp.xds.wire import encode, piece

@@ -10,13 +10,26 @@ import msgspec
 import pytest
 from immutables import Map
 
-from shared.events.event import ProxyConnected, ProxyDisconnected, ResourceDeleted
+from shared.events.event import ProxyConnected, ProxyDisconnected, ResourceApplied, ResourceDeleted
 from shared.events.fold import fold
 from shared.events.state import Position, ZoneState
 from shared.model.resource import Dataplane, ZoneEgress, key_of
-from tests.builders import LogBuilder, ZoneBuilder, applied, dataplane, egress, generator, mes, mesh
+from tests.builders import (
+    LogBuilder,
+    ZoneBuilder,
+    applied,
+    dataplane,
+    deleted,
+    egress,
+    generator,
+    mes,
+    mesh,
+    resource,
+    service_key,
+)
 from tests.xds.views import services_of
-from zone_cp import order
+from tests.zone_cp.judged import lets_in
+from zone_cp import grace, order
 from zone_cp.ads.hub import DnsTable
 from zone_cp.gate import PENDING_LIMIT, NameGate, Tables
 from zone_cp.identity.svid import Svid
@@ -28,7 +41,7 @@ from zone_cp.xds.compile import compile_whole
 from zone_cp.xds.fleet import Fleet, Turn, next_turn
 from zone_cp.xds.parts import Compiled
 from zone_cp.xds.secrets import MaterialMissing
-from zone_cp.xds.snapshot import LISTENER, Snapshot
+from zone_cp.xds.snapshot import EXTENSION_CONFIG, LISTENER, Snapshot
 
 EGRESS, SIDECAR = ".egress-1", "default.web-1"
 
@@ -317,7 +330,7 @@ async def test_a_sidecars_listener_waits_for_the_egress() -> None:
 async def test_an_egress_that_says_nothing_delays_a_listener_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a bounded time the sidecar is told in any case, and the egress drops what it kept."""
     monkeypatch.setattr(order, "EGRESS_FIRST_SECONDS", 0.01)
-    monkeypatch.setattr(order, "GRACE_SECONDS", 0.02)
+    monkeypatch.setattr(grace, "GRACE_SECONDS", 0.02)
     world = World()
     world.declare("a")
     await world.publish()
@@ -327,6 +340,68 @@ async def test_an_egress_that_says_nothing_delays_a_listener_only(monkeypatch: p
     await world.publish()
     await world.delivery.offered(SIDECAR, lambda one: one is not first)
     await world.delivery.offered(EGRESS, lambda one: len(services_of(one)) == 1)
+
+
+WEB, JOB = "spiffe://default/web", "spiffe://default/job"
+
+
+def led(snapshot: Snapshot, cluster: str) -> set[str]:
+    """Who of two workloads an egress leads to a service."""
+    filter_ = snapshot.resources[EXTENSION_CONFIG]["access/http/default"]
+    return {who for who in (WEB, JOB) if cluster in services_of(snapshot) and lets_in(filter_.body, cluster, who)}
+
+
+def guard(name: str, *allowed: str) -> ResourceApplied:
+    allow = [{"spiffeID": {"type": "Exact", "value": one}} for one in allowed]
+    spec = {"targetRef": {"kind": "Mesh"}, "rules": [{"default": {"allow": allow}}]}
+    return applied(resource(type="MeshTrafficPermission", name=name, mesh="default", spec=spec))
+
+
+@pytest.mark.anyio
+async def test_what_is_guarded_and_goes_is_kept_with_its_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For whom it was, and no longer for who loses it meanwhile; lifting the guard opens it to nobody."""
+    world = World()
+    world.hub.append(guard("g", WEB))
+    world.declare("a", "b")
+    await world.publish()
+    (a, b) = (world.zone.vip(service_key(one)) for one in "ab")
+    was = world.delivery.snapshots[EGRESS]
+    gone, stays = (next(name for name in services_of(was) if f"v{ip}." in name) for ip in (a, b))
+    assert (led(was, gone), led(was, stays)) == ({WEB}, {WEB})
+    world.hub.append(ResourceDeleted(key=key_of(mes("a"))), deleted(guard("g").resource))
+    world.zone.follow(world.hub)
+    await world.publish()
+    now = world.delivery.snapshots[EGRESS]
+    assert (led(now, gone), led(now, stays)) == ({WEB}, {WEB, JOB})
+    world.hub.append(guard("g", JOB))
+    world.zone.follow(world.hub)
+    await world.publish()
+    now = world.delivery.snapshots[EGRESS]
+    assert (led(now, gone), led(now, stays)) == (set(), {JOB})
+    monkeypatch.setattr(grace, "GRACE_SECONDS", 0.02)
+    world.hub.append(ResourceDeleted(key=key_of(mes("b"))))
+    world.zone.follow(world.hub)
+    await world.publish()
+    await world.delivery.offered(EGRESS, lambda one: stays not in services_of(one))
+
+
+@pytest.mark.anyio
+async def test_who_gains_a_service_gains_it_as_it_is_then() -> None:
+    """One turn lets another workload in and moves the service: until the egress has the new cluster, it is let in
+    nowhere.
+    """
+    world = World()
+    world.hub.append(guard("g", WEB))
+    world.declare("a")
+    await world.publish()
+    (name,) = services_of(world.delivery.snapshots[EGRESS])
+    world.publisher.acked(EGRESS, world.zone.state.position)
+    world.hub.append(guard("g", WEB, JOB), applied(mes("a", endpoints=("203.0.113.9:80",))))
+    world.zone.follow(world.hub)
+    await world.publish()
+    assert led(world.delivery.snapshots[EGRESS], name) == {WEB}
+    world.publisher.acked(EGRESS, world.zone.state.position)
+    assert led(world.delivery.snapshots[EGRESS], name) == {WEB, JOB}
 
 
 @pytest.mark.anyio

@@ -30,7 +30,7 @@ class Asked:
     __slots__ = (
         "_absent", "_apart", "_backlog", "_demand", "_named", "_owed", "_scanned", "_strays", "_suspects",
         "_touched", "_uncertain", "acked_position", "asked", "gone", "held", "in_flight", "known", "names", "rejected",
-        "reply_due", "sent_position", "type_url", "wildcard",
+        "reply_due", "resumed", "sent_position", "type_url", "wildcard",
     )  # fmt: skip
 
     def __init__(self, type_url: str) -> None:
@@ -45,6 +45,7 @@ class Asked:
         self.gone: set[str] = set()
         self.asked = False
         self.reply_due = False
+        self.resumed = False
         self.sent_position: Position | None = None
         self.acked_position: Position | None = None
         self._named = False
@@ -68,6 +69,7 @@ class Asked:
         """Apply the subscription part of a request: subscribe before unsubscribe (rule 11), stale nonce or not (16)."""
         first, self.asked = not self.asked, True
         initial: Mapping[str, str] = request.initial_resource_versions if first else {}
+        self.resumed = self.resumed or bool(initial)
         subscribe = request.resource_names_subscribe
         if first and self.type_url == CLUSTER:
             self._demand.returns_with(name for name in subscribe if name not in initial)

@@ -56,7 +56,7 @@ class DeltaStream(StagedStream):
         unsubscribed = request.resource_names_unsubscribe
         if unsubscribed or request.resource_names_subscribe or not subscription.asked:
             subscription.request(request)
-            self._unpin(subscription.type_url, unsubscribed)
+            self._pins.unpin(subscription.type_url, unsubscribed)
         return facts
 
     def reported(self, request: DeltaDiscoveryRequest) -> Mapping[str, str]:

@@ -52,7 +52,7 @@ class SotwStream(StagedStream):
         facts = self._settled(subscription, request.response_nonce, error)
         before = subscription.names
         subscription.replace_names(request.resource_names)
-        self._unpin(subscription.type_url, [*(before - subscription.names)])
+        self._pins.unpin(subscription.type_url, [*(before - subscription.names)])
         return facts
 
     def reported(self, request: DiscoveryRequest) -> Mapping[str, str] | None:

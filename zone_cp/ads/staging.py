@@ -3,8 +3,9 @@
 Theory of operation (design/xds.md §3 and §7). A snapshot goes through the stream in stages:
 
     target ──▶ awaiting ──▶ upper ──▶ settling ──▶ floor ──▶ clearing ──▶ delivered
-      secrets, clusters,      listeners, routes      what no longer
-      endpoints are sent      are sent               exists is removed
+      filters, secrets,       listeners, routes      what no longer
+      clusters, endpoints     are sent               exists is removed
+      are sent (`guarding`)
 
 It leaves `awaiting` when the clusters sent for it are ACKed (Envoy ACKs them once they are warm), `settling` when
 all that was sent for it is answered, `clearing` when the removals are. Newer snapshots replace older ones at
@@ -28,19 +29,29 @@ from typing import Any, ClassVar, TypeAlias
 from immutables import Map
 
 from shared.events.state import Position
+from zone_cp.ads import guarding
 from zone_cp.ads.delivery import ResourceState, TypeDelivery, delivery_of, states_of
 from zone_cp.ads.facts import Acked, Due, Fact, Nacked, Part, RemoteProtocolError, Sent
 from zone_cp.ads.nonces import Nonces
+from zone_cp.ads.pins import Pins
 from zone_cp.ads.references import references_of
-from zone_cp.ads.stages import Stage, enqueue, of_type, postpone, version_in
-from zone_cp.ads.subscription import Resources, Subscription, version_of
+from zone_cp.ads.stages import Stage, enqueue, of_type, postpone
+from zone_cp.ads.subscription import Resources, Subscription
 from zone_cp.view.lineage import UNKNOWN
-from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, PUSH_ORDER, ROUTE, SECRET, Encoded, Snapshot
+from zone_cp.xds.snapshot import (
+    CLUSTER,
+    ENDPOINT,
+    EXTENSION_CONFIG,
+    LISTENER,
+    PUSH_ORDER,
+    SECRET,
+    Encoded,
+    Snapshot,
+)
 
 MAX_TYPES = 32
 LOWER = (SECRET, CLUSTER, ENDPOINT)
-PINNING = (CLUSTER, LISTENER, ROUTE)
-USERS = {LISTENER: (), ROUTE: (LISTENER,), CLUSTER: (LISTENER, ROUTE)}
+EARLY = (EXTENSION_CONFIG, *LOWER)
 NOTHING: Map[str, Encoded] = Map()
 _UNASKED = {type_url: Subscription(type_url) for type_url in PUSH_ORDER}
 _UNASKED_LOWER = tuple(_UNASKED[type_url] for type_url in LOWER)
@@ -80,7 +91,7 @@ class StagedStream(ABC):
         self._settling: Stage = []
         self._floor: Snapshot | None = None
         self._clearing: Stage = []
-        self._pins: dict[tuple[str, str], tuple[Snapshot, ...]] = {}
+        self._pins = Pins()
 
     @property
     def unanswered(self) -> bool:
@@ -107,7 +118,7 @@ class StagedStream(ABC):
             return out
         self._walked = target
         if self._pins:
-            self._release_pins(target)
+            self._pins.release(target, self._subscription)
         if self._push_lower(target, out):
             enqueue(self._awaiting, self._cluster_serial, target, self._upper)
         self._promote()
@@ -198,10 +209,10 @@ class StagedStream(ABC):
             case Nacked(names=names, rejected=rejected):
                 if names and not rejected:
                     self._resending.add(subscription.type_url)
-                self._pin(subscription, names)
+                self._pins.pin(subscription, names, self._retained)
             case Acked(versions=versions, removed=removed):
                 if self._pins:
-                    self._unpin(subscription.type_url, (*(name for name, _ in versions), *removed))
+                    self._pins.unpin(subscription.type_url, (*(name for name, _ in versions), *removed))
             case None:
                 return ()
         return (fact,)
@@ -228,8 +239,11 @@ class StagedStream(ABC):
             self._awaiting.pop(0)
 
     def _push_lower(self, target: Snapshot, out: list[bytes]) -> bool:
-        """Secrets and clusters, then endpoints. False when a type has too much in flight to go on."""
+        """Filters, secrets and clusters, then endpoints. False when a type has too much in flight to go on."""
         secrets, clusters, endpoints = self._lower
+        if not self._push_filters(target, out):
+            self._push(secrets, target, out)
+            return False
         complete = self._push(secrets, target, out)
         before = self._serial
         complete &= self._push(clusters, target, out)
@@ -239,6 +253,21 @@ class StagedStream(ABC):
             if secrets.asked:
                 complete &= self._push(secrets, target, out)
         return (not endpoints.asked or self._push(endpoints, target, out)) and complete
+
+    def _push_filters(self, target: Snapshot, out: list[bytes]) -> bool:
+        """See `guarding`. False when clusters have to wait, since what guards them could not be sent."""
+        filters, clusters = self._subscription(EXTENSION_CONFIG), self._subscription(CLUSTER)
+        if not filters.asked:
+            return not guarding.may_ask(filters, clusters, self._subscription(LISTENER), target)
+        if guarding.is_told(filters, target):
+            return True
+        if self.loads_on_demand and clusters.asked:
+            clusters.load_on_demand(target.on_demand)
+        if names := guarding.unguarded(clusters, target):
+            if clusters.suspecting or len(clusters.in_flight) >= self.window:
+                return False
+            self._drop(clusters, target, names, out)
+        return self._push(filters, target, out)
 
     def _owe_references(self, before: int) -> None:
         """Clusters sent again make Envoy wait for names it is already subscribed to (rule 17, xds.md §3.3)."""
@@ -258,7 +287,7 @@ class StagedStream(ABC):
         """Listeners with their removals (an address may change hands), then routes and all else."""
         complete = True
         for subscription in self._order:
-            if subscription.type_url not in LOWER:
+            if subscription.type_url not in EARLY:
                 complete &= self._push(subscription, upper, out)
         return complete
 
@@ -298,52 +327,26 @@ class StagedStream(ABC):
             if type_url in {ENDPOINT, SECRET} and self._removing_clusters():
                 continue
             names = subscription.removable(of_type(type_url, self._retained(type_url)))
-            replaced = Due(subscription.tombstones(names))
-            kept = {one.name for one in replaced.upserts}
-            self._send(subscription, floor, replaced, tuple(name for name in names if name not in kept), out)
+            self._drop(subscription, floor, names, out)
             if names and self._pins:
                 # SotW has no word for a route that is gone: what it used goes right now.
-                self._release_pins(self._target or floor)
+                self._pins.release(self._target or floor, self._subscription)
+
+    def _drop(self, subscription: Subscription, snapshot: Snapshot, names: tuple[str, ...], out: list[bytes]) -> None:
+        replaced = Due(subscription.tombstones(names))
+        kept = {one.name for one in replaced.upserts}
+        self._send(subscription, snapshot, replaced, tuple(name for name in names if name not in kept), out)
 
     def _removing_clusters(self) -> bool:
         clusters = self._subscription(CLUSTER)
         return bool(clusters.gone) or any(sent.removed for sent in clusters.in_flight.values())
 
     def _retained(self, type_url: str = SECRET) -> list[Snapshot]:
-        """Every snapshot whose resources of this type may still be in use, without repetition, newest first.
-
-        A pin keeps what the pinned resource uses, not the resource itself.
-        """
+        """Every snapshot whose resources of this type may still be in use, without repetition, newest first."""
         stages = (self._target, *(s for _, s in reversed(self._awaiting)), self._upper)
         rest = (*(s for _, s in reversed(self._settling)), self._floor)
-        used_by = USERS.get(type_url, PINNING)
-        pinned = (s for (owner, _), pins in self._pins.items() if owner in used_by for s in pins)
-        return list({id(s): s for s in (*stages, *rest, *pinned) if s is not None}.values())
-
-    # -- NACKs ------------------------------------------------------------------------------------------------
-
-    def _pin(self, subscription: Subscription, names: Sequence[str]) -> None:
-        if subscription.type_url not in PINNING:
-            return
-        for name in names:
-            held = subscription.held.get(name)
-            if held is None or (subscription.type_url, name) in self._pins:
-                continue
-            version = version_of(held)
-            pins = [s for s in self._retained() if version_in(s, subscription.type_url, name) == version]
-            if pins:
-                self._pins[subscription.type_url, name] = tuple(pins)
-
-    def _release_pins(self, target: Snapshot) -> None:
-        for type_url, name in list(self._pins):
-            held = self._subscription(type_url).held.get(name)
-            if held is None or version_in(target, type_url, name) == version_of(held):
-                del self._pins[type_url, name]
-
-    def _unpin(self, type_url: str, names: Sequence[str]) -> None:
-        if self._pins:
-            for name in names:
-                self._pins.pop((type_url, name), None)
+        every = (*stages, *rest, *self._pins.of_users(type_url))
+        return list({id(s): s for s in every if s is not None}.values())
 
     def _unanswered(self, mark: int) -> bool:
         return bool(self._resending) or any(

@@ -45,6 +45,10 @@ class Subscription(Asked):
         """Whether nothing is unanswered either, and nothing waits for an answer."""
         return not (self.in_flight or self._backlog) and (not self.asked or self.quiet(current))
 
+    def is_told(self, current: Resources) -> bool:
+        """Whether all of `current` was said; some of it may be unanswered."""
+        return not self._backlog and self.quiet(current)
+
     def due(
         self,
         current: Resources,
@@ -131,7 +135,7 @@ class Subscription(Asked):
         if name not in self.known:
             return
         self.gone.add(name)
-        if self._demand.covers(name) and self.known[name] == tombstone(name).version:
+        if self._is_tombstone(name):
             self._lay(name)
 
     def _lay(self, name: str) -> None:
@@ -151,6 +155,16 @@ class Subscription(Asked):
         if isinstance(held, Encoded) and (held.name, held.version) not in self.rejected:
             return held
         return None
+
+    def lost(self, current: Resources, lineage: Lineage) -> tuple[str, ...]:
+        """Names the client holds that `current` has not, also before the two are compared; tombstones are no loss."""
+        changed = self.gone if current is self._scanned else lineage.since(self._scanned)
+        names = self.known if changed is None else {*self.gone, *changed}
+        gone = (name for name in sorted(names) if name in self.known and name not in current)
+        return tuple(name for name in gone if not (self._demand.stands(name) or self._is_tombstone(name)))
+
+    def _is_tombstone(self, name: str) -> bool:
+        return self._demand.covers(name) and self.known[name] == tombstone(name).version
 
     def removable(self, retained: Sequence[Resources]) -> tuple[str, ...]:
         """Names the client holds that no retained snapshot has (rule 15: only what the client could hold)."""

@@ -222,6 +222,24 @@ def permission(policies: MeshPolicies, key: ResourceKey, labels: Labels, service
     return Permission(tuple(deny), tuple(allow), tuple(guard.source for guard in found))
 
 
+def both(one: Permission | None, other: Permission | None) -> Permission | None:
+    """What allows who is allowed by both; None: everybody is."""
+    if one is None or other is None:
+        return one or other
+    allow = {met for mine in one.allow for theirs in other.allow if (met := _met(mine, theirs)) is not None}
+    deny = {*one.deny, *other.deny}
+    sources = tuple(dict.fromkeys((*one.sources, *other.sources)))
+    return Permission(tuple(sorted(deny, key=_spelled)), tuple(sorted(allow, key=_spelled)), sources)
+
+
+def _met(one: SpiffeMatch, other: SpiffeMatch) -> SpiffeMatch | None:
+    """The narrower of two matches, None where they have nothing in common."""
+    for narrow, wide in ((one, other), (other, one)):
+        if is_meant(narrow.value, wide) and (narrow.type == "Exact" or wide.type == "Prefix"):
+            return narrow
+    return None
+
+
 def _guards(guard: Guard, key: ResourceKey, labels: Labels, service: str) -> bool:
     if service or guard.to.kind == "MeshService":
         return guard.to.kind == "MeshService" and guard.to.name == service

@@ -8,7 +8,7 @@ server name and inside by the client's SPIFFE id; for TCP see `tcp_access`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 
 from envoy_data_plane.envoy.config.core import v3 as core
@@ -40,10 +40,13 @@ def access_name(protocol_class: ProtocolClass, mesh: str) -> str:
     return f"access/http/{mesh}" if protocol_class == "http" else f"destination/tcp/{mesh}"
 
 
-def access_config(protocol_class: ProtocolClass, mesh: MeshView) -> Encoded:
-    """The filter of one class, as the extension configuration that the class's filter chains name."""
+def access_config(protocol_class: ProtocolClass, mesh: MeshView, also: Iterable[ExternalServiceView] = ()) -> Encoded:
+    """The filter of one class, as the extension configuration that the class's filter chains name. also: services that
+    it guards too, or instead of those of the same cluster.
+    """
     name = access_name(protocol_class, mesh.name)
-    judged = ((service, permitted(mesh, service)) for service in mesh.services.values())
+    services = {one.cluster: one for one in (*mesh.services.values(), *also)}
+    judged = ((service, permitted(mesh, service)) for service in services.values())
     found = ((service, said) for service, said in judged if said is not None)
     guarded = sorted(
         ((service, said) for service, said in found if service.protocol_class == protocol_class),

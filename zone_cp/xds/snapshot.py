@@ -21,7 +21,9 @@ EXTENSION_CONFIG = TYPE_PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
 RUNTIME = TYPE_PREFIX + "envoy.service.runtime.v3.Runtime"
 
 PUSH_ORDER = (SECRET, CLUSTER, ENDPOINT, RUNTIME, LISTENER, ROUTE, EXTENSION_CONFIG)
-"""Order of additions and changes (xds.md §3, §7.6); removals go the other way. A limit is there before its listener."""
+"""Order of additions and changes (xds.md §3, §7.6), save of EXTENSION_CONFIG (`ads/guarding.py`); removals go the
+other way. A limit is there before its listener.
+"""
 
 
 class Encoded(msgspec.Struct, frozen=True):
