@@ -38,12 +38,13 @@ from shared.model.route_policy import (
     TcpRouteConf,
     TcpRouteItem,
 )
-from shared.model.route_rules import http_rules, no_hostnames, route_part, tcp_rules
+from shared.model.route_rules import hostnames, http_rules, route_part, tcp_rules
 from shared.model.target_rules import (
     GUARDED_KINDS,
     SERVICE_KINDS,
     TO_KINDS,
     TO_OR_ROUTE_KINDS,
+    WHOLE_MESH,
     WHOLE_PROXY_KINDS,
     to_violations,
     top_violations,
@@ -116,23 +117,27 @@ def policy_violations(policy: Policy) -> Found:
 
 
 def _item(policy: ToPolicy, item: ToItem, path: str) -> Found:
+    on_gateway = _on_gateway(policy)
     yield from to_violations(item.target_ref, f"{path}.targetRef", _kinds(policy))
     if _is_shared(policy) and item.target_ref.kind == "MeshExternalService" and not _whole_mesh(policy):
         yield f"{path}.targetRef.kind", SHARED_AT_EGRESS
     if isinstance(item, HttpRouteItem):
-        yield from no_hostnames(item.hostnames, f"{path}.hostnames")
+        yield from hostnames(item.hostnames, f"{path}.hostnames", on_gateway=on_gateway)
     if isinstance(item, TcpRouteItem) and len(item.rules) != 1:
         yield f"{path}.rules", "must hold exactly one rule"
     if item.target_ref.kind == "MeshHTTPRoute":
         yield from route_part(item.default, f"{path}.default")
-    yield from _conf(item.default, path)
+    yield from _conf(item.default, path, on_gateway=on_gateway)
 
 
 def _kinds(policy: ToPolicy) -> frozenset[str]:
+    on_gateway = _on_gateway(policy)
     match policy:
         case MeshHTTPRoute() | MeshTCPRoute():
-            return SERVICE_KINDS
-        case MeshTimeout() | MeshRetry():
+            return WHOLE_MESH if on_gateway else SERVICE_KINDS
+        case MeshAccessLog() if on_gateway:
+            return WHOLE_MESH
+        case MeshTimeout() | MeshRetry() if not on_gateway:
             return TO_OR_ROUTE_KINDS
         case _:
             return TO_KINDS
@@ -146,7 +151,11 @@ def _whole_mesh(policy: ToPolicy) -> bool:
     return policy.spec.target_ref is None or policy.spec.target_ref.kind == "Mesh"
 
 
-def _conf(conf: ToConf, item: str) -> Found:
+def _on_gateway(policy: ToPolicy) -> bool:
+    return policy.spec.target_ref is not None and policy.spec.target_ref.kind == "MeshGateway"
+
+
+def _conf(conf: ToConf, item: str, *, on_gateway: bool) -> Found:
     path = f"{item}.default"
     match conf:
         case TimeoutConf():
@@ -162,9 +171,9 @@ def _conf(conf: ToConf, item: str) -> Found:
         case LogConf():
             yield from _logs(conf, path)
         case HttpRouteConf():
-            yield from http_rules(conf.rules, f"{item}.rules")
+            yield from http_rules(conf.rules, f"{item}.rules", on_gateway=on_gateway)
         case TcpRouteConf():
-            yield from tcp_rules(conf, f"{item}.rules[0]")
+            yield from tcp_rules(conf, f"{item}.rules[0]", on_gateway=on_gateway)
         case _:
             assert_never(conf)
 

@@ -14,12 +14,16 @@ from shared.model.target import IntOrString, TargetRef
 
 
 class BackendRef(Part, frozen=True, kw_only=True):
-    """A MeshExternalService, by name or labels; `weight` is its share of all weights of the rule."""
+    """A MeshExternalService, by name or labels; `weight` is its share of all weights of the rule.
+
+    On a gateway also a MeshService or MeshServiceSubset: the `kuma.io/service` of that name, and its further tags.
+    """
 
     kind: str
     name: str | None = None
     labels: Labels = NO_LABELS
     port: int | None = None
+    tags: Labels = NO_LABELS
     weight: int = 1
 
 

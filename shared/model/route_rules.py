@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from shared.model.addresses import is_ip
+from shared.model.gateway_route_rules import hostname_violations
 from shared.model.header import HeaderValue
 from shared.model.policy import RetryConf, TimeoutConf, ToConf
 from shared.model.route_policy import (
@@ -21,7 +22,7 @@ from shared.model.route_policy import (
     TcpRouteConf,
     UrlRewrite,
 )
-from shared.model.target_rules import SERVICE_KINDS, unsupported
+from shared.model.target_rules import GATEWAY_BACKENDS, SERVICE_KINDS, unsupported
 from shared.model.value_rules import (
     NOT_DEFINED,
     NOT_EMPTY,
@@ -53,10 +54,14 @@ _hostname = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9
 _path = re.compile(r"/[\x21-\x22\x24-\x3e\x40-\x7e]*")
 
 
-def no_hostnames(hostnames: tuple[str, ...], path: str) -> Found:
+def hostnames(names: tuple[str, ...], path: str, *, on_gateway: bool) -> Found:
     """Names belong to gateways."""
-    if hostnames:
-        yield path, NOT_DEFINED
+    if not on_gateway:
+        if names:
+            yield path, NOT_DEFINED
+        return
+    for index, name in enumerate(names):
+        yield from hostname_violations(name, f"{path}[{index}]") if name else [(f"{path}[{index}]", NOT_EMPTY)]
 
 
 def route_part(conf: ToConf, path: str) -> Found:
@@ -73,8 +78,8 @@ def route_part(conf: ToConf, path: str) -> Found:
         yield f"{path}.tcp", NOT_ON_A_ROUTE
 
 
-def http_rules(rules: tuple[HttpRule, ...], path: str) -> Found:
-    """The rules of one destination."""
+def http_rules(rules: tuple[HttpRule, ...], path: str, *, on_gateway: bool = False) -> Found:
+    """The rules of one destination, or of some hostnames of a gateway: there every rule says where to."""
     if not rules:
         yield path, NOT_EMPTY
     yield from _few(rules, path)
@@ -88,16 +93,19 @@ def http_rules(rules: tuple[HttpRule, ...], path: str) -> Found:
         filters = rule.default.filters or ()
         yield from _few(filters, f"{where}.default.filters")
         for number, one in enumerate(filters):
-            yield from _filter(one, rule.matches, f"{where}.default.filters[{number}]")
+            yield from _filter(one, rule.matches, f"{where}.default.filters[{number}]", on_gateway=on_gateway)
         yield from _once(filters, f"{where}.default.filters")
-        yield from _backends(rule.default.backend_refs or (), f"{where}.default.backendRefs")
+        backends = rule.default.backend_refs or ()
+        if on_gateway and not backends and not any(one.type == "RequestRedirect" for one in filters):
+            yield f"{where}.default.backendRefs", NOT_EMPTY
+        yield from _backends(backends, f"{where}.default.backendRefs", on_gateway=on_gateway)
 
 
-def tcp_rules(conf: TcpRouteConf, path: str) -> Found:
+def tcp_rules(conf: TcpRouteConf, path: str, *, on_gateway: bool = False) -> Found:
     """The one rule of a destination."""
     if not conf.backend_refs:
         yield f"{path}.default.backendRefs", REQUIRED
-    yield from _backends(conf.backend_refs or (), f"{path}.default.backendRefs")
+    yield from _backends(conf.backend_refs or (), f"{path}.default.backendRefs", on_gateway=on_gateway)
 
 
 def _few(items: tuple[object, ...], path: str) -> Found:
@@ -143,7 +151,7 @@ def _path_match(match: PathMatch, path: str) -> Found:
 # --- filters ------------------------------------------------------------------------------------------------------
 
 
-def _filter(one: RouteFilter, matches: tuple[Match, ...], path: str) -> Found:
+def _filter(one: RouteFilter, matches: tuple[Match, ...], path: str, *, on_gateway: bool) -> Found:
     given = {
         "RequestHeaderModifier": ("requestHeaderModifier", one.request_header_modifier),
         "ResponseHeaderModifier": ("responseHeaderModifier", one.response_header_modifier),
@@ -170,12 +178,13 @@ def _filter(one: RouteFilter, matches: tuple[Match, ...], path: str) -> Found:
             yield from _rewrite(value.path, matches, f"{where}.path")
             yield from _precise(value.hostname, f"{where}.hostname")
             if value.host_to_backend_hostname:
-                yield f"{where}.hostToBackendHostname", "can only be set with MeshGateway"
+                if not on_gateway:
+                    yield f"{where}.hostToBackendHostname", "can only be set with MeshGateway"
                 if value.hostname is not None:
                     yield f"{where}.hostToBackendHostname", "cannot be set together with hostname"
         case RequestMirror():
             yield from percent(value.percentage, f"{where}.percentage")
-            yield from _reference(value.backend_ref, f"{where}.backendRef")
+            yield from _reference(value.backend_ref, f"{where}.backendRef", on_gateway=on_gateway)
         case None:
             pass
 
@@ -245,18 +254,28 @@ def _values(headers: Iterable[HeaderValue], path: str) -> Found:
 # --- backends -----------------------------------------------------------------------------------------------------
 
 
-def _backends(references: tuple[BackendRef, ...], path: str) -> Found:
+def _backends(references: tuple[BackendRef, ...], path: str, *, on_gateway: bool) -> Found:
     yield from _few(references, path)
     for index, one in enumerate(references):
-        yield from _reference(one, f"{path}[{index}]")
+        yield from _reference(one, f"{path}[{index}]", on_gateway=on_gateway)
 
 
-def _reference(one: BackendRef, path: str) -> Found:
-    if one.kind not in SERVICE_KINDS:
+def _reference(one: BackendRef, path: str, *, on_gateway: bool) -> Found:
+    if one.kind not in (GATEWAY_BACKENDS if on_gateway else SERVICE_KINDS):
         yield f"{path}.kind", unsupported(one.kind)
         return
-    if bool(one.name) == bool(one.labels):
-        yield path, "either labels or name must be specified"
+    if one.kind in SERVICE_KINDS:
+        if bool(one.name) == bool(one.labels):
+            yield path, "either labels or name must be specified"
+    else:
+        if not one.name:
+            yield f"{path}.name", f"must be set when kind is {one.kind}"
+        # With them Kuma means the MeshService resource, which is not one of ours.
+        for name, given in (("labels", one.labels), ("port", one.port)):
+            if given:
+                yield f"{path}.{name}", f"must not be set with kind {one.kind}"
+    if one.tags and one.kind != "MeshServiceSubset":
+        yield f"{path}.tags", f"must not be set with kind {one.kind}"
     if one.port is not None and not 0 < one.port < 2**16:
         yield f"{path}.port", "must be in inclusive range [1, 65535]"
     if not 0 <= one.weight <= WEIGHT_MAX:

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from shared.model.resource import MeshExternalService, protocol_class
 from shared.model.route_policy import BackendRef, MeshHTTPRoute, MeshTCPRoute
+from shared.model.target_rules import SERVICE_KINDS
 
 Services: TypeAlias = Callable[[str], MeshExternalService | None]
 """The service of a name that the route would mean, or None."""
@@ -22,7 +23,7 @@ def route_warnings(route: MeshHTTPRoute | MeshTCPRoute, services: Services) -> I
             yield f"{about} has no effect on MeshExternalService {item.target_ref.name}: its protocol is tcp"
             continue
         for one in dict.fromkeys(_references(route)):
-            if not one.name:
+            if not one.name or one.kind not in SERVICE_KINDS:
                 continue
             found = services(one.name)
             if found is None or one.port not in (None, found.spec.match.port):

@@ -5,13 +5,16 @@ from __future__ import annotations
 from shared.model.target import TargetRef
 from shared.model.value_rules import REQUIRED, Found
 
-TOP_KINDS = frozenset({"Mesh", "MeshSubset", "MeshService", "MeshServiceSubset", "Dataplane"})
-TO_KINDS = frozenset({"Mesh", "MeshExternalService"})
+TOP_KINDS = frozenset({"Mesh", "MeshSubset", "MeshService", "MeshServiceSubset", "Dataplane", "MeshGateway"})
+WHOLE_MESH = frozenset({"Mesh"})
+TO_KINDS = WHOLE_MESH | {"MeshExternalService"}
 TO_OR_ROUTE_KINDS = TO_KINDS | {"MeshHTTPRoute"}
 """Destinations of policies that a route of HTTP can hold: Kuma's MeshTimeout and MeshRetry."""
 SERVICE_KINDS = frozenset({"MeshExternalService"})
 GUARDED_KINDS = SERVICE_KINDS | {"MeshService"}
 """MeshService means the legacy ExternalServices of a `kuma.io/service`."""
+GATEWAY_BACKENDS = SERVICE_KINDS | {"MeshService", "MeshServiceSubset"}
+"""Where a gateway's routes may lead: MeshService is the value of a `kuma.io/service`, in the mesh or outside it."""
 WHOLE_PROXY_KINDS = frozenset({"Mesh", "MeshSubset", "Dataplane"})
 
 
@@ -26,11 +29,11 @@ def top_violations(ref: TargetRef | None, kinds: frozenset[str] = TOP_KINDS) -> 
     yield from _absent(ref, path, ("namespace", ref.namespace), ("mesh", ref.mesh), ("sectionName", ref.section_name))
     if ref.kind == "Mesh" and ref.name:
         yield f"{path}.name", "using name with kind Mesh is not yet supported"
-    if ref.kind in ("MeshService", "MeshServiceSubset") and not ref.name:
+    if ref.kind in ("MeshService", "MeshServiceSubset", "MeshGateway") and not ref.name:
         yield f"{path}.name", f"must be set when kind is {ref.kind}"
     if ref.kind == "MeshSubset":
         yield from _absent(ref, path, ("name", ref.name))
-    if ref.kind not in ("MeshSubset", "MeshServiceSubset"):
+    if ref.kind not in ("MeshSubset", "MeshServiceSubset", "MeshGateway"):
         yield from _absent(ref, path, ("tags", ref.tags))
     if ref.kind != "Dataplane":
         yield from _absent(ref, path, ("labels", ref.labels))

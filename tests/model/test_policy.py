@@ -111,7 +111,13 @@ def test_values_are_judged_in_kumas_words(kind: str, default: str, found: list[t
     ("top", "destination", "found"),
     [
         ("{kind: Mesh}", "{kind: MeshExternalService, name: a}", []),
-        ("{kind: MeshGateway, name: a}", "{kind: Mesh}", [("targetRef.kind", "value 'MeshGateway' is not supported")]),
+        ("{kind: MeshGateway, name: a, tags: {port: http}}", "{kind: Mesh}", []),
+        ("{kind: MeshGateway}", "{kind: Mesh}", [("targetRef.name", "must be set when kind is MeshGateway")]),
+        (
+            "{kind: MeshGateway, name: a}",
+            "{kind: MeshService, name: b}",
+            [("to[0].targetRef.kind", "value 'MeshService' is not supported")],
+        ),
         (
             "{kind: Mesh, name: a}",
             "{kind: Mesh}",

@@ -35,20 +35,21 @@ from shared.model.policy import (
     items_of,
 )
 from shared.model.resource import Dataplane, ResourceKey
-from shared.model.route_policy import HttpRouteConf, TcpRouteConf
+from shared.model.route_policy import HttpRouteConf, HttpRouteItem, TcpRouteConf
 from shared.model.target import TargetRef
 from zone_cp.view.routing import HttpRouting, Origin, TcpRouting, http_routing, tcp_routing
+from zone_cp.view.selecting import selects
 
 _KIND_RANK = {
     "Mesh": 1,
     "Dataplane": 2,
     "MeshSubset": 3,
+    "MeshGateway": 4,
     "MeshService": 5,
     "MeshExternalService": 6,
     "MeshServiceSubset": 8,
     "MeshHTTPRoute": 9,
 }
-_SERVICE_TAG = "kuma.io/service"
 _WHOLE_MESH = TargetRef(kind="Mesh")
 
 C = TypeVar("C", TimeoutConf, RetryConf, BreakerConf, HealthConf, BalancingConf, LogConf)
@@ -57,7 +58,8 @@ C = TypeVar("C", TimeoutConf, RetryConf, BreakerConf, HealthConf, BalancingConf,
 class Rule(msgspec.Struct, frozen=True):
     """One `to` item: for the proxies of `top`, towards the services of `to`, `conf` holds. zone is the origin.
 
-    key and labels are the policy's own, which another policy may target when it is a route.
+    key and labels are the policy's own, which another policy may target when it is a route. hostnames are those that a
+    route on a gateway is for, () for any.
     """
 
     top: TargetRef
@@ -67,6 +69,7 @@ class Rule(msgspec.Struct, frozen=True):
     source: EventRef
     key: ResourceKey
     labels: Labels = NO_LABELS
+    hostnames: tuple[str, ...] = ()
 
 
 class Guard(msgspec.Struct, frozen=True):
@@ -99,7 +102,8 @@ class MeshPolicies(msgspec.Struct, frozen=True):
     def tells_apart(self) -> bool:
         """Whether a policy selects proxies by more than what they do: by name, labels, tags."""
         tops = (*(one.top for one in self.rules), *(one.top for one in self.passing))
-        return any(top.kind != "Mesh" for top in tops)
+        # The listeners of a MeshGateway follow from what its Dataplanes are tagged with.
+        return any(top.kind not in ("Mesh", "MeshGateway") for top in tops)
 
 
 class Effective(msgspec.Struct, frozen=True, cache_hash=True):
@@ -158,7 +162,10 @@ def mesh_policies(policies: Iterable[tuple[Policy, Stored]]) -> MeshPolicies:
             passing.append(Passing(top, stored.key.zone, policy.spec.default, (stored.last,)))
             continue
         for item in items_of(policy):
-            rule = Rule(top, item.target_ref, stored.key.zone, item.default, stored.last, stored.key, policy.labels)
+            names = item.hostnames if isinstance(item, HttpRouteItem) else ()
+            rule = Rule(
+                top, item.target_ref, stored.key.zone, item.default, stored.last, stored.key, policy.labels, names
+            )
             rules.append((_rank(rule), rule))
     rules.sort(key=lambda one: one[0])
     passing.sort(key=lambda one: _top_rank(one.top, one.zone))
@@ -166,18 +173,18 @@ def mesh_policies(policies: Iterable[tuple[Policy, Stored]]) -> MeshPolicies:
 
 
 def for_proxy(policies: MeshPolicies, proxy: Dataplane) -> tuple[Rule, ...]:
-    """The rules whose top level selects a sidecar or gateway."""
-    return tuple(rule for rule in policies.rules if _selects(rule.top, proxy))
+    """The rules whose top level selects a sidecar, or all of a gateway."""
+    return tuple(rule for rule in policies.rules if selects(rule.top, proxy))
 
 
 def for_egress(policies: MeshPolicies) -> tuple[Rule, ...]:
     """The rules that hold for all clients alike, and so at the zone egress (spec 4 §6.8)."""
-    return tuple(rule for rule in policies.rules if is_for_all(rule.top) and not _routes(rule))
+    return tuple(rule for rule in policies.rules if is_for_all(rule.top) and not is_route(rule))
 
 
 def passing(policies: MeshPolicies, proxy: Dataplane) -> Passing | None:
     """What all MeshPassthroughs for a proxy say together: lists are added up, the last mode holds; None: none is."""
-    found = [one for one in policies.passing if _selects(one.top, proxy)]
+    found = [one for one in policies.passing if selects(one.top, proxy)]
     if not found:
         return None
     mode = next((one.conf.passthrough_mode for one in reversed(found) if one.conf.passthrough_mode is not None), None)
@@ -257,35 +264,6 @@ def targets(ref: TargetRef, zone: str, key: ResourceKey, labels: Labels) -> bool
     return all(labels.get(label) == value for label, value in ref.labels.items())
 
 
-# --- selecting proxies ------------------------------------------------------------------------------------------
-
-
-def _selects(top: TargetRef, proxy: Dataplane) -> bool:
-    match top.kind:
-        case "Mesh":
-            kind = "Gateway" if proxy.networking.gateway is not None else "Sidecar"
-            return not top.proxy_types or kind in top.proxy_types
-        case "Dataplane":
-            if top.name:
-                return top.name == proxy.name
-            return all(proxy.labels.get(label) == value for label, value in top.labels.items())
-        case _:
-            wanted = top.tags.set(_SERVICE_TAG, top.name) if top.name else top.tags
-            return any(_tagged(tags, proxy.labels, wanted) for tags in _tags(proxy))
-
-
-def _tags(proxy: Dataplane) -> tuple[Labels, ...]:
-    gateway = proxy.networking.gateway
-    found = tuple(inbound.tags for inbound in proxy.networking.inbound)
-    return found + ((gateway.tags,) if gateway is not None else ()) or (NO_LABELS,)
-
-
-def _tagged(tags: Labels, labels: Labels, wanted: Labels) -> bool:
-    # Kuma writes zone and the like into tags by itself; here they are labels.
-    found = {tag: tags.get(tag, labels.get(tag)) for tag in wanted}
-    return all(found[tag] is not None and value in ("*", found[tag]) for tag, value in wanted.items())
-
-
 # --- order and merging --------------------------------------------------------------------------------------------
 
 
@@ -295,11 +273,12 @@ def _rank(rule: Rule) -> tuple[int, ...]:
 
 def _top_rank(top: TargetRef, zone: str) -> tuple[int, ...]:
     selector = (2 if top.name else 1 if top.labels else 0) if top.kind == "Dataplane" else 0
-    return (_KIND_RANK[top.kind], selector, int(bool(zone)))
+    tags = len(top.tags) if top.kind == "MeshGateway" else 0
+    return (_KIND_RANK[top.kind], selector, int(bool(zone)), tags)
 
 
-def _routes(rule: Rule) -> bool:
-    # Where a client's requests go, and what is said about such a route, is no matter of the zone egress.
+def is_route(rule: Rule) -> bool:
+    """Whether a rule says where a client's requests go, or something about such a route: no matter of a zone egress."""
     return isinstance(rule.conf, HttpRouteConf | TcpRouteConf) or rule.to.kind == "MeshHTTPRoute"
 
 
