@@ -231,22 +231,25 @@ async def test_a_rotated_certificate_drains_nothing(system: Gateways) -> None:
 
 
 async def test_the_best_mesh_gateway_wins_and_the_next_takes_over(system: Gateways) -> None:
-    """More tags before fewer, and a gateway never serves two (A3)."""
+    """More tags before fewer, and a gateway never serves two (A3). A port passes from one to the other."""
     plain = {"port": system.port(1), "protocol": "HTTP"}
     await system.apply(gateway(plain))
     await system.answers(1, "a", 404)
     await system.join("edge-2", number=1, tags={"team": "a"})
     await system.kill("east-edge-1")
-    better = gateway({"port": system.port(5), "protocol": "HTTP"}, name="team", match={"team": "*"})
+    tls = https(system.port(1), "foo.example.com", "one")
+    better = secret("one", certificate("foo.example.com").pem) + gateway(tls, name="team", match={"team": "*"})
     await eventually(lambda: system.listeners(1), lambda one: one == [f"edge:HTTP:{system.port(1)}"], "it takes over")
     await system.apply(better)
     await eventually(
-        lambda: system.listeners(1), lambda one: one == [f"team:HTTP:{system.port(5)}"], "the better", WITHIN_SECONDS
+        lambda: system.listeners(1), lambda one: one == [f"team:HTTPS:{system.port(1)}"], "the better", WITHIN_SECONDS
     )
+    assert (await request(system.port(1), "foo.example.com", "foo.example.com"))[0] == 404
     await system.delete("meshgateway", "team")
     await eventually(
         lambda: system.listeners(1), lambda one: one == [f"edge:HTTP:{system.port(1)}"], "the other", WITHIN_SECONDS
     )
+    await system.answers(1, "a", 404)
     await system.kill("east-edge-2")
     await system.start("east-edge-1")
 
