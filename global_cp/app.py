@@ -84,7 +84,8 @@ class _Global:
             await recover_zone(owner, zone, zone_log)
         logs = {GLOBAL: own, **zone_logs}
         store = GlobalStore(owner, sealer.seal, logs, self._statuses)
-        await self._create_defaults(store)
+        if not owner.stops:
+            await self._create_defaults(store)
         life.start("follow own log", self._follow_own(owner, own))
         for zone, zone_log in zone_logs.items():
             life.start(f"follow zone {zone}", follow_zone(owner, zone, zone_log))
@@ -99,6 +100,7 @@ class _Global:
             metrics=partial(render, global_registry(owner)),
             past=PlaneHistory(logs, Path(settings.data_dir) / "history", checks=keys.log_checks()),
             tracer=self._progress,
+            reads=owner,
         )
         await serve_api(life, api, settings.api_host, settings.api_port)
         self._ready = True
@@ -156,7 +158,7 @@ async def recover_zone(owner: GlobalOwner, zone: str, zone_log: EventLog) -> Non
         async for event in zone_log.read():
             await owner.zone_events(zone, (event,))
     except (LogFault, ValueError) as fault:
-        _halted(zone, fault)
+        _halted(owner, zone, fault)
 
 
 async def follow_zone(owner: GlobalOwner, zone: str, zone_log: EventLog) -> None:
@@ -167,11 +169,12 @@ async def follow_zone(owner: GlobalOwner, zone: str, zone_log: EventLog) -> None
         async for events in zone_log.follow(owner.state.zones[zone].n):
             await owner.zone_events(zone, events)
     except (LogFault, ValueError) as fault:
-        _halted(zone, fault)
+        _halted(owner, zone, fault)
         await asyncio.Event().wait()
 
 
-def _halted(zone: str, fault: Exception) -> None:
+def _halted(owner: GlobalOwner, zone: str, fault: Exception) -> None:
+    owner.faults[zone] = str(fault)
     log.error("halted", what=f"log of zone {zone}", reason=str(fault))
 
 

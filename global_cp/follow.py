@@ -17,10 +17,11 @@ from global_cp.authorities import Authorities
 from global_cp.decide import may_owe, pending
 from shared.events.decide import Command, Decision, Rejected, decide_write
 from shared.events.event import GLOBAL, Change, DataKeyWrapped, Event, LogRestored
-from shared.events.fold import fold
+from shared.events.fold import fold, fold_all
 from shared.events.log import Conflict, EventLog, LogUnavailable
 from shared.events.signing import Signer
 from shared.events.state import GlobalState, LogState
+from shared.events.stop import Held, Stop, Stopped, first_unread, refuse_skip, stops_of, tombstone
 from shared.process.writer import LogWriter
 
 SYSTEM = "system:global"
@@ -32,6 +33,9 @@ class GlobalOwner:
     """Holds the GlobalState; the only one in this process that moves it.
 
     `changed()` is called after every move and must not block.
+
+    An event that cannot be read stops the fold of its log (`shared.events.stop`). Of its own log, which another global
+    may have written, global then shows what it can read and records nothing; of a zone's, the rest of it is held.
     """
 
     def __init__(
@@ -49,6 +53,9 @@ class GlobalOwner:
         self._lock = asyncio.Lock()
         self._owing = asyncio.Event()
         self._lost_to = 0
+        self._held = {zone: Held(_stopped) for zone in zones}
+        self.faults: dict[str, str] = {}
+        """Zones whose log is none any more, and why: their views stand still."""
 
     @property
     def state(self) -> GlobalState:
@@ -59,8 +66,45 @@ class GlobalOwner:
         """Fold the whole log, then record whatever is owed."""
         async with self._lock:
             await self._writer.catch_up()
+            if stop := self._unread():
+                _stopped(stop)
+                return
             await self._settle("")
             await self._writer.vouch(SYSTEM)
+
+    @property
+    def stops(self) -> tuple[Stop, ...]:
+        """Events that global cannot read and stops before, one a log."""
+        return stops_of((self._unread(), *(held.stop for _, held in sorted(self._held.items()))))
+
+    def _unread(self) -> Stop | None:
+        return first_unread(self._writer.state)
+
+    async def skip(self, origin: str, n: int, reason: str, actor: str) -> tuple[Event, ...]:
+        """Record that event n of a log is passed over, and go on. One of a zone's log must be the one that global stops
+        before; one of global's own has to be there, for whoever cannot read it. Raises NotSkipped, LogUnavailable.
+        """
+        async with self._lock:
+            while True:
+                self._may_skip(origin, n)
+                events = self._writer.prepare([tombstone(origin, n, reason)], actor=actor)
+                try:
+                    await self._writer.commit(events)
+                except Conflict as conflict:
+                    log.info("another global wrote first, judging again", actual=conflict.actual)
+                    continue
+                break
+            if self._unread() is None:
+                await self._settle(events[-1].id)
+            for zone in [*self._held]:
+                await self._take(zone, ())
+            self._changed()
+            return events
+
+    def _may_skip(self, origin: str, n: int) -> None:
+        own = self._writer.state
+        if origin != GLOBAL or not 0 < n <= own.n or (origin, n) in own.skipped:
+            refuse_skip("global", origin, n, self.stops)
 
     def judge(self, commands: Sequence[Command], wraps: Sequence[DataKeyWrapped] = ()) -> Decision | Rejected:
         """What a batch would come to now."""
@@ -72,6 +116,7 @@ class GlobalOwner:
         """Judge and record a batch, all or nothing. Raises LogUnavailable."""
         async with self._lock:
             while True:
+                self._refuse_while_stopped()
                 decision = self.judge(commands, wraps)
                 if isinstance(decision, Rejected) or not decision.changes:
                     return decision, ()
@@ -94,20 +139,29 @@ class GlobalOwner:
     async def follow_own(self, events: Sequence[Event]) -> None:
         """Take events of global's own log that another global may have written."""
         async with self._lock:
+            known = self._unread()
             for event in events:
                 self._writer.state = fold(self._writer.state, event)
+            if (stop := self._unread()) is not None and known is None:
+                _stopped(stop)
             self._changed()
+
+    def _refuse_while_stopped(self) -> None:
+        if stop := self._unread():
+            raise Stopped(str(stop))
 
     async def zone_events(self, zone: str, events: Sequence[Event]) -> None:
         """Take events that a zone's outbox delivered."""
         async with self._lock:
-            state = self._zones[zone]
-            for event in events:
-                state = fold(state, event)
-            self._zones = self._zones.set(zone, state)
-            if state.seen > max(self._writer.state.n, self._lost_to):
-                await self._restored(zone, state.seen)
+            await self._take(zone, events)
             self._changed()
+
+    async def _take(self, zone: str, events: Sequence[Event]) -> None:
+        state = self._zones[zone]
+        state = fold_all(state, self._held[zone].take(state.n, events, self._writer.state.skipped))
+        self._zones = self._zones.set(zone, state)
+        if state.seen > max(self._writer.state.n, self._lost_to) and self._unread() is None:
+            await self._restored(zone, state.seen)
 
     async def _restored(self, zone: str, seen: int) -> None:
         """Begin a new incarnation where a zone has seen more of the log than there is (decision 33)."""
@@ -136,6 +190,8 @@ class GlobalOwner:
     async def renew(self) -> None:
         """Issue again whatever certificate is due; called by a timer set to the next such moment."""
         async with self._lock:
+            if self._unread() is not None:
+                return
             await self._settle("")
             self._changed()
 
@@ -151,3 +207,7 @@ class GlobalOwner:
                 await self._writer.commit(self._writer.prepare(changes, actor=SYSTEM, cause=cause))
             except Conflict:
                 continue
+
+
+def _stopped(stop: Stop) -> None:
+    log.error("stopped before an event", stop=stop.event, reason=stop.reason, mended_by=stop.mend)

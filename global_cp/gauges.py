@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 
@@ -22,4 +23,18 @@ def global_registry(owner: GlobalOwner) -> CollectorRegistry:
     zones = [({"log": zone}, position(zone)) for zone in sorted(owner.state.zones)]
     about = "Last event that global holds of a log."
     gauges(registry, "zonal_log_sequence", about, [({"log": GLOBAL}, lambda: owner.state.hub.n), *zones])
+    stopped = [
+        ({"what": f"event of {log}"}, partial(_stops, owner, log)) for log in (GLOBAL, *sorted(owner.state.zones))
+    ]
+    halted = [({"what": f"log of {zone}"}, partial(_is_faulty, owner, zone)) for zone in sorted(owner.state.zones)]
+    about = "1 where this stands still and waits for an operator: zonal halted says why."
+    gauges(registry, "zonal_halted", about, [*stopped, *halted])
     return registry
+
+
+def _stops(owner: GlobalOwner, log: str) -> bool:
+    return any(stop.origin == log for stop in owner.stops)
+
+
+def _is_faulty(owner: GlobalOwner, zone: str) -> bool:
+    return zone in owner.faults

@@ -25,6 +25,8 @@ COMMANDS = (
     ("undo", "undo:undo", "Take back what one event changed."),
     ("inspect", "inspect:inspect", "List proxies, or show what one is served."),
     ("release", "release:release", "Let proxies have what is kept from them."),
+    ("halted", "skip:halted", "Show what stands still, and how it goes on."),
+    ("skip", "skip:skip", "Let readers pass over an event that they cannot read."),
     ("resume", "resume:resume", "Let zones try again what halted."),
     ("replay", "history:replay", "Show what a proxy was served at a moment, from the log alone."),
     ("diff", "diff:diff", "Show what differs between two moments: resources, views, proxies."),

@@ -121,7 +121,7 @@ class _Zone:
         await self._safety.recover(own, copy, target)
         self._progress.recall(self._safety.marks_then)
         await self._board.recall()
-        if not self._owner.lost:
+        if not self._owner.is_behind():
             await self._create_defaults()
         life.start("publish", self._publisher.run())
         life.start("regain the own log", self._safety.regain())
@@ -240,6 +240,7 @@ class _Zone:
             checker=ZoneChecker(self._ads.agents, self._secrets, self._present),
             inspector=ZoneInspector(settings.name, self._ads.hub, self._ads.agents, self._safety.reason),
             releaser=self._safety,
+            reads=self._safety,
             past=PlaneHistory(sources, Path(settings.data_dir) / "history", recorded, checks=self._keys.log_checks()),
             tracer=self._progress,
         )
@@ -318,8 +319,7 @@ class _Zone:
             self._board.delivered(view, waiting, event_time())
 
     def _acked(self, proxy: str) -> str:
-        delivered = self._ads.hub.delivered(proxy)
-        return "" if delivered is None else str(delivered)
+        return str(self._ads.hub.delivered(proxy) or "")
 
     # --- proxies -------------------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ def decide(state: ZoneState, event: Event | None, settings: ZoneSettingsChanged)
             draft.retire(key)
         case ResourceApplied(resource=HostnameGenerator()) | ResourceDeleted(key=ResourceKey(kind="HostnameGenerator")):
             draft.claim_all(draft.services())
-        case Unreadable(reason=reason) if event is not None and event.origin == GLOBAL:
+        case Unreadable(reason=reason, skippable=True) if event is not None and event.origin == GLOBAL:
             draft.skip(event.n, reason)
         case _:
             pass

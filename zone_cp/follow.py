@@ -28,6 +28,7 @@ from shared.events.fold import fold, fold_all
 from shared.events.log import Conflict, EventLog, LogUnavailable
 from shared.events.signing import Signer
 from shared.events.state import LogState, ZoneState
+from shared.events.stop import Held, Stop, Stopped, refuse_skip, stops_of, tombstone, zone_unread
 from shared.model.resource import MeshExternalService
 from shared.process.collector import collector_paused
 from shared.process.writer import LogWriter
@@ -62,6 +63,10 @@ class ZoneOwner:
     `changed(state, events)` is called after every move, inside the lock, and must not block; `events`, of both logs,
     are those that led there since the last call, None where they are not known one by one. `lost` is up to which event
     the own log is known to have been while it is shorter, 0 when all is there.
+
+    An event that cannot be read stops the fold of its log before it (`shared.events.stop`); what comes behind is held
+    until it may be passed over. Of global's log that leaves the zone where it was, serving and deciding on its own; of
+    the own log nothing is decided or served before that, since what it holds was.
     """
 
     def __init__(
@@ -82,18 +87,24 @@ class ZoneOwner:
         self.lost = 0
         self._ahead: _Ahead | None = None
         self._foreseen: ZoneState | None = None
+        self._held = Held(_stopped)
 
     @property
     def state(self) -> ZoneState:
         """The moment now."""
         return ZoneState(self.zone, self._hub, self._writer.state)
 
-    def _is_behind(self) -> bool:
-        """Whether a log was lost or cut. What is missing of the copy of global's was decided on, and what is missing of
-        the own one was decided: nothing is served or decided before it is there again. To decide without it would take
-        VIPs and names away, or give them anew.
+    @property
+    def stop(self) -> Stop | None:
+        """The event that the zone cannot read and stops before; None while it reads all."""
+        return zone_unread(self.state) or self._held.stop
+
+    def is_behind(self) -> bool:
+        """Whether a log was lost or cut, or not all of it was read. What is missing of the copy of global's was decided
+        on, and what is missing of the own one was decided: nothing is served or decided before it is there again. To
+        decide without it would take VIPs and names away, or give them anew.
         """
-        return bool(self.lost) or self._hub.n < self._writer.state.seen
+        return bool(self.lost) or self._hub.n < self._writer.state.seen or zone_unread(self.state) is not None
 
     async def recover(self, copy: EventLog, marks: Mapping[str, Mark] = NO_MARKS) -> None:
         """Rebuild the state from the zone's own log and its copy of global's, as a restart must.
@@ -113,14 +124,42 @@ class ZoneOwner:
                 async for event in copy.read():
                     (decided_on if event.n <= decided else pending).append(event)
                 self._hub = fold_all(self._hub, decided_on)
-            if self._is_behind():
-                if not self.lost:
+            self._held.replace(event for event in pending if event.n > self._hub.n)
+            if self.is_behind():
+                if stop := zone_unread(self.state):
+                    _stopped(stop)
+                elif not self.lost:
                     log.error("the copy of global's log lost what was decided on", copied=self._hub.n, decided=decided)
                 return
-            await self._settle()
-            await self._advance(pending)
-            await self._writer.vouch(SYSTEM)
-            self._tell()
+            await self._go_on()
+
+    async def _go_on(self) -> None:
+        await self._settle()
+        await self._advance(self._next(()))
+        await self._writer.vouch(SYSTEM)
+        self._tell()
+
+    def _next(self, events: Sequence[Event]) -> list[Event]:
+        return self._held.take(self._hub.n, events, self._writer.state.skipped)
+
+    async def skip(self, origin: str, n: int, reason: str, actor: str) -> tuple[Event, ...]:
+        """Record that event n of a log is passed over, and go on. One of global's log must be the one that the zone
+        stops before; one of its own log has to be there, for whoever cannot read it. Raises NotSkipped, LogUnavailable.
+        """
+        async with self._lock:
+            while True:
+                self._may_skip(origin, n)
+                asked = self._writer.prepare([tombstone(origin, n, reason)], actor=actor, seen=self._hub.n)
+                try:
+                    await self._writer.commit(asked)
+                except Conflict:
+                    self._moved_by = None
+                    continue
+                break
+            self._moved(asked)
+            if not self.is_behind():
+                await self._go_on()
+            return asked
 
     async def accept_loss(self, actor: str) -> None:
         """Go on without what the own log lost: a new incarnation of it begins. Call `recover` afterwards."""
@@ -131,12 +170,19 @@ class ZoneOwner:
                 await self._writer.commit(self._writer.prepare((restored,), actor=actor, seen=self._hub.n))
                 self.lost, self._moved_by = 0, None
 
+    def _may_skip(self, origin: str, n: int) -> None:
+        own = self._writer.state
+        if self.lost:
+            raise LogUnavailable("the zone's own log is not complete again yet")
+        if origin != self.zone or not 0 < n <= own.n or (origin, n) in own.skipped:
+            refuse_skip(f"zone {self.zone}", origin, n, stops_of([self.stop]))
+
     def look_ahead(self, events: Sequence[Event]) -> ZoneState | None:
         """The state after events of global that the copy does not hold yet; None where anything but the fold follows
         from them, or something else is going on. Nothing is served of it until `hub_events` gets there.
         """
         self._ahead = None
-        if self._lock.locked() or self._is_behind() or not events or events[0].n != self._hub.n + 1:
+        if self._lock.locked() or self.is_behind() or not events or events[0].n != self._hub.n + 1:
             return None
         hub, own = self._hub, self._writer.state
         for event in events:
@@ -153,14 +199,15 @@ class ZoneOwner:
     async def hub_events(self, events: Sequence[Event]) -> None:
         """Take events of global that the local copy holds now."""
         async with self._lock:
-            if self._is_behind():
+            if self.is_behind():
                 decided = self._writer.state.seen
                 self._moved_by = None
                 self._hub = fold_all(self._hub, [event for event in events if event.n <= decided])
-                if self._is_behind():
+                if self.is_behind():
+                    self._held.hold(decided, events)
                     return
                 await self._settle()
-            await self._advance([event for event in events if event.n > self._hub.n])
+            await self._advance(self._next(events))
             self._tell()
 
     async def write(
@@ -213,7 +260,9 @@ class ZoneOwner:
         return events, taken
 
     def _refuse_while_behind(self, wanted: Sequence[object]) -> None:
-        if wanted and self._is_behind():
+        if wanted and self.is_behind():
+            if stop := zone_unread(self.state):
+                raise Stopped(str(stop))
             which = "the zone's own log" if self.lost else "the copy of global's log"
             raise LogUnavailable(f"{which} is not complete again yet")
 
@@ -326,6 +375,10 @@ class ZoneOwner:
                 log.warning("own log unavailable, retrying", error=str(error), pause_seconds=pause)
                 await asyncio.sleep(pause)
                 events = [event for event in events if event.n > self._writer.state.n]
+
+
+def _stopped(stop: Stop) -> None:
+    log.error("stopped before an event", stop=stop.event, reason=stop.reason, mended_by=stop.mend)
 
 
 def _head(events: Sequence[Event]) -> str:

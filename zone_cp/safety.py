@@ -9,9 +9,10 @@ import structlog
 
 from shared.api.release import Released
 from shared.api.resume import Halting
-from shared.events.event import Change, PushReleased, QuarantineEnded
+from shared.events.event import Change, Event, PushReleased, QuarantineEnded
 from shared.events.log import Conflict, LogUnavailable
 from shared.events.state import ZoneState
+from shared.events.stop import Stop, stops_of, zone_unread
 from shared.nats.chain import ChainFault
 from shared.nats.log import JetStreamLog, LogFault
 from shared.nats.refill import refill
@@ -78,8 +79,24 @@ class Safety:
             what = {"ends_at": self._owner.state.own.n, "proxies_had": self._owner.lost}
             log.error("the zone's own log was restored from an older copy: proxies keep what they have", **what)
 
+    @property
+    def stops(self) -> Sequence[Stop]:
+        """See `shared.api.halted.Reads`."""
+        return stops_of([self._owner.stop])
+
+    @property
+    def faults(self) -> Mapping[str, str]:
+        """See `shared.api.halted.Reads`."""
+        return {what: str(part.fault) for what, part in self.halting.items() if part.fault is not None}
+
+    async def skip(self, origin: str, n: int, reason: str, actor: str) -> Sequence[Event]:
+        """See `shared.api.halted.Reads`."""
+        return await self._owner.skip(origin, n, reason, actor)
+
     def reason(self, proxy: str) -> str:
         """Why the proxy is not given what there is for it, "" when it is."""
+        if stop := zone_unread(self._owner.state):
+            return f"fenced: {stop}"
         if self._owner.lost:
             ends = self._owner.state.own.n
             return f"fenced: the zone's log was restored up to {ends}, and proxies have had {self._owner.lost}"

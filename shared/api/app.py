@@ -15,10 +15,11 @@ from litestar.response import Stream
 
 from shared.api import auth, shown
 from shared.api.check import check_routes
+from shared.api.halted import Reads, halted_routes
 from shared.api.history import history_routes
 from shared.api.history_events import event_history_routes
 from shared.api.openapi import document
-from shared.api.problem import Problem, from_http, unavailable
+from shared.api.problem import Problem, from_http, stopped, unavailable
 from shared.api.reading import ReadersInspector, ReadersStore, current_reader
 from shared.api.release import Releaser, release_routes
 from shared.api.resources import Resources
@@ -31,6 +32,7 @@ from shared.api.undo import undo_routes
 from shared.api.xds import XdsInspector, xds_routes
 from shared.events.event import GLOBAL
 from shared.events.log import LogUnavailable
+from shared.events.stop import Stopped
 from shared.history.plane import PlaneHistory
 from shared.model import codec
 from shared.model.kinds import KINDS, Kind
@@ -55,13 +57,15 @@ def build_api(
     inspector: XdsInspector | None = None,
     past: PlaneHistory | None = None,
     releaser: Releaser | None = None,
+    reads: Reads | None = None,
     tracer: Tracer | None = None,
 ) -> Litestar:
     """The application, to be served by uvicorn in the plane's own loop.
 
     ready: whether the plane serves already. metrics: body and content type for a scrape's `Accept` header.
     checker: what makes TLS checks, inspector: what tells of proxies, releaser: what keeps things from them; global has
-    none of these. past: the history of the plane's logs. tracer: what knows how far zones are with changes.
+    none of these. reads: what follows logs, and may stand still. past: the history of the plane's logs. tracer: what
+    knows how far zones are with changes.
     """
     store = ReadersStore(store)
     if past is not None:
@@ -82,6 +86,7 @@ def build_api(
     handlers += xds_routes(inspector)
     handlers += [*history_routes(past), *event_history_routes(past), *undo_routes(past, store, zone)]
     handlers += release_routes(releaser)
+    handlers += halted_routes(reads, "zonal resume, once it is repaired" if zone else "zonal verify and zonal repair")
     handlers += trace_routes(store, tracer, past)
 
     async def check(request: Request[Any, Any, State]) -> None:
@@ -107,6 +112,8 @@ def _on_http(_: Call, error: HTTPException) -> Response[bytes]:
 
 
 def _on_unavailable(_: Call, error: LogUnavailable) -> Response[bytes]:
+    if isinstance(error, Stopped):
+        return stopped(str(error)).response()
     return unavailable(ambiguous=error.ambiguous).response()
 
 

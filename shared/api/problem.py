@@ -76,6 +76,11 @@ def unavailable(*, ambiguous: bool) -> Problem:
     return Problem(503, "Service Unavailable", detail, headers={"Retry-After": "1"})
 
 
+def stopped(reason: str) -> Problem:
+    """The log holds an event that this program cannot read; nothing is written on top of it."""
+    return Problem(503, "Stopped before an event", f"nothing was written: {reason}")
+
+
 def from_http(error: HTTPException) -> Problem:
     """A refusal of the framework itself (no such route, wrong method, body too large)."""
     titles = {404: "Not found", 405: "Method not allowed", 413: "Request body is too large"}

@@ -21,7 +21,7 @@ from shared.events.state import Authority, Claim, Hold, Lease, LogState, Narrowe
 from shared.model import codec
 from shared.model.resource import ResourceKey
 
-MAGIC = b"zonal checkpoint 3"
+MAGIC = b"zonal checkpoint 4"
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -60,6 +60,7 @@ class _Image(msgspec.Struct, frozen=True, omit_defaults=True):
     derived: _Derived | None = None
     holds: list[Hold] = []
     quarantined: list[Quarantine] = []
+    unread: list[tuple[int, str]] = []
 
 
 _decoder = codec.decoder(_Image)
@@ -93,6 +94,7 @@ def checkpoint_text(state: LogState) -> bytes:
         derived=None if _derived(state) == state else _written_out(state),
         holds=_sorted(state.holds),
         quarantined=_sorted(state.quarantined),
+        unread=sorted(state.unread.items()),
     )
     return codec.encode(image)
 
@@ -130,6 +132,7 @@ def _plain(image: _Image) -> LogState:
         intermediates=_by(image.intermediates, lambda issued: (issued.mesh, issued.zone)),
         data_keys=Map({kid: Map(wraps) for kid, wraps in image.data_keys.items()}),
         skipped=Map(image.skipped),
+        unread=Map(image.unread),
         narrowed=_nested(image.narrowed),
         holds=_by(image.holds, lambda hold: hold.proxy),
         quarantined=_by(image.quarantined, lambda one: (one.type_url, one.name, one.version)),

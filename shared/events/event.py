@@ -204,7 +204,9 @@ class QuarantineEnded(_Change, frozen=True, tag="QuarantineEnded"):
 
 
 class EventSkipped(_Change, frozen=True, tag="EventSkipped"):
-    """A zone could not read event `g` of the log of `origin` (global's when unset), and folded it as nothing."""
+    """Event `g` of the log of `origin` (global's when unset) is folded as nothing by whoever cannot read it: because an
+    operator says so, or because it said itself that it may be passed over.
+    """
 
     g: int
     reason: str

@@ -52,7 +52,7 @@ K = TypeVar("K")
 J = TypeVar("J")
 V = TypeVar("V")
 
-FaultKind: TypeAlias = Literal["schema", "origin", "gap", "fork", "incarnation", "payload", "prev", "seen"]
+FaultKind: TypeAlias = Literal["origin", "gap", "fork", "incarnation", "payload", "prev", "seen"]
 
 
 class ChainFault(msgspec.Struct, frozen=True):
@@ -68,8 +68,6 @@ def check(state: LogState, event: Event) -> ChainFault | None:
     A repeat can be compared only where it is the last event; `gap` means that events are missing before it,
     `fork` that the log was another one before (a hub that was rolled back, decision 33).
     """
-    if event.v > SCHEMA:
-        return ChainFault("schema", f"{ref(event)} has schema {event.v}, this program reads {SCHEMA}")
     if event.origin != state.origin:
         return ChainFault("origin", f"{event.id} is of {event.origin}, not of {state.origin}")
     if _is_as_written(event) and payload_hash(event.change) != event.payload_hash:
@@ -250,15 +248,23 @@ def _apply(state: LogState, event: Event) -> LogState:
         case ZoneSettingsChanged():
             return msgspec.structs.replace(state, settings=change)
         case EventSkipped():
-            return msgspec.structs.replace(state, skipped=state.skipped.set(change.skips, change.reason))
+            return _apply_skip(state, change)
         case Unreadable() if not event.subject:
             return state  # withheld from this reader (`reading`)
-        case Unreadable():
+        case Unreadable(skippable=True):
             return msgspec.structs.replace(state, skipped=state.skipped.set((event.origin, event.n), change.reason))
+        case Unreadable():
+            return msgspec.structs.replace(state, unread=state.unread.set(event.n, change.reason))
         case LogRestored() | LogSigned():
             return state
         case _:
             assert_never(change)
+
+
+def _apply_skip(state: LogState, change: EventSkipped) -> LogState:
+    origin, n = change.skips
+    unread = state.unread.delete(n) if origin == state.origin and n in state.unread else state.unread
+    return msgspec.structs.replace(state, skipped=state.skipped.set(change.skips, change.reason), unread=unread)
 
 
 def _apply_resource(state: LogState, change: ResourceApplied | ResourceDeleted, event: EventRef) -> LogState:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from shared.events.event import GLOBAL, Event, Unreadable
 from shared.events.past import PastLog
 from shared.events.state import Position, ZoneState
+from shared.events.stop import zone_unread
 
 _AT_GLOBAL = re.compile(r"[0-9]{1,15}")
 _AT_ZONE = re.compile(r"(?P<zone>[a-z][a-z0-9-]*):(?P<z>[0-9]{1,15})")
@@ -112,8 +113,11 @@ class History:
             log.tidy()
 
     def state(self, zone: str, position: Position) -> ZoneState:
-        """The zone's state at a moment."""
-        return ZoneState(zone, self.hub.state(position.g), self.log(zone).state(position.z))
+        """The zone's state at a moment. Raises NoSuchMoment where an event before it cannot be read."""
+        state = ZoneState(zone, self.hub.state(position.g), self.log(zone).state(position.z))
+        if stop := zone_unread(state):
+            raise NoSuchMoment(f"zone {zone} never was at {position}: {stop}")
+        return state
 
 
 def _until(log: PastLog, time: str) -> int:

@@ -120,6 +120,7 @@ class LogState(msgspec.Struct, frozen=True):
     ("" = global's, else the zone) and the second of the end; its items are ("", ip) and (mesh, hostname). narrowed is,
     per mesh, who lost access to external services and the newest event that took it. holds is by proxy, quarantined by
     type URL, name and version. skipped is by origin and sequence, events of other logs included.
+    unread is by sequence the events of this log that could not be read although nothing lets them pass (`stop`).
     """
 
     origin: str
@@ -138,6 +139,7 @@ class LogState(msgspec.Struct, frozen=True):
     intermediates: Map[tuple[str, str], Authority] = Map()
     data_keys: Map[str, Map[str, str]] = Map()
     skipped: Map[tuple[str, int], str] = Map()
+    unread: Map[int, str] = Map()
     seen: int = 0
     kinds: Map[str, Map[ResourceKey, Stored]] = Map()
     retired: Map[ResourceKey, Map[str, Lease]] = Map()

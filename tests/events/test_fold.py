@@ -71,7 +71,6 @@ def _two() -> tuple[LogState, Event, Event]:
 @pytest.mark.parametrize(
     ("kind", "fields"),
     [
-        ("schema", {"v": 2}),
         ("origin", {"origin": "east"}),
         ("gap", {"n": 3}),
         ("prev", {"prev": "0" * 64}),

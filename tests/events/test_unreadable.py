@@ -1,13 +1,15 @@
-"""Poison: an event whose change cannot be read stops nobody, and the log says that it was skipped."""
+"""Poison: who cannot read an event stops before it, until the log says that it may be passed over."""
 
 from __future__ import annotations
 
 import msgspec
 import pytest
 
+from shared.events.checkpoint import decode_checkpoint, encode_checkpoint
 from shared.events.event import EventSkipped, Unreadable, ZoneSettingsChanged, decode_event, encode_event, event_hash
 from shared.events.fold import check, fold, fold_all
 from shared.events.state import LogState, ZoneState
+from shared.events.stop import Held, NotSkipped, Stop, first_unread, readable, refuse_skip, tombstone
 from tests.builders import LogBuilder, applied, mesh
 from zone_cp.decide import decide
 
@@ -31,27 +33,79 @@ def test_an_unknown_change_is_read_as_unreadable_with_the_hash_of_its_header() -
     assert events[2].prev == event_hash(events[1])
 
 
-def test_folding_skips_it_and_goes_on() -> None:
-    """State holds what came before and after, and that event 2 was skipped; nothing is a fault of the chain."""
+def test_folding_passes_over_it_and_remembers() -> None:
+    """State holds what came before and after, and that event 2 was not read; nothing is a fault of the chain."""
     state = LogState(origin="global")
     events = [decode_event(one) for one in _poisoned()]
     for event in events:
         assert check(state, event) is None
         state = fold(state, event)
     assert {key.name for key in state.resources} == {"first", "third"}
-    assert set(state.skipped) == {("global", 2)}
+    assert set(state.unread) == {2}
+    assert not state.skipped
     assert state == fold_all(LogState(origin="global"), events)
+    stop = first_unread(state)
+    assert stop is not None
+    assert (stop.event, first_unread(state, {("global", 2): "why"})) == ("2", None)
+    assert decode_checkpoint(encode_checkpoint(state)) == state
 
 
-def test_a_zone_records_what_it_skipped_once() -> None:
-    """Deciding about it gives one EventSkipped; deciding again about the folded result gives nothing."""
-    hub = fold_all(LogState(origin="global"), [decode_event(one) for one in _poisoned()[:2]])
-    poison = decode_event(_poisoned()[1])
+def test_a_tombstone_behind_it_lets_every_reader_of_the_log_pass() -> None:
+    """What was not read is skipped then, with the operator's reason, however the log is cut into parts."""
+    log = LogBuilder()
+    for name in ("first", "second", "third"):
+        log.append(applied(mesh(name)))
+    log.append(tombstone("global", 2, "nobody needs it"))
+    raw = [encode_event(event) for event in log.events]
+    raw[1] = _poisoned()[1]
+    events = [decode_event(one) for one in raw]
+    whole = fold_all(LogState("global"), events)
+    assert (dict(whole.skipped), dict(whole.unread)) == ({("global", 2): "nobody needs it"}, {})
+    assert [readable(events[:until], {}) for until in range(1, 5)] == [1, 1, 1, 4]
+    for cut in range(5):
+        assert fold_all(fold_all(LogState("global"), events[:cut]), events[cut:]) == whole
+        held = Held(lambda _: None)
+        taken = held.take(0, events[:cut], {})
+        taken += held.take(len(taken), events, {})
+        assert taken == events
+
+
+def test_what_is_held_is_told_once_and_handed_on_once() -> None:
+    """Batches that come twice, or behind the stop, are held once; each stop is told of once."""
+    told: list[Stop] = []
+    held = Held(told.append)
+    events = [decode_event(one) for one in _poisoned()]
+    assert held.take(0, events[:2], {}) == events[:1]
+    assert held.take(1, events, {}) == []
+    assert [stop.event for stop in told] == ["2"]
+    assert held.take(1, events[1:], {("global", 2): "why"}) == events[1:]
+    assert held.stop is None
+    assert held.take(3, events, {}) == []
+
+
+def test_an_event_that_says_so_is_passed_over() -> None:
+    """Whoever does not know it goes on, and the zone records once that it did."""
+    raw = _poisoned()
+    raw[1] = raw[1].replace(b'"type":"OfALaterProgram"', b'"type":"OfALaterProgram","skippable":true')
+    events = [decode_event(one) for one in raw]
+    assert readable(events, {}) == 3
+    hub = fold_all(LogState(origin="global"), events[:2])
+    assert set(hub.skipped) == {("global", 2)}
     own = LogState(origin="east", settings=SETTINGS)
-    changes = decide(ZoneState("east", hub, own), poison, SETTINGS)
+    changes = decide(ZoneState("east", hub, own), events[1], SETTINGS)
     assert [type(one) for one in changes] == [EventSkipped]
     again = msgspec.structs.replace(own, skipped=own.skipped.set(("global", 2), "seen"))
-    assert decide(ZoneState("east", hub, again), poison, SETTINGS) == ()
+    assert decide(ZoneState("east", hub, again), events[1], SETTINGS) == ()
+
+
+def test_a_skip_is_of_what_stops() -> None:
+    """Another event is not passed over by mistake."""
+    stop = Stop("global", 2, "why")
+    refuse_skip("zone east", "global", 2, [stop])
+    with pytest.raises(NotSkipped, match="zone east stops before event 2"):
+        refuse_skip("zone east", "global", 3, [stop])
+    with pytest.raises(NotSkipped, match="event east:3 cannot be passed over here: global reads all events"):
+        refuse_skip("global", "east", 3, [])
 
 
 def test_what_is_no_envelope_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,10 +12,19 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from global_cp.authorities import Authorities
 from global_cp.follow import GlobalOwner
 from shared.events.decide import Apply, Decision, Delete, Rejected
-from shared.events.event import DataKeyWrapped, IntermediateIssued, LogRestored, RootCaCreated
+from shared.events.event import (
+    DataKeyWrapped,
+    Event,
+    IntermediateIssued,
+    LogRestored,
+    RootCaCreated,
+    decode_event,
+    encode_event,
+)
 from shared.events.fold import check, fold, fold_all
 from shared.events.log import LogUnavailable
 from shared.events.state import LogState
+from shared.events.stop import NotSkipped, Stopped, tombstone
 from shared.keys import ca
 from shared.keys.seal import Keyring, Sealer
 from shared.model.resource import ResourceKey
@@ -246,3 +256,92 @@ async def test_a_zone_that_is_quicker_than_the_own_log_proves_nothing() -> None:
     await other.owner.zone_events("west", west.events)
     assert other.owner.state.hub == world.owner.state.hub
     assert world.kinds() == ["ResourceApplied"]
+
+
+# --- what cannot be read ------------------------------------------------------------------------------------------
+
+
+def _unknown(events: Sequence[Event], n: int) -> list[Event]:
+    """As a program reads them that does not know the n-th."""
+    raw = [encode_event(event) for event in events]
+    raw[n - 1] = raw[n - 1].replace(b'"ResourceApplied"', b'"OfALaterProgram"')
+    return [decode_event(one) for one in raw]
+
+
+def _east() -> LogBuilder:
+    east = LogBuilder("east")
+    for name in ("one", "two", "three"):
+        east.append(applied(mes(name), "east"))
+    return east
+
+
+async def test_a_zones_event_that_cannot_be_read_stops_that_zones_log_alone() -> None:
+    """Global goes on writing and following others, and takes what it held once its own log says that it may."""
+    world = World()
+    await world.put(mesh(mtls=False))
+    await world.owner.zone_events("east", _unknown(_east().events, 2))
+    west = LogBuilder("west")
+    west.append(settings())
+    await world.owner.zone_events("west", west.events)
+    assert [stop.event for stop in world.owner.stops] == ["east:2"]
+    assert {zone: state.n for zone, state in world.owner.state.zones.items()} == {"east": 1, "west": 1}
+    await world.put(mesh("other", mtls=False))
+    with pytest.raises(NotSkipped, match="global stops before event east:2"):
+        await world.owner.skip("east", 3, "wrong one", "ann")
+    (recorded,) = await world.owner.skip("east", 2, "nobody needs it", "ann")
+    assert recorded.change == tombstone("east", 2, "nobody needs it")
+    assert world.owner.stops == ()
+    assert {key.name for key in world.owner.state.zones["east"].resources} == {"one", "three"}
+    again = World(world.log)
+    await again.owner.recover()
+    await again.owner.zone_events("east", _unknown(_east().events, 2))
+    assert again.owner.stops == ()
+    assert again.owner.state.zones["east"] == world.owner.state.zones["east"]
+    world.whole()
+
+
+async def test_a_zone_that_says_so_lets_global_pass() -> None:
+    """A tombstone in the zone's own log holds for global as well."""
+    world, east = World(), _east()
+    east.append(tombstone("east", 2, "a mistake"))
+    events = _unknown(east.events, 2)
+    await world.owner.zone_events("east", events[:3])
+    assert [stop.event for stop in world.owner.stops] == ["east:2"]
+    await world.owner.zone_events("east", events[1:])
+    assert (world.owner.stops, world.owner.state.zones["east"].n) == ((), 4)
+
+
+async def test_nothing_is_written_on_top_of_an_own_event_that_cannot_be_read() -> None:
+    """A newer global wrote it: reads go on, writes say why not, and a tombstone lets both go on, in others too."""
+    world = World()
+    for name in ("one", "two", "three"):
+        await world.put(mesh(name, mtls=False))
+    world.log.events[:] = _unknown(world.log.events, 2)
+    again = World(world.log)
+    await again.owner.recover()
+    assert {key.name for key in again.owner.state.hub.resources} == {"one", "three"}
+    with pytest.raises(Stopped, match="event 2 cannot be read"):
+        await again.put(mesh("four", mtls=False))
+    await again.owner.renew()
+    assert len(world.log.events) == 3
+    await again.owner.skip("global", 2, "nobody needs it", "ann")
+    await again.put(mesh("four", mtls=False))
+    last = World(world.log)
+    await last.owner.recover()
+    assert (last.owner.stops, last.owner.state) == ((), again.owner.state)
+
+
+async def test_another_global_that_is_newer_stops_this_one() -> None:
+    """What it wrote comes by the log; its tombstone too."""
+    world, other = World(), World()
+    other.log = world.log
+    other.owner = GlobalOwner(world.log, ZONES, other.authorities, other._changed)
+    for name in ("one", "two"):
+        await world.put(mesh(name, mtls=False))
+    await other.owner.follow_own(_unknown(world.log.events, 2))
+    assert [stop.event for stop in other.owner.stops] == ["2"]
+    with pytest.raises(Stopped):
+        await other.put(mesh("three", mtls=False))
+    await world.owner.skip("global", 2, "older ones may pass", "ann")
+    await other.owner.follow_own(world.log.events[2:])
+    assert other.owner.stops == ()

@@ -7,12 +7,20 @@ from collections.abc import Sequence
 
 import pytest
 
-from shared.events.event import Change, EventSkipped, ResourceApplied, VipLeased
+from shared.events.event import (
+    Change,
+    Event,
+    EventSkipped,
+    ResourceApplied,
+    VipLeased,
+    decode_event,
+    encode_event,
+)
 from shared.events.fold import check, fold, fold_all
 from shared.events.log import LogUnavailable, MemoryLog
 from shared.events.state import LogState, ZoneState
+from shared.events.stop import NotSkipped, Stopped, tombstone
 from tests.builders import LogBuilder, applied, deleted, generator, mes, mesh, service_key, settings
-from tests.events.test_unreadable import _poisoned
 from tests.process.failing_log import LOST, REFUSED, FailingLog
 from zone_cp import follow
 from zone_cp.follow import ZoneOwner
@@ -249,18 +257,92 @@ async def test_large_batches_are_appended_in_parts(monkeypatch: pytest.MonkeyPat
     zone.whole()
 
 
-async def test_poison_is_recorded_once() -> None:
-    """An event that cannot be read is skipped, said so in the log once, also over a restart."""
-    from shared.events.event import decode_event
+def _unknown(log: LogBuilder, n: int) -> list[Event]:
+    """The events as a program reads them that does not know the n-th."""
+    raw = [encode_event(event) for event in log.events]
+    raw[n - 1] = raw[n - 1].replace(b'"ResourceApplied"', b'"OfALaterProgram"')
+    return [decode_event(one) for one in raw]
 
-    zone = await Zone().recover()
-    events = [decode_event(raw) for raw in _poisoned()]
+
+async def _hand(zone: Zone, events: Sequence[Event]) -> None:
     await zone.copy.append(events)
     await zone.owner.hub_events(events)
+
+
+async def test_a_zone_stops_before_what_it_cannot_read() -> None:
+    """It serves what was before it and decides on its own; a restart ends in the same place."""
+    log = hub("s-1", "s-2", "s-3")
+    events = _unknown(log, 4)
+    zone = await Zone().recover()
+    await _hand(zone, events[:4])
+    await _hand(zone, events[4:])
     again = await zone.restarted()
     for one in (zone, again):
-        assert [event.change.g for event in one.own.events if isinstance(event.change, EventSkipped)] == [2]
-    assert zone.owner.state.hub.n == 3
+        assert (one.owner.state.hub.n, one.owner.stop and one.owner.stop.n) == (3, 4)
+        assert set(vips(one)) == {"s-1"}
+    assert again.owner.state == zone.owner.state
+    written = await again.owner.write(_service("own"), actor="ann")
+    assert [event.seen for event in written] == [3]
+    assert set(vips(again)) == {"s-1", "own"}
+    again.whole()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_an_operator_lets_a_zone_pass(restarted: bool) -> None:
+    """In the zone's own log: it goes on at once, decides about what it held, and another process of it as well."""
+    log = hub("s-1", "s-2", "s-3")
+    zone = await Zone().recover()
+    await _hand(zone, _unknown(log, 4))
+    if restarted:
+        zone = await zone.restarted()
+    with pytest.raises(NotSkipped):
+        await zone.owner.skip("global", 3, "wrong one", "ann")
+    (recorded,) = await zone.owner.skip("global", 4, "s-2 is of nobody", "ann")
+    assert (recorded.actor, recorded.seen, recorded.change) == ("ann", 3, tombstone("global", 4, "s-2 is of nobody"))
+    again = await zone.restarted()
+    for one in (zone, again):
+        assert (one.owner.stop, one.owner.state.hub.n, set(vips(one))) == (None, 5, {"s-1", "s-3"})
+        assert one.told[-1] == one.owner.state
+    assert again.owner.state == zone.owner.state
+    zone.whole()
+
+
+async def test_a_tombstone_of_global_lets_every_zone_pass() -> None:
+    """It stands behind what it is about; zones that read it end with the same VIPs, whenever they came."""
+    log = hub("s-1", "s-2", "s-3")
+    log.append(tombstone("global", 4, "a mistake"), applied(mes("s-4")))
+    events = _unknown(log, 4)
+    early, late = await Zone().recover(), await Zone().recover()
+    for event in events:
+        await _hand(early, [event])
+    await late.copy.append(events)
+    late = await late.restarted()
+    for one in (early, late):
+        assert (one.owner.stop, set(vips(one))) == (None, {"s-1", "s-3", "s-4"})
+        assert not [event for event in one.own.events if isinstance(event.change, EventSkipped)]
+    assert vips(early) == vips(late)
+
+
+async def test_an_own_log_that_cannot_be_read_is_not_gone_on_with() -> None:
+    """Its decisions are not known: nothing is served or written before they may be passed over."""
+    zone = await Zone().recover()
+    await zone.take(hub("s-1"))
+    lease = next(event.n for event in zone.own.events if isinstance(event.change, VipLeased))
+    raw = [encode_event(event) for event in zone.own.events]
+    raw[lease - 1] = raw[lease - 1].replace(b'"VipLeased"', b'"VipBorrowed"')
+    zone.own.events[:] = [decode_event(one) for one in raw]
+    zone = await zone.restarted()
+    assert zone.told == []
+    with pytest.raises(Stopped, match=f"event east:{lease} cannot be read"):
+        await zone.owner.write(_service("own"), actor="ann")
+    await zone.take(hub("s-1", "s-2"))
+    assert zone.told == []
+    await zone.owner.skip("east", lease, "it is leased anew", "ann")
+    again = await zone.restarted()
+    for one in (zone, again):
+        assert one.owner.stop is None
+        assert "s-1" in vips(one)
+        assert one.told[-1] == one.owner.state
 
 
 def _service(name: str) -> follow.Decided:

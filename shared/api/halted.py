@@ -1,0 +1,102 @@
+"""`GET /halted`: what stands still in a plane, and `POST /skip`: let it pass over an event that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+from litestar import Response, get, post
+from litestar.handlers import HTTPRouteHandler
+
+from shared.api import auth
+from shared.api.problem import Problem
+from shared.api.reading import current_reader
+from shared.api.response import Call, json_response
+from shared.events.event import Event
+from shared.events.stop import NotSkipped, Stop
+
+REASON_MAX = 1024
+"""Characters of a reason for passing over an event."""
+WITHHELD = "this is of all meshes and zones, the token is not"
+
+
+class HaltedPart(msgspec.Struct, frozen=True):
+    """what stands still, why, and what makes it go on."""
+
+    what: str
+    reason: str
+    mend: str
+
+
+class Reads(Protocol):
+    """A plane, as far as it follows logs."""
+
+    @property
+    def stops(self) -> Sequence[Stop]:
+        """The events that it cannot read and stops before."""
+        ...
+
+    @property
+    def faults(self) -> Mapping[str, str]:
+        """What else stands still, by name, and why."""
+        ...
+
+    async def skip(self, origin: str, n: int, reason: str, actor: str) -> Sequence[Event]:
+        """Record that an event is passed over, and go on; the events that say so. Raises NotSkipped, LogUnavailable."""
+        ...
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
+    """origin and n of the event; reason: why nothing is missed without it."""
+
+    origin: str
+    n: int
+    reason: str
+
+
+def halted_routes(plane: Reads | None, mend: str) -> list[HTTPRouteHandler]:
+    """The routes; mend: what makes a fault go on."""
+    if plane is None:
+        return []
+
+    @get("/halted")
+    async def halted() -> Response[bytes]:
+        items = [*halted_parts(plane, mend)]
+        if current_reader().is_limited:
+            items = [msgspec.structs.replace(item, reason=WITHHELD) for item in items]
+        return json_response({"items": items, "total": len(items)})
+
+    @post("/skip", status_code=200)
+    async def skip(request: Call) -> Response[bytes]:
+        asked = _read(await request.body())
+        try:
+            events = await plane.skip(asked.origin, asked.n, asked.reason, auth.actor(request))
+        except NotSkipped as refusal:
+            raise Problem(409, "Nothing to pass over", str(refusal)) from None
+        recorded = [{"origin": event.origin, "n": event.n, "id": event.id} for event in events]
+        return json_response({"recorded": recorded, "halted": halted_parts(plane, mend)})
+
+    return [halted, skip]
+
+
+def halted_parts(plane: Reads, mend: str) -> list[HaltedPart]:
+    """All that stands still in a plane."""
+    stops = [HaltedPart(f"before event {stop.event}", stop.reason, stop.mend) for stop in plane.stops]
+    return stops + [HaltedPart(what, reason, mend) for what, reason in sorted(plane.faults.items())]
+
+
+def _read(body: bytes) -> _Body:
+    try:
+        asked = msgspec.json.decode(body, type=_Body)
+    except msgspec.DecodeError as error:
+        shape = '{"origin": "global" or a zone, "n": number, "reason": why}'
+        raise Problem(400, "Bad Request", f"the body must be {shape}: {error}") from None
+    if not asked.reason.strip() or len(asked.reason) > REASON_MAX:
+        raise Problem(
+            400,
+            "Bad Request",
+            "the reason stays in the log",
+            [{"field": "reason", "reason": f"must have 1 to {REASON_MAX} characters"}],
+        )
+    return asked

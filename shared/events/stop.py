@@ -1,0 +1,144 @@
+"""Stop: an event that its reader may not pass over, and the tombstone that lets it.
+
+A change that a program does not understand may matter: a reader that went on behind it would serve a state that never
+was. So whoever meets one stops before it and keeps serving what it has, until a program that can read it takes over, or
+an operator says that it is to be passed over: an `EventSkipped`. One in the event's own log holds for every reader of
+that log, one in another plane's log for that plane. An event that says of itself that it may be passed over, is. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+import msgspec
+from immutables import Map
+
+from shared.events.event import GLOBAL, Event, EventSkipped, Unreadable
+from shared.events.log import LogUnavailable
+from shared.events.state import LogState, ZoneState
+
+Passed: TypeAlias = Mapping[tuple[str, int], str]
+"""Events by origin and sequence that are passed over, and why (`LogState.skipped`)."""
+NOTHING_PASSED: Passed = Map()
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """Event n of a log cannot be read by this program, and why."""
+
+    origin: str
+    n: int
+    reason: str
+
+    @property
+    def event(self) -> str:
+        """As commands name it: `1234` of global, `east:57` of a zone."""
+        return str(self.n) if self.origin == GLOBAL else f"{self.origin}:{self.n}"
+
+    @property
+    def mend(self) -> str:
+        """What makes its reader go on."""
+        return f'a version that can read it, or zonal skip {self.event} --reason "…"'
+
+    def __str__(self) -> str:
+        return f"event {self.event} cannot be read by this program ({self.reason}); mended by {self.mend}"
+
+
+class Stopped(LogUnavailable):
+    """Nothing is written on top of what was not read."""
+
+
+class NotSkipped(Exception):
+    """There is nothing to pass over; the message says why."""
+
+
+def stop_at(event: Event) -> Stop | None:
+    """The stop that an event is to whoever reads it, without regard to tombstones; None for one that can be read, that
+    may be passed over, or that is withheld from the reader.
+    """
+    change = event.change
+    if isinstance(change, Unreadable) and not change.skippable and event.subject:
+        return Stop(event.origin, event.n, change.reason)
+    return None
+
+
+class Held:
+    """What came of one log and stands behind a stop. `on_stop` is told of every new one."""
+
+    def __init__(self, on_stop: Callable[[Stop], None]) -> None:
+        self._events: list[Event] = []
+        self._on_stop = on_stop
+        self._told: Stop | None = None
+
+    @property
+    def stop(self) -> Stop | None:
+        """What the rest waits for; None where nothing is held, or nothing stops it any more."""
+        return stop_at(self._events[0]) if self._events else None
+
+    def replace(self, events: Iterable[Event]) -> None:
+        """Hold these instead."""
+        self._events = list(events)
+
+    def hold(self, after: int, events: Iterable[Event]) -> None:
+        """Hold these as well, without those that are known: up to `after`, or held."""
+        last = self._events[-1].n if self._events else after
+        self._events += [event for event in events if event.n > last]
+
+    def take(self, after: int, events: Iterable[Event], passed: Passed) -> list[Event]:
+        """What is held and these, up to the first stop, which is held with all behind it. after, passed: as in `hold`
+        and `readable`.
+        """
+        self.hold(after, events)
+        count = readable(self._events, passed)
+        taken, self._events = self._events[:count], self._events[count:]
+        told, self._told = self._told, self.stop
+        if self._told is not None and self._told != told:
+            self._on_stop(self._told)
+        return taken
+
+
+def refuse_skip(who: str, origin: str, n: int, stops: Sequence[Stop]) -> None:
+    """Raises NotSkipped unless one of the stops is at event n of this log."""
+    if any((stop.origin, stop.n) == (origin, n) for stop in stops):
+        return
+    said = f"stops before event {', '.join(stop.event for stop in stops)}" if stops else "reads all events"
+    raise NotSkipped(f"event {Stop(origin, n, '').event} cannot be passed over here: {who} {said}")
+
+
+def readable(events: Sequence[Event], passed: Passed) -> int:
+    """How many of the events, a part of one log, can be taken before the first stop.
+
+    passed: what tombstones of the reader's own log let pass; those among the events do so as well.
+    """
+    tombstones = {event.change.skips for event in events if isinstance(event.change, EventSkipped)}
+    for count, event in enumerate(events):
+        if stop_at(event) is not None and (event.origin, event.n) not in passed and _id(event) not in tombstones:
+            return count
+    return len(events)
+
+
+def first_unread(log: LogState, passed: Passed = NOTHING_PASSED) -> Stop | None:
+    """The first event of a folded log that was not read although nothing lets it pass; None where all is well."""
+    for n, reason in sorted(log.unread.items()):
+        if (log.origin, n) not in passed:
+            return Stop(log.origin, n, reason)
+    return None
+
+
+def zone_unread(state: ZoneState) -> Stop | None:
+    """The same for both logs of a zone, its own first."""
+    return first_unread(state.own) or first_unread(state.hub, state.own.skipped)
+
+
+def tombstone(origin: str, n: int, reason: str) -> EventSkipped:
+    """The change that lets readers pass over event n of a log."""
+    return EventSkipped(g=n, reason=reason, origin=msgspec.UNSET if origin == GLOBAL else origin)
+
+
+def stops_of(stops: Iterable[Stop | None]) -> tuple[Stop, ...]:
+    """Those that there are."""
+    return tuple(stop for stop in stops if stop is not None)
+
+
+def _id(event: Event) -> tuple[str, int]:
+    return event.origin, event.n
