@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared.model import manifest
+from shared.model.gateway import MeshGateway
 from shared.model.validate import validate
 
 PAGES = Path(__file__).parents[2] / "shared" / "seeds"
@@ -18,17 +19,17 @@ EXAMPLES = Path(__file__).parent / "e2e" / "seeds"
 INDEX = EXAMPLES / "index.json"
 """SHA-256 of every example, by the pages it stands on. It is written from the pages, and checked against both."""
 
-KINDS = "MeshExternalService|ExternalService|HostnameGenerator|Mesh|Dataplane"
+KINDS = "MeshExternalService|ExternalService|HostnameGenerator|MeshGateway|Mesh|Dataplane"
 WHOLE = re.compile(rf"(apiVersion: kuma.io/v1alpha1\nkind|type): ({KINDS})\n")
 FIRST = re.compile(r"(apiVersion|match|endpoints|tls|networking): ?|type: [A-Z]")
-TOP = re.compile(r"(kind|metadata|spec|name|mesh|labels|tags|networking|routing|mtls|type|apiVersion):")
+TOP = re.compile(r"(kind|metadata|spec|name|mesh|labels|tags|networking|selectors|conf|routing|mtls|type|apiVersion):")
 FRAGMENT = re.compile(r"(match|endpoints|tls|networking):\n")
 
 
 def examples_of(page: str) -> list[str]:
     """Runs of lines that stand like YAML: from a first key on, as long as keys or indented lines follow.
 
-    Whole resources of the five kinds, and the fragments that explain `match`, `endpoints`, `tls` and an outbound.
+    Whole resources of the six kinds, and the fragments that explain `match`, `endpoints`, `tls` and an outbound.
     """
     found: list[list[str]] = []
     fragment = inside = False
@@ -75,12 +76,35 @@ def test_every_example_is_a_file_and_every_file_an_example() -> None:
     assert len(held) == len(examples())
 
 
-@pytest.mark.parametrize("path", [path for path in examples() if "fragment" not in path.name], ids=lambda one: one.stem)
+WHOLES = [path for path in examples() if not path.stem.endswith("misindented") and "fragment" not in path.stem]
+
+
+@pytest.mark.parametrize("path", WHOLES, ids=lambda one: one.stem)
 def test_an_example_is_accepted_whole(path: Path) -> None:
     """Both YAML forms are read without a fault and break no rule."""
     parsed = manifest.parse(path.read_text(), path.name)
     assert parsed.faults == ()
     assert [validate(one.resource) for one in parsed.documents] == [()]
+
+
+def test_the_example_that_is_no_yaml_is_refused_where_it_breaks() -> None:
+    """The third Kubernetes example of the MeshGateway page lacks the indentation of its tag."""
+    text = (EXAMPLES / "gateway-https-misindented.yaml").read_text()
+    (fault,) = manifest.parse(text, "page").faults
+    assert (fault.line, fault.column) == (9, 5)
+    assert text.splitlines()[fault.line - 1].strip() == "kuma.io/service: edge-gateway"
+    assert fault.reason == "not valid YAML: did not find expected '-' indicator"
+    mended = manifest.parse(text.replace("    kuma.io/service", "        kuma.io/service"))
+    assert mended.faults == ()
+    right = manifest.parse((EXAMPLES / "gateway-https-universal.yaml").read_text())
+    assert _body(mended.documents[0].resource) == _body(right.documents[0].resource)
+
+
+def _body(resource: object) -> object:
+    """What both forms declare: MeshGateway has no `spec` in the Universal one."""
+    if isinstance(resource, MeshGateway):
+        return resource.selectors, resource.tags, resource.conf
+    return getattr(resource, "spec", None) or resource
 
 
 def test_the_fragments_make_a_resource_together() -> None:
@@ -101,8 +125,10 @@ def test_both_forms_of_an_example_are_one_resource() -> None:
         stem, _, form = path.stem.rpartition("-")
         if form in ("kubernetes", "universal"):
             resource = manifest.parse(path.read_text()).documents[0].resource
-            forms.setdefault(stem, {})[form] = getattr(resource, "spec", None) or resource
-    assert len(forms) == 18
+            forms.setdefault(stem, {})[form] = _body(resource)
+    assert len(forms) == 21
+    assert {stem for stem, both in forms.items() if len(both) < 2} == {"gateway-https"}, "its other form is no YAML"
     for stem, both in forms.items():
-        assert set(both) == {"kubernetes", "universal"}, stem
+        if len(both) < 2:
+            continue
         assert both["kubernetes"] == both["universal"], stem

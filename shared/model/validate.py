@@ -18,7 +18,7 @@ from shared.model.external_service_rules import external_service_violations
 from shared.model.gateway import MeshGateway
 from shared.model.gateway_route import MeshGatewayRoute
 from shared.model.gateway_route_rules import gateway_route_violations
-from shared.model.gateway_rules import gateway_violations
+from shared.model.gateway_rules import builtin_violations, gateway_violations
 from shared.model.inbound import PROTOCOL_TAG, PROTOCOL_WORDS
 from shared.model.labels import (
     ALLOW_ADDRESSES_LABEL,
@@ -328,6 +328,7 @@ def _dataplane(dataplane: Dataplane) -> Iterator[tuple[str, str]]:
     for field, address in (("address", networking.address), ("advertisedAddress", networking.advertised_address)):
         if address is not None and not (is_ip(address) or is_dns_name(address)):
             yield f"networking.{field}", "address has to be valid IP address or domain name"
+    yield from builtin_violations(networking)
     for index, inbound in enumerate(networking.inbound):
         path = f"networking.inbound[{index}]"
         if not inbound.tags.get("kuma.io/service"):

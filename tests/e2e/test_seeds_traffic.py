@@ -182,7 +182,8 @@ def form(world: World, request: pytest.FixtureRequest) -> str:
 
 def test_every_service_of_the_seeds_is_tried_here() -> None:
     """No example of a MeshExternalService is left out."""
-    kinds = ("generator", "mesh-default", "dataplane", "fragment", "legacy")  # the last: test_legacy.py
+    # Those are tried in test_legacy.py and test_gateway.py.
+    kinds = ("generator", "mesh-default", "dataplane", "fragment", "legacy", "gateway")
     files = {path.stem.rpartition("-")[0] for path in SEEDS.glob("*.yaml") if not path.stem.startswith(kinds)}
     assert files == set(NAMES)
 
