@@ -1,7 +1,7 @@
 """Checkpoints: a `LogState` as bytes, so that a question about the past need not begin at the first event. Pure.
 
 A checkpoint is kept outside the log and proves nothing by itself: it can be deleted at any time, and before use its
-head is compared with the log's own chain. The bytes are a line of text (what it is, its digest) and JSON, not
+head is compared with the log's own chain. The bytes are a line of text (what it is, its digest) and MessagePack, not
 compressed: that would take longer than all the rest, in a place that can be emptied at any time.
 What follows from the rest (kinds, names, retired, expiring, active leases) is not written but derived.
 """
@@ -63,40 +63,43 @@ class _Image(msgspec.Struct, frozen=True, omit_defaults=True):
     unread: list[tuple[int, str]] = []
 
 
-_decoder = codec.decoder(_Image)
+_decoder = codec.unpacker(_Image)
 
 
 def encode_checkpoint(state: LogState) -> bytes:
-    """The state as bytes, the same for the same state."""
-    body = checkpoint_text(state)
+    """The state as bytes, in no particular order."""
+    body = codec.pack(_image(state, _values))
     return b"%s %s\n%s" % (MAGIC, sha256(body).hexdigest().encode(), body)
 
 
 def checkpoint_text(state: LogState) -> bytes:
-    """The JSON that a checkpoint holds."""
-    image = _Image(
+    """The state as JSON, the same for the same state: what digests are of."""
+    return codec.encode(_image(state, _sorted))
+
+
+def _image(state: LogState, values: Callable[[Map[Any, Any]], list[Any]]) -> _Image:
+    return _Image(
         origin=state.origin,
         n=state.n,
         head=state.head,
         incarnation=state.incarnation,
         time=state.time,
         seen=state.seen,
-        resources=_sorted(state.resources),
-        vips=_sorted(state.vips),
-        claims=_sorted(state.claims),
-        proxies=_sorted(state.proxies),
+        resources=values(state.resources),
+        vips=values(state.vips),
+        claims=values(state.claims),
+        proxies=values(state.proxies),
         settings=state.settings,
-        roots=_sorted(state.roots),
-        intermediates=_sorted(state.intermediates),
+        roots=values(state.roots),
+        intermediates=values(state.intermediates),
         data_keys={kid: dict(wraps) for kid, wraps in state.data_keys.items()},
         skipped=sorted(state.skipped.items()),
         narrowed=[(mesh, sorted(known.items(), key=_loss)) for mesh, known in sorted(state.narrowed.items())],
         derived=None if _derived(state) == state else _written_out(state),
-        holds=_sorted(state.holds),
-        quarantined=_sorted(state.quarantined),
+        holds=values(state.holds),
+        quarantined=values(state.quarantined),
         unread=sorted(state.unread.items()),
     )
-    return codec.encode(image)
 
 
 def decode_checkpoint(data: bytes) -> LogState:
@@ -190,6 +193,10 @@ def _as_written(state: LogState, derived: _Derived) -> LogState:
 
 def _sorted(values: Map[Any, V]) -> list[V]:
     return [value for _, value in sorted(values.items(), key=lambda item: item[0])]
+
+
+def _values(values: Map[Any, V]) -> list[V]:
+    return list(values.values())
 
 
 def _loss(item: tuple[Narrowed, EventRef]) -> tuple[int, str]:

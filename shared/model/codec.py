@@ -41,6 +41,13 @@ def _items_of(wanted: Any) -> Any:
     return None if not arguments or arguments[1] is Any else dict[arguments[0], arguments[1]]  # type: ignore[valid-type]
 
 
+def _pack_unknown(value: Any) -> Any:
+    if isinstance(value, Map):
+        return dict(value)
+    raise NotImplementedError(f"no MessagePack form for {type(value).__name__}")
+
+
+_packer = msgspec.msgpack.Encoder(enc_hook=_pack_unknown)
 _encoder = msgspec.json.Encoder(enc_hook=_encode_unknown, order="deterministic")
 
 
@@ -52,6 +59,16 @@ def encode(value: Any) -> bytes:
 def decoder(wanted: Any) -> msgspec.json.Decoder[Any]:
     """A strict JSON decoder of one type; build it once per module."""
     return msgspec.json.Decoder(wanted, dec_hook=_decode_unknown)
+
+
+def pack(value: Any) -> bytes:
+    """MessagePack, for what one program keeps for itself: half the time of JSON, keys of maps in any order."""
+    return _packer.encode(value)
+
+
+def unpacker(wanted: Any) -> msgspec.msgpack.Decoder[Any]:
+    """A strict MessagePack decoder of one type; build it once per module."""
+    return msgspec.msgpack.Decoder(wanted, dec_hook=_decode_unknown)
 
 
 def decode(data: bytes | str, wanted: Any) -> Any:

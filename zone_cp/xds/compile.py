@@ -6,8 +6,10 @@ nothing was compiled before differs in everything.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from shared.model.builtin import is_builtin
-from shared.model.resource import Dataplane, ZoneEgress
+from shared.model.resource import Dataplane, ResourceKey, ZoneEgress
 from zone_cp.view.zone_view import ProxyView, ZoneView
 from zone_cp.xds import defaults
 from zone_cp.xds.egress import compile_egress
@@ -24,9 +26,14 @@ def compile_proxy(view: ZoneView, proxy: ProxyView, secrets: SecretSource) -> Sn
     return compile_whole(view, proxy, secrets).assembly.snapshot
 
 
-def compile_whole(view: ZoneView, proxy: ProxyView, secrets: SecretSource) -> Compiled:
-    """The same, as the start for what comes after."""
-    return compile_next(None, view, proxy, secrets, all_of(view))
+def compile_whole(
+    view: ZoneView,
+    proxy: ProxyView,
+    secrets: SecretSource,
+    only: Mapping[str, Collection[ResourceKey]] | None = None,
+) -> Compiled:
+    """The same, as the start for what comes after. only: see Changed."""
+    return compile_next(None, view, proxy, secrets, all_of(view, only))
 
 
 def compile_next(

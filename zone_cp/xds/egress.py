@@ -25,7 +25,7 @@ from zone_cp.xds.chains import accepting_socket, chain, class_filters, listener_
 from zone_cp.xds.credentials import credentials
 from zone_cp.xds.filters import Logged, Where
 from zone_cp.xds.guarded_tcp import guarded_tcp
-from zone_cp.xds.material import serve
+from zone_cp.xds.material import brings_a_cluster, outlined, serve
 from zone_cp.xds.parts import ACCESS, CREDENTIALS, REST, ROUTES, Changed, Compiled, Draft, without
 from zone_cp.xds.routes import routes
 from zone_cp.xds.secrets import SecretSource
@@ -117,12 +117,14 @@ def _mesh_parts(  # noqa: PLR0917 - as above
 ) -> None:
     known: Map[ResourceKey, ExternalServiceView] = old.services if old is not None else Map()
     keys = {*known, *new.services} if anew else changed.view.services.get(new.name, ())
-    guarded = anew
+    guarded, only = anew, None if changed.only is None else changed.only.get(new.name, ())
     for key in keys:
         service, was = new.services.get(key), known.get(key)
         guarded = guarded or any(one is not None and permitted(new, one) is not None for one in (service, was))
         if service is None or not dialled_through_egress(new, key):
             draft.serve(key, None, NO_PART)
+        elif only is not None and key not in only and brings_a_cluster(service):
+            draft.serve(key, None, Part((outlined(service),)))
         else:
             served = serve(service, new.sources, system_ca_path, source)
             draft.serve(key, served, Part((served.cluster,), served.secrets))

@@ -28,7 +28,7 @@ from zone_cp.view.names import NO_NAMES, Names, following
 from zone_cp.view.project import empty_view, first_step, next_step, proxy_view
 from zone_cp.view.zone_view import Difference, Failure, ProxyView, ZoneView
 from zone_cp.xds.compile import compile_next, compile_whole, reads
-from zone_cp.xds.parts import OF_SOME, Changed, Compiled, Workload, all_of
+from zone_cp.xds.parts import OF_SOME, Changed, Compiled, Workload, all_of, services_alone
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.snapshot import Snapshot
 
@@ -167,9 +167,10 @@ def turn_between(
     changed = Changed(moved)
     later = _placed(draft.fleet(Map()), after, then, changed)
     elsewhere = {draft.situations[proxy] for proxy in later.moved if proxy in draft.situations}
+    start = all_of(view, moved.services if services_alone(moved) and EGRESSES not in map(_place, elsewhere) else None)
     for situation in {*_visited(later, changed), *elsewhere}:
         if situation in draft.groups:
-            draft.compile(situation, all_of(view), secrets)
+            draft.compile(situation, start, secrets)
     fleet = draft.fleet(_names(nothing, view, difference))
     return fleet, _turned(fleet, after, then, changed, secrets)
 
@@ -254,7 +255,7 @@ class _Draft:
         group = self.groups[situation]
         try:
             if group.compiled is None:
-                compiled = compile_whole(self.view, situation, secrets)
+                compiled = compile_whole(self.view, situation, secrets, changed.only)
             else:
                 compiled = compile_next(group.compiled, self.view, situation, secrets, changed)
         except Exception as fault:  # noqa: BLE001 - whatever it is: these keep what they have, the others are served

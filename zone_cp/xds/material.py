@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TypeAlias, TypeVar
 
 import msgspec
@@ -12,7 +13,7 @@ from zone_cp.xds import secrets as sds
 from zone_cp.xds.clusters import Found, endpoint_failure, service_cluster
 from zone_cp.xds.extended import Extended, ExtraRoutes, extend
 from zone_cp.xds.secrets import MaterialMissing, SecretSource
-from zone_cp.xds.snapshot import Encoded
+from zone_cp.xds.snapshot import CLUSTER, Encoded
 from zone_cp.xds.upstream_tls import References, verifies
 
 REMEMBERED = 65536
@@ -37,10 +38,11 @@ class _Found(msgspec.Struct, frozen=True):
 
 
 _Key: TypeAlias = tuple[int, int, str | tuple[References | None, ...]]
-_remembered: dict[_Key, tuple[ExternalServiceView, Sources, Served | Encoded]] = {}
+_remembered: OrderedDict[_Key, tuple[ExternalServiceView, Sources, Served | Encoded]] = OrderedDict()
 # By identity, since an unchanged service is the same object in the next view; the entry keeps it alive, so
 # its id cannot be another's. Services with sealed material are asked anew, since their bytes may come or go;
-# of these the cluster alone is kept, for what was found.
+# of these the cluster alone is kept, for what was found. Ordered: the first key of a dict that has lost many before it
+# is searched for among those.
 
 
 def serve(service: ExternalServiceView, mesh_sources: Sources, system_ca_path: str, source: SecretSource) -> Served:
@@ -52,6 +54,16 @@ def serve(service: ExternalServiceView, mesh_sources: Sources, system_ca_path: s
     if known is not None and isinstance(known[2], Served):
         return known[2]
     return _keep(key, service, mesh_sources, _serve(service, mesh_sources, system_ca_path, source))
+
+
+def brings_a_cluster(service: ExternalServiceView) -> bool:
+    """Whether a service brings a cluster of its own and nothing else, whatever it is found to be."""
+    return service.extension is None and not _reads(service)
+
+
+def outlined(service: ExternalServiceView) -> Encoded:
+    """What stands for the cluster of such a service where it is the same before and after."""
+    return Encoded(service.cluster, CLUSTER, "", b"", b"")
 
 
 def _reads(service: ExternalServiceView) -> bool:
@@ -68,7 +80,7 @@ def _cluster(service: ExternalServiceView, references: Found, mesh_sources: Sour
 
 def _keep(key: _Key, service: ExternalServiceView, mesh_sources: Sources, made: T) -> T:
     if len(_remembered) >= REMEMBERED:
-        del _remembered[next(iter(_remembered))]
+        _remembered.popitem(last=False)
     _remembered[key] = (service, mesh_sources, made)
     return made
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -31,11 +31,13 @@ class Changed(msgspec.Struct, frozen=True):
     """What differs from the compilation before: of the view, and of what is in no view.
 
     identities are workloads whose certificate was replaced, authorities the meshes whose roots or intermediates were.
+    only are, by mesh, the services that matter: in place of others an egress may have outlines (None: all matter).
     """
 
     view: Difference = Difference()
     identities: frozenset[Workload] = frozenset()
     authorities: frozenset[str] = frozenset()
+    only: Mapping[str, Collection[ResourceKey]] | None = None
 
     @property
     def credentials(self) -> frozenset[str]:
@@ -138,14 +140,21 @@ def without(draft: Draft, mesh: str) -> None:
         draft.put(rank, mesh, NO_PART)
 
 
-def all_of(view: ZoneView) -> Changed:
-    """Everything differs."""
+def all_of(view: ZoneView, only: Mapping[str, Collection[ResourceKey]] | None = None) -> Changed:
+    """Everything differs. only: see Changed."""
     return Changed(
-        Difference(
+        only=only,
+        view=Difference(
             services={name: tuple(mesh.services) for name, mesh in view.meshes.items()},
             meshes={name: frozenset(MeshView.__struct_fields__) for name in view.meshes},
             egresses=True,
             vip_ranges=True,
             on_demand_above=True,
-        )
+        ),
     )
+
+
+def services_alone(difference: Difference) -> bool:
+    """Whether services are all of a view that differs, beside what proxies are."""
+    of_all = (difference.meshes, difference.egresses, difference.vip_ranges, difference.on_demand_above)
+    return not any((*of_all, difference.generators, difference.settings))
