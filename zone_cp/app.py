@@ -176,10 +176,10 @@ class _Zone:
             offered=self._offered,
             compare=self._settings.compare_with_recomputed,
         )
-        self._board = StatusBoard(self._settings.name, status, self._present, self._publisher.failures)
+        name, state, plan = self._settings.name, lambda: self._owner.state, self._publisher
+        self._board = StatusBoard(name, status, self._present, plan.failures, plan.closed)
         self._watch = EgressWatch(self._ads, self._delivered)
-        name, state = self._settings.name, lambda: self._owner.state
-        self._progress = ZoneProgress(name, self._ads.hub, status, state=state, plan=self._publisher, kept=self._safety)
+        self._progress = ZoneProgress(name, self._ads.hub, status, state=state, plan=plan, kept=self._safety)
 
     def _recorded_settings(self) -> ZoneSettingsChanged:
         settings = self._settings

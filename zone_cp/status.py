@@ -23,15 +23,18 @@ from shared.events.state import ZoneState
 from shared.model.kinds import is_door, is_legacy
 from shared.model.resource import ResourceKey
 from shared.nats.status import StatusStream
+from zone_cp.gateway_conditions import Closed, GatewayRows
 from zone_cp.view.zone_view import Difference, ExternalServiceView, Failure, ZoneView
+from zone_cp.xds.parts import OF_SOME
 
 PAUSE_FACTOR = 4
 """Pause after each computation, as a multiple of what it took."""
 RETRY_SECONDS = 0.5
 SETTLE_SECONDS = 0.05
 """How long conditions may lag behind what proxies hold."""
-SERVICES, LEGACY = "mes", "es"
-"""What the keys of services begin with; others in the stream are not the board's."""
+SERVICES, LEGACY, GATEWAYS = "mes", "es", "mgw"
+"""What the keys of rows begin with; others in the stream are not the board's."""
+_KINDS = (SERVICES, LEGACY, GATEWAYS)
 UNKNOWN = b"?"
 """What an earlier run wrote: differs from every row."""
 
@@ -51,11 +54,14 @@ class StatusBoard:
         stream: StatusStream,
         present: Callable[[], tuple[ZoneState, ZoneView] | None],
         failures: Callable[[], Mapping[ResourceKey, Failure]],
+        closed: Callable[[], Closed] = Map,
     ) -> None:
         self._zone = zone
         self._stream = stream
         self._present = present
         self._failures = failures
+        self._closed_listeners = closed
+        self._gateways = GatewayRows()
         self._acked: ZoneView | None = None
         self._acked_at = ""
         self._since: dict[ResourceKey, tuple[ExternalServiceView, str]] = {}
@@ -83,9 +89,10 @@ class StatusBoard:
             self._everything = True
         else:
             self._touched.update(difference.declared)
-            self._meshes.update(name for name, fields in difference.meshes.items() if fields != {"workloads"})
+            self._meshes.update(name for name, fields in difference.meshes.items() if not fields <= OF_SOME)
             for keys in difference.services.values():
                 self._touched.update(keys)
+        self._gateways.changed(difference)
         self._wake.set()
 
     def delivered(self, view: ZoneView | None, waiting: tuple[str, ...], at: str) -> None:
@@ -122,7 +129,7 @@ class StatusBoard:
     async def recall(self) -> None:
         """Learn what an earlier run recorded, so that rows of what is gone are cleared. Raises LogUnavailable."""
         keys = await self._stream.keys()
-        self._written = dict.fromkeys((key for key in keys if key.startswith((f"{SERVICES}.", f"{LEGACY}."))), UNKNOWN)
+        self._written = dict.fromkeys((key for key in keys if key.partition(".")[0] in _KINDS), UNKNOWN)
 
     async def run(self) -> None:
         """For ever: after each change compute the rows and record those that differ."""
@@ -162,7 +169,8 @@ class StatusBoard:
             *service_rows(*said, delivery=delivery, observed=observed, keys=keys),
             *legacy_rows(*said, delivery=delivery, observed=observed, keys=keys),
         )
-        return self._take({key for key in keys if not is_door(key)}, found)
+        gateways, rows = self._gateways.due(state, view, self._closed_listeners())
+        return self._take({key for key in keys if not is_door(key)} | gateways, (*found, *rows))
 
     def _due(self, state: ZoneState, view: ZoneView) -> set[ResourceKey]:
         """The services whose rows are to be computed now."""
@@ -208,7 +216,7 @@ class StatusBoard:
             token = _token(key)
             computed.add(token)
             self.rows[token] = _shown(row, self._position, self.rows.get(token))
-            if all(one.status == "True" for one in row.conditions):
+            if key.kind == "MeshGateway" or all(one.status == "True" for one in row.conditions):
                 self._unsettled.discard(key)
             else:
                 self._unsettled.add(key)
@@ -247,7 +255,8 @@ def _latest(seen: Iterable[Observed]) -> Observed:
 
 
 def _token(key: ResourceKey) -> str:
-    return f"{LEGACY if is_legacy(key) else SERVICES}.{key.mesh}.{key.zone or '_'}.{key.name}"
+    kind = GATEWAYS if key.kind == "MeshGateway" else LEGACY if is_legacy(key) else SERVICES
+    return f"{kind}.{key.mesh}.{key.zone or '_'}.{key.name}"
 
 
 def _shown(row: ServiceRow, position: str, before: ServiceStatus | None) -> ServiceStatus:

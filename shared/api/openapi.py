@@ -147,6 +147,7 @@ def _other_paths() -> dict[str, Any]:
         "/who-am-i": {"get": operation("whoAmI", {"200": answer(free, "the caller")} | problems())},
         **_status_paths("meshexternalservices", "service"),
         **_status_paths("externalservices", "externalService"),
+        **_status_paths("meshgateways", "meshGateway"),
         "/proxies": rows("proxies", "ProxyRow"),
         **history_paths(),
         **_halted_paths(),

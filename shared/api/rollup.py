@@ -11,6 +11,8 @@ from shared.api.store import ServiceStatus, StatusCondition
 
 EXPECTED = ("VipLeased", "HostnamesGenerated", "Ready")
 """What every zone has to say of every service; a zone that does not is counted as unknown."""
+OF_GATEWAYS = ("Bound", "Ready")
+"""The same of a MeshGateway."""
 WARNINGS = frozenset({"Degraded"})
 """Conditions that are bad news when true: one zone is enough."""
 
@@ -38,7 +40,7 @@ class RolledCondition(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ServiceRollup(msgspec.Struct, frozen=True, rename="camel"):
-    """A MeshExternalService over all the zones that are to serve it; `ready` is `2/2`."""
+    """A MeshExternalService or its like over all the zones that are to serve it; `ready` is `2/2`."""
 
     mesh: str
     name: str
@@ -47,19 +49,22 @@ class ServiceRollup(msgspec.Struct, frozen=True, rename="camel"):
     conditions: tuple[RolledCondition, ...]
 
 
-def rolled_up(mesh: str, name: str, origin: str, rows: Iterable[ServiceStatus], zones: Sequence[str]) -> ServiceRollup:
-    """Roll up the rows of one service. `zones` are those that should have one; rows of others count too."""
+def rolled_up(
+    mesh: str, name: str, origin: str, rows: Iterable[ServiceStatus], zones: Sequence[str], *, kind: str = ""
+) -> ServiceRollup:
+    """Roll up the rows of one resource. `zones` are those that should have one; rows of others count too."""
     by_zone = {row.zone: row for row in rows}
     expected = sorted({*zones, *by_zone})
     said = {zone: {one.type: one for one in by_zone[zone].conditions} if zone in by_zone else {} for zone in expected}
-    kinds = dict.fromkeys((*EXPECTED, *(kind for found in said.values() for kind in found)))
-    conditions = tuple(_rolled(kind, said) for kind in kinds)
+    wanted = OF_GATEWAYS if kind == "MeshGateway" else EXPECTED
+    types = dict.fromkeys((*wanted, *(one for found in said.values() for one in found)))
+    conditions = tuple(_rolled(one, said, wanted) for one in types)
     ready = next(one for one in conditions if one.type == "Ready")
     return ServiceRollup(mesh, name, origin, f"{ready.holds}/{ready.of}", conditions)
 
 
-def _rolled(kind: str, said: Mapping[str, Mapping[str, StatusCondition]]) -> RolledCondition:
-    told = tuple(_of_zone(zone, found.get(kind)) for zone, found in said.items() if kind in EXPECTED or kind in found)
+def _rolled(kind: str, said: Mapping[str, Mapping[str, StatusCondition]], wanted: Sequence[str]) -> RolledCondition:
+    told = tuple(_of_zone(zone, found.get(kind)) for zone, found in said.items() if kind in wanted or kind in found)
     states = {one.status for one in told}
     holds, of = sum(one.status == "True" for one in told), len(told)
     if kind in WARNINGS:

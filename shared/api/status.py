@@ -16,7 +16,7 @@ from shared.events.event import GLOBAL
 from shared.model import kinds
 from shared.model.resource import ResourceKey, Zone
 
-KINDS = ("MeshExternalService", "ExternalService")
+KINDS = ("MeshExternalService", "ExternalService", "MeshGateway")
 
 
 def status_routes(store: ResourceStore, own: str) -> list[HTTPRouteHandler]:
@@ -79,7 +79,7 @@ def _rollup(key: ResourceKey, rows: Sequence[ServiceStatus], zones: Sequence[str
     mine = [
         row for row in mine if (row.origin, row.zone) == ("zone", key.zone) or (row.origin == GLOBAL and not key.zone)
     ]
-    return rolled_up(key.mesh, key.name, key.zone or GLOBAL, mine, (key.zone,) if key.zone else zones)
+    return rolled_up(key.mesh, key.name, key.zone or GLOBAL, mine, (key.zone,) if key.zone else zones, kind=key.kind)
 
 
 async def _zones(store: ResourceStore, own: str) -> list[str]:

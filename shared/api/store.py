@@ -60,7 +60,7 @@ class StatusCondition(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, rename="camel"):
-    """How one MeshExternalService or ExternalService stands in one zone.
+    """How one MeshExternalService, ExternalService or MeshGateway stands in one zone.
 
     `origin` is "global" or a zone; `position` is the moment.
     """

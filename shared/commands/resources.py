@@ -207,7 +207,7 @@ def _path(kind: Kind, mesh: str | None, name: str | None = None) -> str:
 
 def _status(client: Client, kind: Kind, items: Iterable[dict[str, Any]]) -> list[dict[str, Any]] | None:
     """What each zone made of the items; None for kinds without, and where the API has no such view."""
-    if kind.name not in ("MeshExternalService", "ExternalService"):
+    if kind.name not in ("MeshExternalService", "ExternalService", "MeshGateway"):
         return None
     try:
         rows = client.get(f"/status/{kind.path}").get("items") or []

@@ -145,6 +145,18 @@ async def test_a_broken_certificate_closes_its_own_listener_only(system: Gateway
     _, _, said = await system.cli("inspect", "default.edge-1", "--zone", "east")
     field = "conf.listeners[1].tls.certificates[0].secret"
     assert f"edge:HTTPS:{port} is closed to late.example.com: {field}: mesh default has no Secret late" in said
+    rolled = await eventually(
+        partial(system.api, "GET", "/meshes/default/meshgateways/edge/_status"),
+        lambda one: one["ready"] == "0/2" and "late" in str(one),
+        "a condition",
+        WITHIN_SECONDS,
+    )
+    (ready,) = (one for one in rolled["conditions"] if one["type"] == "Ready")
+    by_zone = {one["zone"]: (one["reason"], one["message"]) for one in ready["zones"]}
+    assert by_zone == {
+        "east": ("SecretMissing", f"{field}: mesh default has no Secret late"),
+        "west": ("NotBound", "it is served nowhere in zone west"),
+    }
     await system.answers(1, "anything.test", 404)
     await system.apply(secret("late", late.pem))
     await shown(port, "late.example.com", late.serial)

@@ -15,12 +15,24 @@ from shared.api.store import ServiceStatus
 from shared.events.conditions import Observed
 from shared.events.event import ProxyConnected, ProxyDisconnected
 from shared.events.state import ZoneState
-from shared.model.resource import key_of
-from tests.builders import LogBuilder, ZoneBuilder, applied, at, deleted, egress, generator, mes, mesh
+from shared.model.resource import ResourceKey, Sealed, Secret, key_of
+from tests.builders import (
+    LogBuilder,
+    ZoneBuilder,
+    applied,
+    at,
+    dataplane,
+    deleted,
+    egress,
+    gateway,
+    generator,
+    mes,
+    mesh,
+)
 from zone_cp import status
 from zone_cp.status import StatusBoard
 from zone_cp.view.project import next_step, project
-from zone_cp.view.zone_view import ZoneView
+from zone_cp.view.zone_view import Failure, ZoneView
 
 SERVICES = tuple(f"service-{number}" for number in range(5))
 
@@ -32,8 +44,9 @@ class Kept:
         self.puts: list[ServiceStatus] = []
 
     async def put(self, _key: str, data: bytes) -> None:
-        """Keep a row."""
-        self.puts.append(msgspec.json.decode(data, type=ServiceStatus))
+        """Keep a row; nothing is what is put of one that is gone."""
+        if data:
+            self.puts.append(msgspec.json.decode(data, type=ServiceStatus))
 
     async def keys(self) -> Sequence[str]:
         """Nothing was recorded before."""
@@ -183,3 +196,33 @@ def _said(board: StatusBoard) -> dict[str, object]:
         )
         for token, row in board.statuses().items()
     }
+
+
+@pytest.mark.anyio
+async def test_a_mesh_gateway_says_who_is_bound_and_which_listener_is_closed() -> None:
+    """Rows of gateways come and go with MeshGateways and gateway Dataplanes, and with what is closed."""
+    zone, closed = Zone(), dict[tuple[ResourceKey, int], Failure]()
+    zone.board = StatusBoard("east", zone.stream, zone.present, Map, lambda: Map(closed))  # type: ignore[arg-type]
+
+    async def said() -> dict[str, list[tuple[str, str, str]]]:
+        rows = [row for row in await zone.recorded() if row.kind == "MeshGateway"]
+        return {row.name: [(one.type, one.status, one.reason) for one in row.conditions] for row in rows}
+
+    await zone.recorded()
+    zone.hub.append(applied(gateway(secret="gone")))
+    assert await said() == {"edge": [("Bound", "False", "NoDataplane"), ("Ready", "False", "NotBound")]}
+    proxy = dataplane("edge-1", inbound=[], gateway={"type": "BUILTIN", "tags": {"kuma.io/service": "edge-gateway"}})
+    zone.zone.write(applied(proxy, "east"))
+    assert await said() == {"edge": [("Bound", "True", "Bound"), ("Ready", "False", "SecretMissing")]}
+    zone.zone.write(applied(dataplane(), "east"))
+    assert await said() == {}
+    zone.hub.append(applied(Secret(name="gone", sealed=Sealed(kid="k", nonce="bg==", ciphertext="Yw==", digest="d"))))
+    assert await said() == {"edge": [("Bound", "True", "Bound"), ("Ready", "True", "Served")]}
+    closed[key_of(gateway()), 1] = Failure("InvalidMaterial", "missing private key", "conf.listeners[1]")
+    zone.zone.write(applied(dataplane("web-2"), "east"))
+    assert await said() == {"edge": [("Bound", "True", "Bound"), ("Ready", "False", "InvalidMaterial")]}
+    zone.zone.write(deleted(proxy, "east"))
+    assert await said() == {"edge": [("Bound", "False", "NoDataplane"), ("Ready", "False", "NotBound")]}
+    zone.hub.append(deleted(gateway()))
+    await zone.recorded()
+    assert zone.board.rows.keys() == {f"mes.default._.{name}" for name in SERVICES}

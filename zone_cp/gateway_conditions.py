@@ -1,0 +1,126 @@
+"""Conditions of MeshGateways in a zone: whether gateways are bound to them, and which listeners are closed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
+from immutables import Map
+
+from shared.events.conditions import Condition, ServiceRow
+from shared.events.state import ZoneState
+from shared.model.builtin import is_builtin
+from shared.model.gateway import MeshGateway
+from shared.model.resource import Dataplane, ResourceKey
+from zone_cp.view.gateways import GATEWAY_FIELDS, bound_gateway
+from zone_cp.view.zone_view import DeclaredGateway, Difference, Failure, MeshView, ZoneView
+
+Closed: TypeAlias = Mapping[tuple[ResourceKey, int], Failure]
+"""By MeshGateway and number of the listener: why online gateways do not serve it."""
+
+
+def gateway_dataplanes(state: ZoneState) -> Iterator[Dataplane]:
+    """The builtin gateways that a zone's own Dataplanes are."""
+    for stored in state.own.kinds.get("Dataplane", Map()).values():
+        if isinstance(stored.resource, Dataplane) and is_builtin(stored.resource):
+            yield stored.resource
+
+
+def gateway_rows(state: ZoneState, view: ZoneView, closed: Closed) -> dict[ResourceKey, ServiceRow]:
+    """The status table of the MeshGateways that a zone knows."""
+    bound: dict[ResourceKey, list[str]] = {}
+    failing: dict[tuple[ResourceKey, int], Failure] = {}
+    for resource in gateway_dataplanes(state):
+        mesh = view.meshes.get(resource.mesh)
+        gateway = bound_gateway(mesh, resource) if mesh is not None else None
+        if gateway is None:
+            continue
+        bound.setdefault(gateway.key, []).append(resource.name)
+        for one in (one for port in gateway.ports for one in port.listeners):
+            why = one.failure or closed.get((gateway.key, one.index))
+            if why is not None:
+                failing[gateway.key, one.index] = why
+    return {
+        key: _row(view, mesh, declared, sorted(bound.get(key, ())), _of(failing, key))
+        for mesh in view.meshes.values()
+        for key, declared in mesh.gateways.items()
+    }
+
+
+def _of(failing: Mapping[tuple[ResourceKey, int], Failure], key: ResourceKey) -> list[Failure]:
+    return [why for place, why in sorted(failing.items(), key=lambda pair: pair[0]) if place[0] == key]
+
+
+def _row(
+    view: ZoneView, mesh: MeshView, declared: DeclaredGateway, bound: list[str], failing: list[Failure]
+) -> ServiceRow:
+    key, resource, at = declared.stored.key, declared.stored.resource, declared.stored.last.time
+    conf = resource.conf if isinstance(resource, MeshGateway) else None
+    names = (one.hostname or "*" for one in (conf.listeners if conf is not None else ()))
+    return ServiceRow(
+        zone=view.zone,
+        mesh=mesh.name,
+        name=key.name,
+        origin="zone" if key.zone else "global",
+        protocol="",
+        port=0,
+        hostnames=tuple(dict.fromkeys(names)),
+        vip="",
+        conditions=(_bound(view.zone, bound, at), _ready(view.zone, bound, failing, at)),
+        kind="MeshGateway",
+    )
+
+
+def _bound(zone: str, bound: list[str], at: str) -> Condition:
+    if not bound:
+        return Condition("Bound", "False", "NoDataplane", f"no gateway Dataplane of zone {zone} is bound to it", at)
+    return Condition("Bound", "True", "Bound", f"{len(bound)} gateway Dataplane{'s' if len(bound) != 1 else ''}", at)
+
+
+def _ready(zone: str, bound: list[str], failing: list[Failure], at: str) -> Condition:
+    if not bound:
+        return Condition("Ready", "False", "NotBound", f"it is served nowhere in zone {zone}", at)
+    if not failing:
+        return Condition("Ready", "True", "Served", "", at)
+    first, further = failing[0], len(failing) - 1
+    more = f"; and {further} more listener{'s' if further != 1 else ''}" if further else ""
+    return Condition("Ready", "False", first.reason, f"{first.field}: {first.message}{more}", at)
+
+
+class GatewayRows:
+    """Which rows of MeshGateways are to be looked at again: all of them, once anything touches one or a gateway.
+
+    There are few of them, and which one a gateway is bound to depends on all.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._everything = True
+        self._dataplanes: set[ResourceKey] = set()
+        self._builtin: frozenset[str] = frozenset()
+        self._closed: Closed = Map()
+        self._known: set[ResourceKey] = set()
+
+    def changed(self, difference: Difference | None) -> None:
+        """The state moved; None: nobody knows what differs."""
+        if difference is None or any(GATEWAY_FIELDS & fields for fields in difference.meshes.values()):
+            self._everything = True
+        else:
+            self._dataplanes.update(key for key in difference.resources if key.kind == "Dataplane")
+
+    def due(self, state: ZoneState, view: ZoneView, closed: Closed) -> tuple[set[ResourceKey], tuple[ServiceRow, ...]]:
+        """The MeshGateways whose rows may differ, and the rows of those that are there."""
+        dataplanes, self._dataplanes = self._dataplanes, set()
+        touched = any(self._is_gateway(state, key) for key in dataplanes)
+        if not (self._everything or touched or closed != self._closed):
+            return set(), ()
+        self._everything, self._closed = False, closed
+        self._builtin = frozenset(f"{one.mesh}/{one.name}" for one in gateway_dataplanes(state))
+        rows = gateway_rows(state, view, closed)
+        before, self._known = self._known, set(rows)
+        return before | set(rows), tuple(rows.values())
+
+    def _is_gateway(self, state: ZoneState, key: ResourceKey) -> bool:
+        stored = state.resource(key)
+        now = stored is not None and isinstance(stored.resource, Dataplane) and is_builtin(stored.resource)
+        return now or f"{key.mesh}/{key.name}" in self._builtin
