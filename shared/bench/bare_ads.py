@@ -24,9 +24,9 @@ class Nacked(Exception):
 
 
 class BareAds:
-    """Serves one Envoy the clusters `first` and nothing else, then what is pushed. Use `async with`."""
+    """Serves one Envoy the clusters `first` and nothing else, then what is pushed. Use `async with`. port: where."""
 
-    def __init__(self, port: int, certificate: bytes, key: bytes, first: Mapping[str, bytes]) -> None:
+    def __init__(self, certificate: bytes, key: bytes, first: Mapping[str, bytes]) -> None:
         self._first = b"".join(first.values())
         self._nonce = 0
         self._context: Context | None = None
@@ -35,7 +35,7 @@ class BareAds:
         untyped: Any = self._stream
         methods: dict[str, Any] = {METHOD: grpc.stream_stream_rpc_method_handler(untyped)}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
-        self._server.add_secure_port(f"127.0.0.1:{port}", grpc.ssl_server_credentials([(key, certificate)]))
+        self.port: int = self._server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
 
     async def __aenter__(self) -> Self:
         await self._server.start()

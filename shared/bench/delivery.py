@@ -37,13 +37,17 @@ class Delays(msgspec.Struct, frozen=True):
 
 
 async def measure_to_ack(step: Step) -> Delays:
-    """Apply changes one after the other, each once the one before is ACKed; then the same bytes barely."""
+    """Apply changes, each once the one before is ACKed; then as many again, by turns with the bytes of the first."""
+    count = WARM_UP + CHANGES
     async with Place(log_level="debug") as place:
         async with place.api() as api:
             first = await _prepare(place, api)
-            microseconds = [await _change(place, api, turn, step) for turn in range(WARM_UP + CHANGES)]
-        bare = await limits.measure(place, first, WARM_UP, step)
-    return Delays(tuple(microseconds[WARM_UP:]), bare)
+            for turn in range(count):
+                await _change(place, api, turn)
+                step(1)
+        async with limits.bare_changes(place, first) as bare, place.api() as api:
+            changes, barely = await limits.take_turns(lambda turn: _change(place, api, count + turn), bare, count, step)
+    return Delays(changes[WARM_UP:], barely[WARM_UP:])
 
 
 async def _prepare(place: Place, api: Api) -> int:
@@ -55,14 +59,13 @@ async def _prepare(place: Place, api: Api) -> int:
     return g
 
 
-async def _change(place: Place, api: Api, turn: int, step: Step) -> float:
+async def _change(place: Place, api: Api, turn: int) -> float:
     number = turn % SERVICES
     path = f"/meshes/default/meshexternalservices/{services.name(number)}"
     request = api.request("PUT", path, services.body(services.service(number, turn + 1)))
     started = time.monotonic_ns()
     headers, _ = await api.send(request)
     held = await place.deliveries.held(version(headers))
-    step(1)
     return (held - started) / 1000
 
 

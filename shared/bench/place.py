@@ -139,8 +139,9 @@ class Deliveries:
 class Place:
     """The processes. Use `async with`: leaving it ends them, last started first, and removes their files."""
 
-    def __init__(self, *, log_level: str = "warning", zone_options: Sequence[str] = ()) -> None:
-        """zone_options: further flags of `zonal zone`."""
+    def __init__(self, *, log_level: str = "warning", zone_options: Sequence[str] = (), bare: bool = False) -> None:
+        """zone_options: further flags of `zonal zone`. bare: the NATS servers alone."""
+        self._bare = bare
         self._log_level = log_level
         self._zone_options = tuple(zone_options)
         self._scratch = tempfile.TemporaryDirectory(prefix="zonal-bench-")
@@ -177,6 +178,8 @@ class Place:
         ):
             argv = [find_binary(), "-c", str(config)]
             self._named[name] = await self._processes.start(name, argv, ready=listening(port))
+        if self._bare:
+            return
         await self._zonal("global", "global", "--config", str(deployment.global_settings), port=deployment.ports.api)
         await self.start_zone()
 
