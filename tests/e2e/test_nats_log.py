@@ -16,7 +16,7 @@ from shared.nats.direct import get_batch
 from shared.nats.log import JetStreamLog, LogFault, Undecodable
 from shared.nats.pull import RawEvent
 from shared.nats.server import scratch_server
-from shared.nats.stream import event_stream
+from shared.nats.stream import API, event_stream
 from tests.builders import LogBuilder, applied, mes
 from tests.nats.world import running_single, until
 
@@ -54,9 +54,11 @@ async def test_append_read_and_follow_agree(tmp_path: Path) -> None:
             following = group.create_task(follow())
             await until(lambda: len(seen) == 11, "the past")
             more = events(3, builder)
+            reader = await connection.api(f"{API}.CONSUMER.NAMES.EV")
             await log.append(more)
-            assert await until(lambda: len(seen) == 14, "the new events") < 1
+            await until(lambda: len(seen) == 14, "the new events")
             assert seen[11:] == more
+            assert (await connection.api(f"{API}.CONSUMER.NAMES.EV"))["consumers"] == reader["consumers"], "came late"
             following.cancel()
 
 

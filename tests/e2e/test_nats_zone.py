@@ -18,14 +18,11 @@ from shared.nats.chain import ChainFault
 from shared.nats.copy import Copier, Fault
 from shared.nats.outbox import Outbox, OutboxFault, StatusOutbox
 from shared.nats.pull import RawEvent
+from shared.nats.stream import API
 from tests.builders import LogBuilder, applied, mes
 from tests.nats.world import World, running_world, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
-
-HEAL_SECONDS = 4.0
-"""Bound of a heal on a loaded machine: the leaf link retries every second, everything behind it within half of one."""
-
 
 class Zone:
     """A zone's copier and outboxes, running, without the rest of its control plane."""
@@ -70,6 +67,27 @@ def write(builder: LogBuilder, count: int) -> list[Event]:
     return list(builder.append(*(applied(mes(f"s-{builder.state.n + i}"), zone) for i in range(count))))
 
 
+class Sessions:
+    """The readers' sessions as the servers know them. What arrives in the same ones came when it was there: it waited
+    for no session to be given up and for no other to be opened, which is what brings late news.
+    """
+
+    def __init__(self, world: World, zone: str) -> None:
+        self._hub, self._local, self._zone = world.hub, world.zones[zone], zone
+
+    async def _now(self) -> tuple[int, set[str]]:
+        info = await self._hub.api(f"{API}.CONSUMER.INFO.{topology.EVENTS}.{topology.zone_reader(self._zone)}")
+        names = await self._local.api(f"{API}.CONSUMER.NAMES.{topology.zone_stream(self._zone)}")
+        return int(info["delivered"]["consumer_seq"]), set(names["consumers"])
+
+    @contextlib.asynccontextmanager
+    async def stay(self, events: int) -> AsyncIterator[None]:
+        """So many events of global's arrive within, and no session is reset or replaced."""
+        delivered, readers = await self._now()
+        yield
+        assert await self._now() == (delivered + events, readers)
+
+
 async def status_arrives(world: World, zone: str, data: bytes) -> None:
     """Wait until the hub's status stream of the zone says `data`."""
     async with asyncio.timeout(10), contextlib.aclosing(topology.status_on_hub(world.hub, zone).follow()) as following:
@@ -87,12 +105,13 @@ async def test_events_reach_the_other_side_and_nobody_else(tmp_path: Path) -> No
         async with east.running(), west.running():
             await log.append(write(hub, 1))
             await until(lambda: east.copied == [1] and west.copied == [1], "the first event")
-            await log.append(write(hub, 40))
-            assert await until(lambda: east.copied == west.copied == list(range(1, 42)), "a batch") < 2
-            assert east.announced
-            assert set(east.announced) <= set(east.copied)
-            await east.own.append(write(east_log, 5))
-            assert await until(lambda: east.outbox.delivered == 5, "the outbox") < 2
+            async with Sessions(world, "east").stay(40):
+                await log.append(write(hub, 40))
+                await until(lambda: east.copied == west.copied == list(range(1, 42)), "a batch")
+                assert east.announced
+                assert set(east.announced) <= set(east.copied)
+                await east.own.append(write(east_log, 5))
+                await until(lambda: east.outbox.delivered == 5, "the outbox")
             await east.status.put("default.payments", b'{"reason":"x"}')
             await east.status.put("default.payments", b'{"reason":"y"}')
             await status_arrives(world, "east", b'{"reason":"y"}')
@@ -106,7 +125,7 @@ async def test_events_reach_the_other_side_and_nobody_else(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("how", ["refuse", "swallow"])
 async def test_a_cut_link_only_delays(tmp_path: Path, how: Literal["refuse", "swallow"]) -> None:
-    """While cut, both sides write; after the heal both converge within bounded time, nothing lost or applied twice."""
+    """While cut, both sides write; after the heal both converge, nothing lost or applied twice."""
     async with running_world(tmp_path, "west") as world:
         zone = Zone(world, "west")
         hub, own = LogBuilder(), LogBuilder("west")
@@ -123,14 +142,12 @@ async def test_a_cut_link_only_delays(tmp_path: Path, how: Literal["refuse", "sw
             await log.append(write(hub, 1000))
             assert zone.copied == [1, 2, 3]
             await world.links["west"].heal()
-            took = await until(
-                lambda: len(zone.copied) == 1023 and zone.outbox.delivered == 22, "convergence", timeout_seconds=15
-            )
-            assert took < HEAL_SECONDS
+            await until(lambda: len(zone.copied) == 1023 and zone.outbox.delivered == 22, "convergence")
             # And it is live again, not only caught up.
-            await log.append(write(hub, 1))
-            await zone.own.append(write(own, 1))
-            assert await until(lambda: len(zone.copied) == 1024 and zone.outbox.delivered == 23, "news") < 2
+            async with Sessions(world, "west").stay(1):
+                await log.append(write(hub, 1))
+                await zone.own.append(write(own, 1))
+                await until(lambda: len(zone.copied) == 1024 and zone.outbox.delivered == 23, "news")
             await status_arrives(world, "west", b"22")
         assert zone.copied == list(range(1, 1025))
         assert [event async for event in zone.copy.read()] == hub.events
