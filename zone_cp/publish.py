@@ -97,7 +97,7 @@ class Publisher:
     """Owns the newest Fleet and the task that keeps proxies up to it.
 
     `authorities` brings issuers of certificates up to date before a view is compiled; `offered` runs as soon as a turn
-    is offered to the proxies that it touches, `published` after all of it.
+    is written to the proxies that it touches and before any of them can have answered, `published` after all of it.
     compare: after each turn, make everything from nothing and raise Diverged where it comes out different.
     """
 
@@ -231,9 +231,9 @@ class Publisher:
             self._delivery.leave(proxy)
         self._offer(offers)
         self._delivery.advance(fleet.view.position)
-        self._offered(turn)
         # Names wait for the egresses' ACKs anyway: let the streams write before they are worked out.
         await asyncio.sleep(0)
+        self._offered(turn)
         self._offer_names(self._gate.want(fleet.view.position, fleet.names, fleet.egresses()), turn.came)
         self._published(turn)
         if self._compare and (found := divergences(fleet, self._secrets)):

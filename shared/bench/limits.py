@@ -3,10 +3,10 @@
 The road is a second pair of NATS servers, configured as the first: a publisher with global's key writes to the hub's
 stream, a consumer with the zone's key pulls through the leaf link, and nothing decodes, decides or stores in between.
 The Envoy has the very bootstrap of the zone's egress but for its ports, and is pushed the clusters that the changes had
-made, by a server that only splices bytes. Both stand beside the real ones while those are measured, and real and bare changes
-take turns after equal pauses: each finds processors, caches and sleeping processes as the other does. Measured alone
-and one right after the other, bare parts took a third of the time (measured), and a ratio to that tells how cold a
-machine is between changes.
+made, by a server that only splices bytes. Both stand beside the real ones while those are measured, and real and bare
+changes take turns after equal pauses: each finds processors, caches and sleeping processes as the other does. Measured
+alone and one right after the other, bare parts took a third of the time, and a ratio to that tells how cold a machine
+is between changes.
 """
 
 from __future__ import annotations
