@@ -24,6 +24,7 @@ from tests.nats.world import World, running_world, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
+
 class Zone:
     """A zone's copier and outboxes, running, without the rest of its control plane."""
 
