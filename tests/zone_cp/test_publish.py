@@ -431,10 +431,10 @@ async def test_one_proxy_that_cannot_be_compiled_keeps_what_it_has(monkeypatch: 
     """The others are served (decision 28)."""
     world = World()
 
-    def compiled(seen: ZoneView, situation: ProxyView, secrets: NoSecrets) -> Compiled:
+    def compiled(seen: ZoneView, situation: ProxyView, secrets: NoSecrets, only: Any = None) -> Compiled:
         if isinstance(situation.resource, Dataplane):
             raise RuntimeError("broken")
-        return compile_whole(seen, situation, secrets)
+        return compile_whole(seen, situation, secrets, only)
 
     monkeypatch.setattr("zone_cp.xds.fleet.compile_whole", compiled)
     await world.publish()
