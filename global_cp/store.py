@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from global_cp.follow import GlobalOwner
-from shared.api.plane import considered, listed, proxy_rows, sealed_commands, versions
-from shared.api.store import ProxyRow, Put, Remove, ServiceStatus, Written
+from shared.api.plane import considered, listed, proxy_rows, proxy_statuses, sealed_commands, versions
+from shared.api.store import ProxyRow, ProxyStatus, Put, Remove, ServiceStatus, Written
 from shared.events.decide import Rejected
+from shared.events.proxy_conditions import served_in
 from shared.events.sealing import Seal
 from shared.events.state import Stored, ZoneState
 from shared.history.supposed import Considered
@@ -69,6 +70,13 @@ class GlobalStore:
     async def statuses(self) -> Sequence[ServiceStatus]:
         """See ResourceStore."""
         return [row for zone in sorted(self._statuses) for _, row in sorted(self._statuses[zone].items())]
+
+    async def proxy_statuses(self, kind: str, sees: Callable[[str], bool]) -> Sequence[ProxyStatus]:
+        """See ResourceStore."""
+        state = self._owner.state
+        logs = {zone: log for zone, log in sorted(state.zones.items()) if sees(zone)}
+        served = {zone: served_in(log) for zone, log in logs.items()}
+        return [row for zone, log in logs.items() for row in proxy_statuses(kind, state.hub, log, zone, served)]
 
     async def proxies(self) -> Sequence[ProxyRow]:
         """See ResourceStore."""

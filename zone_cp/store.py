@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from shared.api.plane import considered, listed, proxy_rows, sealed_commands, versions
-from shared.api.store import ProxyRow, Put, Remove, ServiceStatus, Written
+from shared.api.plane import considered, listed, proxy_rows, proxy_statuses, sealed_commands, versions
+from shared.api.store import ProxyRow, ProxyStatus, Put, Remove, ServiceStatus, Written
 from shared.events.decide import Command, Decision, Rejected, decide_write
 from shared.events.event import Change, DataKeyWrapped
 from shared.events.sealing import Seal
@@ -115,6 +115,11 @@ class ZoneStore:
     async def statuses(self) -> Sequence[ServiceStatus]:
         """See ResourceStore."""
         return [row for _, row in sorted(self._statuses().items())]
+
+    async def proxy_statuses(self, kind: str, sees: Callable[[str], bool]) -> Sequence[ProxyStatus]:
+        """See ResourceStore."""
+        state = self._owner.state
+        return proxy_statuses(kind, state.hub, state.own, state.zone) if sees(state.zone) else []
 
     async def proxies(self) -> Sequence[ProxyRow]:
         """See ResourceStore."""

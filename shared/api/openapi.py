@@ -24,7 +24,7 @@ from shared.api.openapi_parts import (
 from shared.api.release import Released
 from shared.api.rollup import ServiceRollup
 from shared.api.schemas import struct_schemas
-from shared.api.store import ProxyRow, ServiceStatus
+from shared.api.store import ProxyRow, ProxyStatus, ServiceStatus
 from shared.api.tls_check import TlsReport
 from shared.model.kinds import KINDS, Kind
 
@@ -52,7 +52,7 @@ def document(role: str, version: str) -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     schemas = struct_schemas(
-        [*(kind.type for kind in KINDS), ServiceStatus, ServiceRollup, ProxyRow, TlsReport, Released]
+        [*(kind.type for kind in KINDS), ServiceStatus, ServiceRollup, ProxyStatus, ProxyRow, TlsReport, Released]
     )
     for kind in KINDS:
         schemas[f"{kind.name}Shown"] = _shown(schemas[kind.name])
@@ -149,6 +149,8 @@ def _other_paths() -> dict[str, Any]:
         **_status_paths("externalservices", "externalService"),
         **_status_paths("meshgateways", "meshGateway"),
         "/proxies": rows("proxies", "ProxyRow"),
+        "/status/dataplanes": rows("dataplaneStatuses", "ProxyStatus"),
+        "/status/zoneegresses": rows("zoneEgressStatuses", "ProxyStatus"),
         **history_paths(),
         **_halted_paths(),
         "/healthy": {"get": operation("healthy", healthy) | unauthenticated},

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from shared.api.store import ProxyRow, Put, Remove
+from shared.api.store import ProxyRow, ProxyStatus, Put, Remove, StatusCondition
 from shared.events.decide import Apply, Command, Decision, Delete, Rejected, Result
 from shared.events.event import DataKeyWrapped, Event
+from shared.events.proxy_conditions import NOBODY, proxy_condition_rows
 from shared.events.sealing import Seal, seal_all
 from shared.events.state import LogState, Stored, ZoneState
 from shared.history.supposed import Considered
@@ -49,6 +50,24 @@ def versions(results: Sequence[Result], written: Sequence[Event]) -> tuple[Resul
         Result(one.key, one.outcome, written[one.change].n if one.change is not None else one.version, one.change)
         for one in results
     )
+
+
+def proxy_statuses(
+    kind: str, hub: LogState, own: LogState, zone: str, elsewhere: Mapping[str, Collection[tuple[str, str]]] = NOBODY
+) -> list[ProxyStatus]:
+    """Dataplanes or ZoneEgresses of a zone. elsewhere: by zone, what is served there, where that is known."""
+    return [
+        ProxyStatus(
+            zone=zone,
+            mesh=row.mesh,
+            name=row.name,
+            kind=row.kind,
+            conditions=tuple(StatusCondition(one.type, one.status, one.reason, one.message) for one in row.conditions),
+            position=str(own.n),
+        )
+        for row in proxy_condition_rows(hub, own, zone, elsewhere=elsewhere)
+        if row.kind == kind
+    ]
 
 
 def proxy_rows(zone: str, log: LogState) -> list[ProxyRow]:

@@ -7,13 +7,13 @@ and the past.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
 import msgspec
 
-from shared.api.store import ProxyRow, Put, Remove, ResourceStore, ServiceStatus, Written
+from shared.api.store import ProxyRow, ProxyStatus, Put, Remove, ResourceStore, ServiceStatus, Written
 from shared.api.xds import InspectionImpossible, XdsInspector, XdsReport
 from shared.events.decide import Rejected
 from shared.events.event import decode_envelope
@@ -94,6 +94,12 @@ class ReadersStore:
         return [
             row for row in await self._store.statuses() if reader.sees_mesh(row.mesh) and reader.sees_zone(row.zone)
         ]
+
+    async def proxy_statuses(self, kind: str, sees: Callable[[str], bool]) -> Sequence[ProxyStatus]:
+        """See ResourceStore. What is served where the caller does not look is not told."""
+        reader = current_reader()
+        rows = await self._store.proxy_statuses(kind, lambda zone: sees(zone) and reader.sees_zone(zone))
+        return [row for row in rows if reader.sees_mesh(row.mesh)]
 
     async def proxies(self) -> Sequence[ProxyRow]:
         """See ResourceStore."""

@@ -13,6 +13,7 @@ from shared.api.response import Call, json_response, number, page
 from shared.api.rollup import ServiceRollup, rolled_up
 from shared.api.store import ResourceStore, ServiceStatus
 from shared.events.event import GLOBAL
+from shared.events.proxy_conditions import KINDS as PROXY_KINDS
 from shared.model import kinds
 from shared.model.resource import ResourceKey, Zone
 
@@ -21,7 +22,18 @@ KINDS = ("MeshExternalService", "ExternalService", "MeshGateway")
 
 def status_routes(store: ResourceStore, own: str) -> list[HTTPRouteHandler]:
     """The routes of a plane; `own` is its zone, "" on global."""
-    return [route for kind in KINDS for route in _routes_of(store, own, kind)]
+    services = [route for kind in KINDS for route in _routes_of(store, own, kind)]
+    return [*services, *(_proxies_of(store, kind) for kind in PROXY_KINDS)]
+
+
+def _proxies_of(store: ResourceStore, kind: str) -> HTTPRouteHandler:
+    found = kinds.by_name(kind)
+
+    @get(f"/status/{found.path if found is not None else kind}")
+    async def proxies(request: Call) -> Response[bytes]:
+        return await listed(request, lambda: store.proxy_statuses(kind, lambda _: True))
+
+    return proxies
 
 
 def _routes_of(store: ResourceStore, own: str, kind: str) -> list[HTTPRouteHandler]:

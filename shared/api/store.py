@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -95,6 +95,17 @@ class ProxyRow(msgspec.Struct, frozen=True, rename="camel"):
     waits: str = ""
 
 
+class ProxyStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """How one Dataplane or ZoneEgress stands in its zone, connected or not; `position` is the zone's sequence."""
+
+    zone: str
+    mesh: str
+    name: str
+    kind: str = msgspec.field(name="type")
+    conditions: tuple[StatusCondition, ...] = ()
+    position: str = ""
+
+
 class ResourceStore(Protocol):
     """One plane's resources. Keys carry the zone of origin; a plane shows more origins than it may write."""
 
@@ -124,6 +135,10 @@ class ResourceStore(Protocol):
 
     async def statuses(self) -> Sequence[ServiceStatus]:
         """MeshExternalServices as they stand in each zone this plane knows."""
+        ...
+
+    async def proxy_statuses(self, kind: str, sees: Callable[[str], bool]) -> Sequence[ProxyStatus]:
+        """Dataplanes or ZoneEgresses of the zones this plane knows that are to be seen."""
         ...
 
     async def proxies(self) -> Sequence[ProxyRow]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -25,6 +25,9 @@ from shared.process.exit_code import ExitCode
 
 PROXY_WORDS = frozenset({"proxies", "proxy"})
 """Proxies are no resources: nobody declares that they are there."""
+_WARNINGS = frozenset({"Held"})
+"""Conditions that are bad news when true."""
+_SERVICES, _PROXIES = ("MeshExternalService", "ExternalService", "MeshGateway"), ("Dataplane", "ZoneEgress")
 _SERVERS_OWN = ("creationTime", "modificationTime", "version")
 
 Mesh = Annotated[str, Parameter(name=["--mesh", "-m"], help="Mesh of the resource.")]
@@ -129,6 +132,8 @@ def get(
         if status is not None and output == "json":
             whole = {**whole, "status": status}
         _print(_to_apply(whole) if output == "yaml" else whole, output)
+    elif found.name in _PROXIES:
+        _show(found, items, status or ())
     elif status is not None:
         _show_status(items, status, _ready(client, found))
     else:
@@ -205,28 +210,34 @@ def _path(kind: Kind, mesh: str | None, name: str | None = None) -> str:
     return f"{start}/{kind.path}" + (f"/{quote(name, safe='')}" if name is not None else "")
 
 
-def _status(client: Client, kind: Kind, items: Iterable[dict[str, Any]]) -> list[dict[str, Any]] | None:
+def _status(client: Client, kind: Kind, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
     """What each zone made of the items; None for kinds without, and where the API has no such view."""
-    if kind.name not in ("MeshExternalService", "ExternalService", "MeshGateway"):
+    if kind.name not in (*_SERVICES, *_PROXIES):
         return None
     try:
-        rows = client.get(f"/status/{kind.path}").get("items") or []
+        rows = list(client.pages(f"/status/{kind.path}"))
     except ApiRefused as refused:
         if refused.status == 404:
             return None
         raise
-    shown = {(item.get("mesh", "default"), item.get("name")) for item in items}
+    if kind.name in _PROXIES:
+        rows = [row for row in rows if row.get("zone") in {(one.get("labels") or {}).get(ZONE_LABEL) for one in items}]
+    without = "default" if kind.mesh_scoped else ""
+    shown = {(item.get("mesh", without), item.get("name")) for item in items}
     return [row for row in rows if (row.get("mesh"), row.get("name")) in shown]
 
 
-def _show(kind: Kind, items: Sequence[dict[str, Any]]) -> None:
-    scope = ["MESH"] if kind.mesh_scoped else []
+def _show(kind: Kind, items: Sequence[dict[str, Any]], status: Sequence[dict[str, Any]] | None = None) -> None:
+    scope, last = ["MESH"] if kind.mesh_scoped else [], [] if status is None else ["CONDITIONS"]
+    said = {(row.get("zone"), row.get("mesh"), row.get("name")): row for row in status or ()}
     rows = []
     for item in items:
-        labels = item.get("labels") or {}
+        labels, name = item.get("labels") or {}, item.get("name", "")
         mesh = [item.get("mesh", "default")] if kind.mesh_scoped else []
-        rows.append([*mesh, item.get("name", ""), _origin(labels), item.get("modificationTime", "")])
-    output.table([*scope, "NAME", "ORIGIN", "CHANGED"], rows)
+        found = said.get((labels.get(ZONE_LABEL), mesh[0] if mesh else "", name), {}).get("conditions") or ()
+        conditions = [] if status is None else ["\n".join(_condition(one) for one in found)]
+        rows.append([*mesh, name, _origin(labels), item.get("modificationTime", ""), *conditions])
+    output.table([*scope, "NAME", "ORIGIN", "CHANGED", *last], rows)
 
 
 def _origin(labels: dict[str, str]) -> str:
@@ -283,7 +294,8 @@ def _condition(one: dict[str, Any]) -> str:
     reason, message = one.get("reason") or "", one.get("message") or ""
     told = ": ".join(part for part in (reason, message) if part)
     head = f"{one.get('type', '')}={one.get('status', '')}"
-    return f"{head} ({told})" if told and one.get("status") != "True" else head
+    bad = one.get("status") != ("False" if one.get("type") in _WARNINGS else "True")
+    return f"{head} ({told})" if told and bad else head
 
 
 __all__ = ["apply", "delete", "get"]

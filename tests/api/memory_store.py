@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from shared.api.plane import considered, sealed_commands, versions
-from shared.api.store import ProxyRow, Put, Remove, ServiceStatus, StatusCondition, Written
+from shared.api.store import ProxyRow, ProxyStatus, Put, Remove, ServiceStatus, StatusCondition, Written
 from shared.events.decide import Rejected, decide_write
 from shared.events.event import GLOBAL, encode_event
 from shared.events.log import LogUnavailable, MemoryLog
@@ -118,6 +118,14 @@ class MemoryStore:
     async def statuses(self) -> Sequence[ServiceStatus]:
         ready = StatusCondition("Ready", "True", "Ready")
         return [ServiceStatus("east", "default", "web", "global", "http", 80, "242.0.0.1", ("web.ext.mesh",), (ready,))]
+
+    async def proxy_statuses(self, kind: str, sees: Callable[[str], bool]) -> Sequence[ProxyStatus]:
+        said = StatusCondition("Connected", "False", "NeverConnected", "its proxy has not connected yet")
+        return (
+            [ProxyStatus("east", "default", "app", "Dataplane", (said,))]
+            if kind == "Dataplane" and sees("east")
+            else []
+        )
 
     async def proxies(self) -> Sequence[ProxyRow]:
         return [ProxyRow("east", "east/app", "Dataplane", "default", "app", online=True)]

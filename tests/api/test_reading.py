@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -12,7 +12,7 @@ from litestar import Litestar
 from litestar.testing import TestClient
 
 from shared.api.app import build_api
-from shared.api.store import ProxyRow, ServiceStatus
+from shared.api.store import ProxyRow, ProxyStatus, ServiceStatus, StatusCondition
 from shared.events.event import GLOBAL, NO_HASH, ProxyConnected, PushHeld, ResourceQuarantined, VipLeased, encode_event
 from shared.events.fold import fold
 from shared.events.history import History, NoSuchMoment
@@ -56,6 +56,11 @@ class TwoZones(MemoryStore):
             for zone in ("east", "west")
             for of in ("red", "blue")
         ]
+
+    async def proxy_statuses(self, kind: str, sees: Callable[[str], bool]) -> list[ProxyStatus]:
+        seen = [zone for zone in ("east", "west") if sees(zone)]
+        told = StatusCondition("OutboundsServed", "False", "CrossZoneUnsupported", f"zones {', '.join(seen)}")
+        return [ProxyStatus(zone, of, "web", kind, (told,)) for zone in seen for of in ("red", "blue")]
 
     async def proxies(self) -> list[ProxyRow]:
         return [
@@ -123,6 +128,7 @@ def test_a_reader_of_a_mesh_sees_of_the_past_what_they_see_of_the_present(api: T
     rows = api.get("/status/meshexternalservices", headers=RED).json()["items"]
     assert {row["mesh"] for row in rows} == {"red"}
     assert {row["proxy"] for row in api.get("/proxies", headers=RED).json()["items"]} == {"red.web"}
+    assert {row["mesh"] for row in api.get("/status/dataplanes", headers=RED).json()["items"]} == {"red"}
 
 
 @pytest.mark.parametrize(
@@ -203,6 +209,9 @@ def test_a_reader_of_a_zone_sees_no_other(api: TestClient[Litestar]) -> None:
     assert {one["origin"] for one in api.get("/history/origins", headers=EAST).json()["items"]} == {GLOBAL, "east"}
     assert {row["zone"] for row in api.get("/proxies", headers=EAST).json()["items"]} == {"east"}
     assert {row["zone"] for row in api.get("/status/meshexternalservices", headers=EAST).json()["items"]} == {"east"}
+    rows = api.get("/status/dataplanes", headers=EAST)
+    assert {row["zone"] for row in rows.json()["items"]} == {"east"}
+    assert "west" not in rows.text, "nor in what is said of its own"
     with TestClient(build_api(MemoryStore("west"), authenticator=LimitedTokens(), role="zone", zone="west")) as west:
         assert west.get("/meshes", headers=EAST).status_code == 403
         assert west.get("/meshes", headers=RED).status_code == 200

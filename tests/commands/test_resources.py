@@ -179,6 +179,34 @@ def test_external_services_are_shown_as_each_zone_sees_them(api: Api, zonal: Zon
     ]
 
 
+def test_a_dataplane_is_shown_with_what_its_zone_says_of_it(api: Api, zonal: Zonal) -> None:
+    """`get dataplanes` has its conditions beside it, with the reason where one is bad news; not another zone's."""
+    labels = {"kuma.io/origin": "zone", "kuma.io/zone": "east"}
+    item = {"type": "Dataplane", "mesh": "default", "name": "web", "labels": labels, "modificationTime": "now"}
+    api.answers["GET /meshes/default/dataplanes"] = (200, {"items": [item], "total": 1, "next": None})
+    conditions = [
+        {"type": "Connected", "status": "True", "reason": "Connected"},
+        {
+            "type": "OutboundsServed",
+            "status": "False",
+            "reason": "CrossZoneUnsupported",
+            "message": "zone west serves it",
+        },
+        {"type": "Held", "status": "True", "reason": "ShrinkGuard", "message": "would remove all"},
+    ]
+    row = {"type": "Dataplane", "mesh": "default", "name": "web"}
+    rows = [row | {"zone": "west"}, row | {"zone": "east", "conditions": conditions}]
+    api.answers["GET /status/dataplanes"] = (200, {"items": rows, "total": 2, "next": None})
+    assert zonal("get", "dataplanes").out.splitlines() == [
+        "MESH     NAME  ORIGIN     CHANGED  CONDITIONS",
+        "default  web   zone east  now      Connected=True",
+        f"{'':35}OutboundsServed=False (CrossZoneUnsupported: zone west serves it)",
+        f"{'':35}Held=True (ShrinkGuard: would remove all)",
+    ]
+    (told,) = json.loads(zonal("get", "dp", "-o", "json").out)["status"]
+    assert [one["reason"] for one in told["conditions"]] == ["Connected", "CrossZoneUnsupported", "ShrinkGuard"]
+
+
 def test_one_resource_is_shown_in_every_form(api: Api, zonal: Zonal) -> None:
     """JSON is one document with status; YAML can be applied again; both alone on stdout."""
     with_service(api)

@@ -187,6 +187,10 @@ async def test_a_service_that_nobody_here_serves_says_so(system: Neighbours) -> 
     notes = json.loads(out)["Notes"]
     assert [one for one in notes if one.startswith(words)]
     assert "in-mesh traffic does not cross zones" in notes[0]
+    for place in (["--zone", "east"], []):  # the zone itself, and global
+        code, out, _ = await system.cli("get", "dataplanes", *place)
+        assert code == 0
+        assert f"OutboundsServed=False (NoInstances: {words}" in out
     assert (await ask("tcp", "127.0.0.1", OUTBOUND["absent"])).status == 0
 
 

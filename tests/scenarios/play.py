@@ -7,12 +7,13 @@ Zones that are not cut off follow global after every step.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from shared.events.conditions import service_rows
+from shared.events.conditions import Condition, service_rows
 from shared.events.event import (
     GLOBAL,
     Event,
@@ -31,6 +32,7 @@ from shared.events.event import (
 )
 from shared.events.fold import fold_all
 from shared.events.legacy_conditions import legacy_rows
+from shared.events.proxy_conditions import proxy_condition_rows, served_in
 from shared.events.state import LogState
 from shared.model import codec
 from shared.model.resource import Resource, ResourceKey, key_of
@@ -66,7 +68,8 @@ class Scenario:
         files: dict[str, str] = {}
         for name, zone in self.zones.items():
             view = project(zone.state)
-            files[f"{name}.view.yaml"] = _yaml(_describe(zone, view))
+            served = {other: served_in(one.own.state) for other, one in self.zones.items()}
+            files[f"{name}.view.yaml"] = _yaml(_describe(zone, view, served))
             for status in zone.own.state.proxies.values():
                 known = proxy_view(zone.state, status.proxy) if status.online else None
                 if known is not None:
@@ -127,7 +130,7 @@ def _key(path: str, zone: str) -> ResourceKey:
     return ResourceKey(kind, mesh, name, zone)
 
 
-def _describe(zone: ZoneBuilder, view: ZoneView) -> dict[str, Any]:
+def _describe(zone: ZoneBuilder, view: ZoneView, served: Mapping[str, frozenset[tuple[str, str]]]) -> dict[str, Any]:
     logs = (zone.hub, zone.own.state, zone.zone)
     rows = {(row.mesh, row.name, row.origin): row for row in (*service_rows(*logs), *legacy_rows(*logs))}
     return {
@@ -146,14 +149,19 @@ def _describe(zone: ZoneBuilder, view: ZoneView) -> dict[str, Any]:
             for name, mesh in sorted(view.meshes.items())
         },
         "conditions": {
-            f"{mesh}/{name} ({origin})": [
-                f"{one.type}={one.status} {one.reason}" + (f": {one.message}" if one.message else "")
-                for one in row.conditions
-            ]
+            f"{mesh}/{name} ({origin})": [_condition(one) for one in row.conditions]
             for (mesh, name, origin), row in sorted(rows.items())
+        },
+        "proxies as global sees them": {
+            f"{row.kind} {row.mesh}/{row.name}": [_condition(one) for one in row.conditions]
+            for row in proxy_condition_rows(*logs, elsewhere=served)
         },
         "log": [_line(event) for event in zone.own.events],
     }
+
+
+def _condition(one: Condition) -> str:
+    return f"{one.type}={one.status} {one.reason}" + (f": {one.message}" if one.message else "")
 
 
 def _workloads(mesh: MeshView) -> dict[str, Any]:

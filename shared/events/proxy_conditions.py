@@ -1,0 +1,105 @@
+"""Conditions of proxies: what there is to say of a Dataplane or a ZoneEgress in its zone. Pure; follows from the logs.
+
+A zone knows its own Dataplanes only. Global, which knows all, can tell a service that no zone serves from one that is
+served elsewhere: in-mesh traffic does not cross zones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+import msgspec
+from immutables import Map
+
+from shared.events.conditions import Condition
+from shared.events.in_mesh import nobody_serves
+from shared.events.state import LogState, ProxyStatus, Stored
+from shared.model.external_service import ExternalService
+from shared.model.inbound import SERVICE_TAG
+from shared.model.resource import Dataplane, ResourceKey
+
+KINDS = ("Dataplane", "ZoneEgress")
+NOBODY: Mapping[str, Collection[tuple[str, str]]] = Map()
+
+
+class ProxyConditionsRow(msgspec.Struct, frozen=True):
+    """One proxy's resource in its zone, connected or not."""
+
+    zone: str
+    kind: str
+    mesh: str
+    name: str
+    conditions: tuple[Condition, ...]
+
+
+def served_in(own: LogState) -> frozenset[tuple[str, str]]:
+    """The services (mesh, `kuma.io/service`) that a zone's Dataplanes declare."""
+    return frozenset(
+        (key.mesh, inbound.tags[SERVICE_TAG])
+        for key, one in own.kinds.get("Dataplane", Map()).items()
+        if isinstance(one.resource, Dataplane)
+        for inbound in one.resource.networking.inbound
+        if SERVICE_TAG in inbound.tags
+    )
+
+
+def proxy_condition_rows(
+    hub: LogState, own: LogState, zone: str, *, elsewhere: Mapping[str, Collection[tuple[str, str]]] = NOBODY
+) -> Iterator[ProxyConditionsRow]:
+    """The rows of a zone, by kind, mesh and name. elsewhere: by zone, what is served there, where that is known."""
+    statuses = {status.key: status for _, status in sorted(own.proxies.items())}
+    outside = frozenset(
+        (key.mesh, one.resource.service)
+        for key, one in hub.kinds.get("ExternalService", Map()).items()
+        if isinstance(one.resource, ExternalService)
+    )
+    served = served_in(own) | outside
+    for kind in KINDS:
+        for key, stored in sorted(own.kinds.get(kind, Map()).items()):
+            said = (*_connected(statuses.get(key)), *_outbounds(stored, served, zone, elsewhere), *_held(own, key))
+            yield ProxyConditionsRow(zone, kind, key.mesh, key.name, said)
+
+
+def _connected(status: ProxyStatus | None) -> Iterator[Condition]:
+    if status is None:
+        yield Condition("Connected", "False", "NeverConnected", "its proxy has not connected yet", "")
+    elif status.online:
+        yield Condition("Connected", "True", "Connected", "", "")
+    else:
+        yield Condition("Connected", "False", "Disconnected", "its proxy is not connected", "")
+
+
+def _outbounds(
+    stored: Stored,
+    served: Collection[tuple[str, str]],
+    zone: str,
+    elsewhere: Mapping[str, Collection[tuple[str, str]]],
+) -> Iterator[Condition]:
+    """OutboundsServed, where outbounds name services by tags."""
+    resource = stored.resource
+    if not isinstance(resource, Dataplane):
+        return
+    tagged = [(one, one.tags[SERVICE_TAG]) for one in resource.networking.outbound if SERVICE_TAG in one.tags]
+    missing = [(one, name) for one, name in tagged if (resource.mesh, name) not in served]
+    if not missing:
+        if tagged:
+            yield Condition("OutboundsServed", "True", "Served", "", "")
+        return
+    reason, said = "NoInstances", []
+    for one, name in missing:
+        asked = (resource.mesh, name)
+        zones = [other for other, found in sorted(elsewhere.items()) if other != zone and asked in found]
+        if zones:
+            reason = "CrossZoneUnsupported"
+        there = f" (zone {', '.join(zones)} serves it)" if zones else ""
+        said.append(f"outbound {one.address}:{one.port}: {nobody_serves(name, zone)}{there}")
+    yield Condition("OutboundsServed", "False", reason, "; ".join(said), "")
+
+
+def _held(own: LogState, key: ResourceKey) -> Iterator[Condition]:
+    """Held, while a push waits for an operator."""
+    for proxy, hold in sorted(own.holds.items()):
+        status = own.proxies.get(proxy)
+        if not hold.released and status is not None and status.key == key:
+            told = f"it keeps what it has: the next push {hold.reason}; `zonal release {proxy}` lets it go"
+            yield Condition("Held", "True", "ShrinkGuard", told, "")
