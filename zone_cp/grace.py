@@ -26,6 +26,8 @@ from zone_cp.xds.ways import at_egress
 
 GRACE_SECONDS = 10.0
 """How long an egress keeps the cluster of a service that is gone: twice the time that a name may be remembered."""
+RULES = frozenset({"policies", "forbid_external", "mtls", "origination", "legacy_egress"})
+"""Fields of a mesh that say who may use what at an egress, or whether it is served there."""
 KEPT_LIMIT = 1024
 """Clusters that one egress keeps beyond their time; those that went first are dropped first."""
 NOBODY = Permission((), ())
@@ -34,10 +36,14 @@ _NOTHING: Map[str, Encoded] = Map()
 
 
 class Between(msgspec.Struct, frozen=True):
-    """What a turn leads to, and by cluster the services that go or change with it, with who could use them last."""
+    """What a turn leads to, and by cluster the services that go or change with it, with who could use them last.
+
+    ruled: the meshes in which who may use what may be decided otherwise than before.
+    """
 
     view: ZoneView | None = None
     services: Mapping[str, ExternalServiceView] = Map()
+    ruled: frozenset[str] = frozenset()
 
 
 NOTHING_KNOWN = Between()
@@ -64,16 +70,23 @@ def between(before: ZoneView | None, after: ZoneView, difference: Difference) ->
         mesh = before.meshes.get(name) if before is not None else None
         for key in keys if mesh is not None else ():
             if mesh is not None and (was := mesh.services.get(key)) is not None:
-                found[was.cluster] = _judged(was, mesh)
-    return Between(after, found)
+                found[was.cluster] = _resolved(was, mesh)
+    return Between(after, found, frozenset(name for name, fields in difference.meshes.items() if fields & RULES))
+
+
+def _resolved(service: ExternalServiceView, mesh: MeshView) -> ExternalServiceView:
+    """A service of the mesh, with who may use it said by itself."""
+    return _narrowed(service, NOBODY) if _is_closed(service, mesh) else service
+
+
+def _is_closed(service: ExternalServiceView, mesh: MeshView) -> bool:
+    return service.permission is None and mesh.forbid_external and not is_legacy(service.key)
 
 
 def _judged(service: ExternalServiceView, mesh: MeshView) -> ExternalServiceView:
     """The service with who could use it so far and can by the policies of the mesh."""
     said = permission(mesh.policies, service.key, service.labels, service.service)
-    if said is None and service.permission is None and mesh.forbid_external and not is_legacy(service.key):
-        said = NOBODY
-    return _narrowed(service, said)
+    return _resolved(_narrowed(service, said), mesh)
 
 
 def _narrowed(service: ExternalServiceView, to: Permission | None) -> ExternalServiceView:
@@ -91,23 +104,19 @@ class Grace:
         self._view: ZoneView | None = None
 
     def turn(self, to: Between) -> list[str]:
-        """The view is another now: returns the egresses that keep something, about which it may say something else."""
+        """The view is another now: returns the egresses that keep something of which it says something else."""
         self._view = to.view
-        for kept in self._kept.values():
+        found: dict[str, None] = {}
+        for egress, kept in self._kept.items() if to.ruled else ():
             for name, one in list(kept.items()):
-                if one.service is None:
+                if one.service is None or one.service.mesh not in to.ruled:
                     continue
+                found[egress] = None
                 if (mesh := self._mesh(one.service)) is None:
                     del kept[name]
                 else:
                     kept[name] = msgspec.structs.replace(one, service=_judged(one.service, mesh))
-        for changing in self._changing.values():
-            for name, other in list(changing.items()):
-                if (mesh := self._mesh(other.service)) is None:
-                    del changing[name]
-                else:
-                    changing[name] = msgspec.structs.replace(other, service=_judged(other.service, mesh))
-        return [one for one in {*self._kept, *self._changing} if self._kept.get(one) or self._changing.get(one)]
+        return list(found)
 
     def follow(  # noqa: PLR0917 - what a turn says of one egress
         self, now: float, position: Position, egress: str, before: Snapshot | None, after: Snapshot, what: Between
@@ -125,7 +134,7 @@ class Grace:
         for cluster in _replaced(before, after):
             service = what.services.get(cluster.name)
             mesh = None if service is None else self._mesh(service)
-            if service is not None and mesh is not None:
+            if service is not None and mesh is not None and mesh.name in what.ruled and cluster.name not in clusters:
                 service = _judged(service, mesh)
             if service is not None and cluster.name in changing:  # it may still be as it was before that
                 service = _narrowed(service, changing[cluster.name].service.permission)
@@ -172,9 +181,11 @@ class Grace:
         """A service that changes, with who may use it until it has, where that is not who may then."""
         mesh = self._mesh(was)
         now = None if mesh is None else mesh.services.get(was.key)
-        if mesh is None or now is None or now.cluster != cluster or _same(_judged(now, mesh), was):
+        if mesh is None or now is None or now.cluster != cluster:
             return None
-        return msgspec.structs.replace(now, permission=was.permission)
+        now = _resolved(now, mesh)
+        both_times = _narrowed(now, was.permission)
+        return None if _same(now, both_times) else both_times
 
     def over(self, now: float) -> list[str]:
         """Time has passed: the egresses that keep less now."""
