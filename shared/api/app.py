@@ -19,6 +19,7 @@ from shared.api.halted import Reads, halted_routes
 from shared.api.history import history_routes
 from shared.api.history_events import event_history_routes
 from shared.api.openapi import document
+from shared.api.preflight import preflight_routes
 from shared.api.problem import Problem, from_http, stopped, unavailable
 from shared.api.reading import ReadersInspector, ReadersStore, current_reader
 from shared.api.release import Releaser, release_routes
@@ -82,9 +83,9 @@ def build_api(
     handlers += _event_routes(store, zone or GLOBAL)
     handlers += status_routes(store, zone)
     handlers += _proxy_routes(store)
-    handlers += check_routes(store, checker, zone)
-    handlers += xds_routes(inspector)
+    handlers += [*check_routes(store, checker, zone), *xds_routes(inspector)]
     handlers += [*history_routes(past), *event_history_routes(past), *undo_routes(past, store, zone)]
+    handlers += preflight_routes(past)
     handlers += release_routes(releaser)
     handlers += halted_routes(reads, "zonal resume, once it is repaired" if zone else "zonal verify and zonal repair")
     handlers += trace_routes(store, tracer, past)

@@ -20,6 +20,7 @@ from shared.api.openapi_parts import (
     query,
     ref,
     rows,
+    write,
 )
 from shared.api.release import Released
 from shared.api.rollup import ServiceRollup
@@ -98,7 +99,6 @@ def _kind_paths(kind: Kind) -> dict[str, Any]:
     prefix = "/meshes/{mesh}" if kind.mesh_scoped else ""
     parameters = [path_parameter("mesh")] if kind.mesh_scoped else []
     item_parameters = [*parameters, path_parameter("name")]
-    match_ = {"name": "If-Match", "in": "header", "required": False, "schema": {"type": "string"}}
     shown = ref(f"{kind.name}Shown")
     warnings = {"type": "object", "properties": {"warnings": {"type": "array", "items": {"type": "string"}}}}
     paths: dict[str, Any] = {
@@ -110,19 +110,10 @@ def _kind_paths(kind: Kind) -> dict[str, Any]:
                 [query("zone", {"type": "string"})],
             ),
             "put": {
-                **operation(
-                    f"put{kind.name}",
-                    {"200": answer(warnings, "replaced or unchanged"), "201": answer(warnings, "created")}
-                    | problems(400, 404, 405, 409, 413, 503),
-                    [match_],
-                ),
+                **write(f"put{kind.name}", warnings, 400, 404, 405, 409, 413, 503, created=True),
                 "requestBody": {"required": True, "content": {JSON: {"schema": ref(kind.name)}}},
             },
-            "delete": operation(
-                f"delete{kind.name}",
-                {"200": answer({"type": "object"}, "deleted")} | problems(400, 404, 405, 409, 503),
-                [match_],
-            ),
+            "delete": write(f"delete{kind.name}", {"type": "object"}, 400, 404, 405, 409, 503),
         },
     }
     lists: list[tuple[str, str, list[dict[str, Any]]]] = [(f"/{kind.path}", f"listAll{kind.name}", [])]
@@ -237,9 +228,8 @@ def _apply_path() -> dict[str, Any]:
         },
         "required": ["results", "warnings", "sequence"],
     }
-    answers = {"200": answer(applied, "applied")} | problems(400, 404, 405, 409, 413, 503)
     request = {"required": True, "content": {JSON: {"schema": body}}}
-    return {"post": {**operation("apply", answers), "requestBody": request}}
+    return {"post": {**write("apply", applied, 400, 404, 405, 409, 413, 503), "requestBody": request}}
 
 
 def _events_path() -> dict[str, Any]:

@@ -8,17 +8,19 @@ from shared.api.openapi_parts import (
     JSON,
     NUMBER,
     answer,
+    object_of,
     operation,
     path_parameter,
     problems,
     query,
+    write,
 )
 from shared.history.listing import LIMIT_MAX
 
 
 def history_paths() -> dict[str, Any]:
     """All of them."""
-    return {**_history_paths(), **_history_event_paths(), **_undo_paths()}
+    return {**_history_paths(), **_compiling_paths(), **_history_event_paths(), **_undo_paths()}
 
 
 def _history_paths() -> dict[str, Any]:
@@ -88,6 +90,19 @@ def _explaining_paths() -> dict[str, Any]:
     }
 
 
+def _compiling_paths() -> dict[str, Any]:
+    free, text = {"type": "object"}, {"type": "string"}
+    lines = answer(text, "what proxies should hold, a line for each situation", "application/x-ndjson")
+    asked = [query("at", text), query("body", {"type": "array", "items": text})]
+    found = object_of(ours=text, theirs=text, items={"type": "array", "items": free})
+    with_ = {**query("with", {"type": "string", "pattern": "^[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}$"}), "required": True}
+    answers = {"200": answer(found, "what differs, by zone")} | problems(400, 404, 503)
+    return {
+        "/history/compile": {"get": operation("historyCompile", {"200": lines} | problems(404, 503), asked)},
+        "/history/preflight": {"get": operation("historyPreflight", answers, [with_, query("at", text)])},
+    }
+
+
 def _history_event_paths() -> dict[str, Any]:
     free, text = {"type": "object"}, {"type": "string"}
     several = [query(name, {"type": "array", "items": text}) for name in ("origin", "kind", "name", "mesh", "actor")]
@@ -129,9 +144,9 @@ def _undo_paths() -> dict[str, Any]:
         "additionalProperties": False,
     }
     asked = [path_parameter("origin"), path_parameter("n"), query("batch", {"type": "boolean"})]
-    match_ = {"name": "If-Match", "in": "header", "required": False, "schema": text}
     plan = operation("undoPlan", {"200": answer(free, "what it would do")} | problems(400, 404, 503), asked)
-    written = operation("undo", {"200": answer(free, "done")} | problems(400, 404, 405, 409, 503), [match_])
+    done = object_of(plan=free, results={"type": "array", "items": free}, warnings={"type": "array", "items": text})
+    written = write("undo", done, 400, 404, 405, 409, 503)
     return {
         "/history/undo/{origin}/{n}": {"get": plan},
         "/history/undo": {"post": {**written, "requestBody": {"required": True, "content": {JSON: {"schema": body}}}}},

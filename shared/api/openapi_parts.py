@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from shared.api.dry_run import PARAMETER
 from shared.api.schemas import REFERENCE
 
 JSON = "application/json"
@@ -39,6 +40,23 @@ def query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "query", "required": False, "schema": schema}
 
 
+DRY_RUN = query(PARAMETER, {"type": "string", "enum": ["diff"]})
+"""Of every write: say what it would lead to, and do nothing."""
+
+_OBJECTS, _TEXTS = ({"type": "array", "items": {"type": kind}} for kind in ("object", "string"))
+FORECAST = {
+    "type": "object",
+    "properties": {
+        **dict.fromkeys(("resources", "results", "zones"), _OBJECTS),
+        **dict.fromkeys(("warnings", "unknown"), _TEXTS),
+        **dict.fromkeys(("touched", "proxies"), NUMBER),
+    },
+    "required": ["resources", "results", "warnings", "touched", "proxies", "zones", "unknown"],
+    "additionalProperties": False,
+}
+"""What a dry run answers."""
+
+
 def page_parameters(maximum: int) -> list[dict[str, Any]]:
     """Of lists: how many, from where."""
     return [
@@ -63,6 +81,14 @@ def list_of(items: dict[str, Any]) -> dict[str, Any]:
 def operation(name: str, responses: dict[str, Any], parameters: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """One method of a path."""
     return {"operationId": name, "responses": responses, "parameters": parameters or []}
+
+
+def write(name: str, done: dict[str, Any], *statuses: int, created: bool = False) -> dict[str, Any]:
+    """A method that writes, or says with `?dry-run=diff` what that would lead to. done: the answer when written."""
+    match_ = {"name": "If-Match", "in": "header", "required": False, "schema": {"type": "string"}}
+    answers = {"200": answer({"anyOf": [FORECAST, done]}, "written, or foretold")} | problems(*statuses)
+    answers |= {"201": answer(done, "created")} if created else {}
+    return operation(name, answers, [match_, DRY_RUN])
 
 
 def object_of(**properties: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ but the contract of `zonal compile`: lines of JSON, the first with the contract'
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,8 @@ COMPILED = "zone_cp.compiled"
 BODIES_MAX = 24
 """Proxies of which the other version is asked for everything: one per group of equal changes."""
 TIMEOUT_SECONDS = 900
+
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}")
 
 Moved: TypeAlias = tuple[str, str, str, str]
 """Type, name, and digest before and after ("": not there)."""
@@ -59,9 +62,18 @@ def installation(named: str) -> Installation:
     for python in (place / "bin" / "python", place):
         if python.is_file() and os.access(python, os.X_OK):
             return Installation((str(python.absolute()), "-P", "-m", "shared.cli"))
-    if (found := shutil.which(f"zonal-{named}")) is not None:
-        return Installation((found,))
-    raise CannotRun(f'"{named}" is no python, venv or source tree, and there is no zonal-{named} on the PATH')
+    try:
+        return installed(named)
+    except CannotRun as error:
+        raise CannotRun(f'"{named}" is no python, venv or source tree, and {error}') from None
+
+
+def installed(version: str) -> Installation:
+    """What whoever runs this process has put on the PATH as `zonal-<version>`, and nothing else. Raises CannotRun."""
+    found = shutil.which(f"zonal-{version}") if _VERSION.fullmatch(version) else None
+    if found is None:
+        raise CannotRun(f"there is no zonal-{version} on the PATH")
+    return Installation((found,))
 
 
 class Said(msgspec.Struct, frozen=True):

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from litestar import Litestar
+from litestar.testing import TestClient
 
 from shared import cli
+from shared.api.app import build_api
 from shared.events.event import ProxyConnected
 from shared.events.history import History
+from shared.events.log import MemoryLog
 from shared.history.bundle import write_bundle
+from shared.history.plane import PlaneHistory
 from shared.history.preflight import CannotRun, installation
 from shared.model.resource import key_of
+from tests.api.memory_store import ADMIN, READER, MemoryStore, RawMemory, Tokens
 from tests.builders import LogBuilder, ZoneBuilder, applied, dataplane, egress, mes, mesh
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +31,13 @@ CHANGED = ("\nCONNECT_TIMEOUT = timedelta(seconds=5)", "\nCONNECT_TIMEOUT = time
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    hub, zone = _past()
+    file = tmp_path_factory.mktemp("preflight") / "past.bundle"
+    write_bundle(History.of(hub.events, {"east": zone.own.events}), file, time="2026-01-01T00:00:00Z")
+    return file
+
+
+def _past() -> tuple[LogBuilder, ZoneBuilder]:
     """A mesh with two services, an egress and a sidecar with one listener for all."""
     hub, zone = LogBuilder(), ZoneBuilder("east")
     hub.append(applied(mesh()), applied(mes()), applied(mes("orders")))
@@ -30,9 +45,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for proxy, resource, features in ((".egress-1", egress(), ()), ("default.web-1", dataplane(), ("redirect",))):
         zone.write(applied(resource, "east"))
         zone.write(ProxyConnected(proxy=proxy, key=key_of(resource, "east"), connection="c", features=features))
-    file = tmp_path_factory.mktemp("preflight") / "past.bundle"
-    write_bundle(History.of(hub.events, {"east": zone.own.events}), file, time="2026-01-01T00:00:00Z")
-    return file
+    return hub, zone
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +82,55 @@ def test_what_another_version_makes_otherwise_is_listed(
         "- connect_timeout: 5s",
         "+ connect_timeout: 6s",
     ] * 2
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[TestClient[Litestar]]:
+    """Global's API over the same past."""
+    hub, zone = _past()
+    logs = {"global": MemoryLog(), "east": MemoryLog()}
+    logs["global"].events, logs["east"].events = hub.events, zone.own.events
+    past = PlaneHistory({name: RawMemory(log) for name, log in logs.items()}, tmp_path / "history")
+    with TestClient(build_api(MemoryStore(), authenticator=Tokens(), role="global", past=past)) as client:
+        client.headers.update(ADMIN)
+        yield client
+
+
+def test_a_running_system_compiles_its_past(
+    api: TestClient[Litestar], bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same lines as the command prints, also of one moment and with bodies."""
+    for words, query in (
+        ([], {}),
+        (["--at", "2"], {"at": "2"}),
+        (["--body", ".egress-1"], {"body": ".egress-1"}),
+    ):
+        assert cli.run(["compile", "--from-bundle", str(bundle), *words]) == 0
+        told = api.get("/history/compile", params=query)
+        assert told.status_code == 200
+        assert told.text == capsys.readouterr().out
+    assert cli.run(["compile", "--bundle", str(bundle)]) == 0
+    assert api.get("/history/compile", params={"at": "77"}).status_code == 404
+
+
+def test_a_running_system_tries_a_version_that_is_installed(
+    api: TestClient[Litestar], other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that its operator put on the PATH, no file that a caller names, and for admins only."""
+    script = tmp_path / "zonal-9.9"
+    script.write_text(f'#!/bin/sh\nPYTHONPATH="{other}" exec "{sys.executable}" -P -m shared.cli "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = api.get("/history/preflight", params={"with": "9.9"})
+    assert found.status_code == 200, found.text
+    (zone,) = found.json()["items"]
+    assert [group["proxies"] for group in zone["groups"]] == [[".egress-1"], ["default.web-1"]]
+    for named in ("9.8", str(other), "../9.9", ""):
+        refused = api.get("/history/preflight", params={"with": named})
+        assert refused.status_code == 400
+        assert refused.json()["invalid_parameters"][0]["field"] == "with"
+    assert api.get("/history/preflight", params={"with": "9.9", "at": "77"}).status_code == 404
+    assert api.get("/history/preflight", params={"with": "9.9"}, headers=READER).status_code == 403
 
 
 def test_what_cannot_be_run_is_told(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
