@@ -22,7 +22,7 @@ from shared.events.log import Conflict, EventLog, LogUnavailable
 from shared.events.signing import Signer
 from shared.events.state import GlobalState, LogState
 from shared.events.stop import Held, Stop, Stopped, first_unread, refuse_skip, stops_of, tombstone
-from shared.process.writer import LogWriter
+from shared.process.writer import LogWriter, event_time
 
 SYSTEM = "system:global"
 
@@ -108,7 +108,7 @@ class GlobalOwner:
 
     def judge(self, commands: Sequence[Command], wraps: Sequence[DataKeyWrapped] = ()) -> Decision | Rejected:
         """What a batch would come to now."""
-        return decide_write(commands, self._writer.state, zones=self._zones, wraps=wraps)
+        return decide_write(commands, self._writer.state, zones=self._zones, wraps=wraps, now=event_time())
 
     async def write(
         self, commands: Sequence[Command], *, actor: str, wraps: Sequence[DataKeyWrapped] = ()

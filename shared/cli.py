@@ -50,6 +50,7 @@ BUNDLE_COMMANDS = (
 )
 GENERATE_COMMANDS = (
     ("user-token", "generate:user_token", "Print a token for a person or a program that calls the API."),
+    ("tls-certificate", "generate_tls:tls_certificate", "Make a self-signed TLS certificate and its key."),
     ("history", "generate:history", "Write the long past of a made-up deployment."),
 )
 PROXY_COMMANDS = (

@@ -18,6 +18,7 @@ from shared.model.builtin import is_builtin
 from shared.model.resource import Dataplane, ResourceKey
 from shared.nats.log import JetStreamLog
 from shared.process import events as event_pages
+from shared.process.writer import event_time
 from zone_cp.follow import ZoneOwner
 from zone_cp.publish import Publisher
 from zone_cp.view.project import proxy_view
@@ -102,7 +103,16 @@ class ZoneStore:
         self, state: ZoneState, commands: Sequence[Command], wraps: Sequence[DataKeyWrapped]
     ) -> Decision | Rejected:
         allowed, reserved = self._allowed, self._reserved
-        return decide_write(commands, state.own, state.hub, state.zone, allowed=allowed, reserved=reserved, wraps=wraps)
+        return decide_write(
+            commands,
+            state.own,
+            state.hub,
+            state.zone,
+            allowed=allowed,
+            reserved=reserved,
+            wraps=wraps,
+            now=event_time(),
+        )
 
     async def events(self, origin: str, after: int, until: int | None, limit: int) -> tuple[Sequence[bytes], int]:
         """See ResourceStore."""

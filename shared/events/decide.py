@@ -13,24 +13,26 @@ import msgspec
 from immutables import Map
 
 from shared.events.event import Change, DataKeyWrapped, ResourceApplied, ResourceDeleted
+from shared.events.gateway_writes import certificate_refusals, certificate_warnings
 from shared.events.in_mesh import dataplane_warnings
-from shared.events.sealing import is_sealed, keep_sealed, key_ids, sources_of
+from shared.events.origin_labels import label_violations, origin_reason
+from shared.events.sealing import is_sealed, keep_sealed, key_ids, missing_secrets
 from shared.events.state import LogState, Stored
 from shared.model import codec, kinds
 from shared.model.external_service import ExternalService
+from shared.model.gateway import MeshGateway
 from shared.model.inbound import SERVICE_TAG
 from shared.model.labels import MES_ORIGINATION_LABEL, allowed_addresses, computed, is_direct
 from shared.model.policy import Policy
 from shared.model.policy_warnings import policy_warnings
 from shared.model.resource import (
-    MESH_LABEL,
     ORIGIN_LABEL,
-    ZONE_LABEL,
     Dataplane,
     Mesh,
     MeshExternalService,
     Resource,
     ResourceKey,
+    Secret,
     key_of,
     mesh_of,
 )
@@ -123,14 +125,16 @@ def decide_write(
     allowed: tuple[str, ...] = (),
     reserved: tuple[str, ...] = (),
     wraps: Sequence[DataKeyWrapped] = (),
+    now: str = "",
 ) -> Decision | Rejected:
     """Judge commands against the log they would be written to.
 
     own: state of the log to write. hub: global's state as the zone knows it, None on global. zone: "" on global.
     zones: on global, the zones' states. allowed, reserved: see `validate`. wraps: data keys made while sealing;
-    those that the decision needs precede their resource. Raises ValueError for resources that are not sealed.
+    those that the decision needs precede their resource. now: event time, for what is said of certificates.
+    Raises ValueError for resources that are not sealed.
     """
-    batch = _Batch(own, hub, zone, zones=zones or {}, allowed=allowed, reserved=reserved)
+    batch = _Batch(own, hub, zone, zones=zones or {}, allowed=allowed, reserved=reserved, now=now)
     causes: list[str] = []
     for index, command in enumerate(commands):
         match command:
@@ -176,6 +180,7 @@ class _Batch:
         zones: Mapping[str, LogState],
         allowed: tuple[str, ...],
         reserved: tuple[str, ...],
+        now: str,
     ) -> None:
         self.own = own
         self.hub = hub
@@ -183,6 +188,7 @@ class _Batch:
         self.zones = zones
         self.allowed = allowed
         self.reserved = reserved
+        self.now = now
         self.changes: list[Change] = []
         self.results: list[Result] = []
         self.refusals: list[Refusal] = []
@@ -224,7 +230,7 @@ class _Batch:
         elif key in self._staged:
             self._refuse(index, "name", f"{key} stands twice in this batch")
         elif key.zone != self.zone or (stored is None and self._at_hub(key)):
-            self._refuse(index, f'labels["{ORIGIN_LABEL}"]', self._origin_reason())
+            self._refuse(index, f'labels["{ORIGIN_LABEL}"]', origin_reason(self.zone))
         elif stored is None:
             self._refuse(index, "", NOT_FOUND, 404)
         elif self._is_stale(index, command.expected_version, stored):
@@ -262,10 +268,13 @@ class _Batch:
             # Reported where the reader looks for it, but with Kuma's status for a path that does not exist.
             self._refuse(index, "mesh", f'mesh "{mesh_name}" is not found', 404)
         stored = self.own.resources.get(key)
-        for path, reason in self._label_violations(resource, stored):
+        for path, reason in label_violations(resource, stored, self.zone):
             self._refuse(index, path, reason)
         for violation in validate(resource, self.allowed + allowed_addresses(mesh), self.reserved):
             self._refuse(index, violation.path, violation.reason)
+        if isinstance(resource, Secret | MeshGateway):
+            for path, reason in certificate_refusals(key, resource, self._at, self._gateways(key.mesh), self.zone):
+                self._refuse(index, path, reason)
         if isinstance(resource, Mesh) and stored is not None and _changes_ca(stored.resource, resource):
             self._refuse(index, "mtls.enabledBackend", CHANGED_CA)
         self._is_stale(index, command.expected_version, stored)
@@ -277,24 +286,6 @@ class _Batch:
         stands = f"the resource is at version {actual}" if stored else "the resource does not exist"
         self._refuse(index, "", f"{stands}, not at {expected}: somebody else wrote first", 409)
         return True
-
-    def _label_violations(self, resource: Resource, stored: Stored | None) -> Iterator[tuple[str, str]]:
-        labels = resource.labels
-        origin, at_zone = labels.get(ORIGIN_LABEL), labels.get(ZONE_LABEL)
-        if origin is not None:
-            if origin not in ("global", "zone"):
-                yield f'labels["{ORIGIN_LABEL}"]', f'unknown resource origin "{origin}"'
-            if origin != ("zone" if self.zone else "global"):
-                yield f'labels["{ORIGIN_LABEL}"]', self._origin_reason()
-        if self.zone:
-            if at_zone is not None and at_zone != self.zone:
-                yield f'labels["{ZONE_LABEL}"]', f"{ZONE_LABEL} label should have {self.zone} value"
-            mesh = labels.get(MESH_LABEL)
-            if mesh is not None and mesh_of(resource) and mesh != mesh_of(resource):
-                yield f'labels["{MESH_LABEL}"]', f"{MESH_LABEL} label must not differ from mesh set on resource"
-        elif stored is not None and (was := stored.resource.labels.get(ZONE_LABEL)) and was != at_zone:
-            how = f'changed from "{was}" to "{at_zone}"' if at_zone else f'removed (was "{was}")'
-            yield f'labels["{ZONE_LABEL}"]', f"is immutable, cannot be {how}"
 
     def _warnings(self, resource: Resource) -> Iterator[str]:
         if isinstance(resource, Policy):
@@ -311,7 +302,10 @@ class _Batch:
             case MeshExternalService():
                 yield from self._service_warnings(resource)
             case ExternalService():
-                yield from self._missing_secrets(resource)
+                yield from missing_secrets(resource, self._globally)
+            case Secret() | MeshGateway():
+                key, found = key_of(resource, self.zone), self._gateways(resource.mesh)
+                yield from certificate_warnings(key, resource, self._at, found, self.zone, self.now)
             case Dataplane():
                 mesh = self._mesh(resource.mesh)
                 yield from dataplane_warnings(resource, mesh, lambda: self._served(resource.mesh), self.zone)
@@ -337,17 +331,7 @@ class _Batch:
                 f"MeshExternalService {service.name}: mode SkipCA verifies nothing: Envoy cannot check a SAN without "
                 "a CA, so the SAN is not checked either"
             )
-        yield from self._missing_secrets(service)
-
-    def _missing_secrets(self, service: MeshExternalService | ExternalService) -> Iterator[str]:
-        for source in sources_of(service):
-            if source.secret is not None:
-                key = ResourceKey("Secret", service.mesh, source.secret)
-                if self._globally(key) is None:
-                    yield (
-                        f'{type(service).__name__} {service.name}: Secret "{source.secret}" does not exist in mesh '
-                        f"{service.mesh} yet; until it does its destination answers 503"
-                    )
+        yield from missing_secrets(service, self._globally)
 
     # --- looking up -----------------------------------------------------------------------------------------
 
@@ -355,8 +339,21 @@ class _Batch:
         known = kinds.by_name(kind)
         return kinds.read_only_reason(known, zone=self.zone) if known else f"unknown kind {kind}"
 
-    def _origin_reason(self) -> str:
-        return f"the origin label must be set to '{'zone' if self.zone else 'global'}'"
+    def _at(self, key: ResourceKey) -> Resource | None:
+        """What stands at `key` in any log that is known, seen through the batch."""
+        if key in self._staged:
+            return self._staged[key]
+        logs = (self.own, self.hub, self.zones.get(key.zone))
+        return next((log.resources[key].resource for log in logs if log is not None and key in log.resources), None)
+
+    def _gateways(self, mesh: str) -> Iterator[tuple[ResourceKey, MeshGateway]]:
+        """The MeshGateways of a mesh in all logs that are known, seen through the batch."""
+        logs = [log for log in (self.own, self.hub, *self.zones.values()) if log is not None]
+        keys = {key for log in logs for key in log.kinds.get("MeshGateway", ())} | self._staged.keys()
+        for key in sorted(key for key in keys if key.kind == "MeshGateway" and key.mesh == mesh):
+            one = self._at(key)
+            if isinstance(one, MeshGateway):
+                yield key, one
 
     def _globally(self, key: ResourceKey) -> Resource | None:
         """What global's log holds at `key`, seen through the batch."""

@@ -7,7 +7,7 @@ hold their keys, are sealed; other certificates are public.
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -17,7 +17,7 @@ from shared.events.event import DataKeyWrapped
 from shared.model.external_service import ExternalService, LegacyTls
 from shared.model.gateway import MeshGateway
 from shared.model.material import base64_fault, inline_bytes, last_expiry, pem_warning
-from shared.model.resource import DataSource, MeshExternalService, Resource, Sealed, Secret, Verification
+from shared.model.resource import DataSource, MeshExternalService, Resource, ResourceKey, Sealed, Secret, Verification
 
 Outside: TypeAlias = MeshExternalService | ExternalService
 Seal: TypeAlias = Callable[[bytes], tuple[Sealed, tuple[DataKeyWrapped, ...]]]
@@ -42,7 +42,7 @@ def seal_all(resources: Sequence[Resource], seal: Seal) -> Admitted:
             case Secret(data=str() as data) if base64_fault(data) is None:
                 plain = b64decode("".join(data.split()))
                 sealed, made = seal(plain)
-                out.append(replace(resource, data=None, sealed=replace(sealed, expires=last_expiry(plain))))
+                out.append(replace(resource, data=None, sealed=_described(sealed, plain)))
                 wraps.extend(made)
             case MeshExternalService() | ExternalService():
                 warnings.extend(_material_warnings(resource))
@@ -131,6 +131,16 @@ def sources_of(service: Outside) -> tuple[DataSource, ...]:
     return tuple(source for source in given if source is not None)
 
 
+def missing_secrets(service: Outside, find: Callable[[ResourceKey], Resource | None]) -> Iterator[str]:
+    """A warning for each Secret that a service names and that is not there yet. find: what global's log holds."""
+    for source in sources_of(service):
+        if source.secret is not None and find(ResourceKey("Secret", service.mesh, source.secret)) is None:
+            yield (
+                f'{type(service).__name__} {service.name}: Secret "{source.secret}" does not exist in mesh '
+                f"{service.mesh} yet; until it does its destination answers 503"
+            )
+
+
 def certificates_of(gateway: MeshGateway) -> tuple[DataSource, ...]:
     """The certificates of all listeners."""
     listeners = gateway.conf.listeners if gateway.conf is not None else ()
@@ -207,9 +217,16 @@ def _seal_certificates(gateway: MeshGateway, seal: Seal) -> tuple[MeshGateway, t
             return one
         made, further = seal(data)
         wraps.extend(further)
-        return DataSource(sealed=replace(made, expires=last_expiry(data)))
+        return DataSource(sealed=_described(made, data))
 
     return with_certificates(gateway, sealed), tuple(wraps)
+
+
+def _described(sealed: Sealed, plain: bytes) -> Sealed:
+    """With what is public of it: nobody who has no key will be able to tell later."""
+    from shared.model.pem import server_certificate  # noqa: PLC0415 - clients of this module need no X.509
+
+    return replace(sealed, expires=last_expiry(plain), server=server_certificate(plain))
 
 
 def _material_warnings(service: Outside) -> list[str]:

@@ -30,11 +30,12 @@ def whatif_of(
     # Nobody reads what is sealed here: it is for nobody.
     sealed, wraps, warnings = sealed_commands(commands, Sealer({}).seal)
     others = {} if zone else {name: state.own for name, state in states.items()}
-    decision = decide_write(sealed, log, hub if zone else None, zone, zones=others, wraps=wraps)
+    now = _now(states, hub.time)
+    decision = decide_write(sealed, log, hub if zone else None, zone, zones=others, wraps=wraps, now=now)
     found = considered(log, decision, warnings, tuple(states.values()))
     if isinstance(found, Rejected):
         return tuple({"index": one.index, "path": one.path, "reason": one.reason} for one in found.refusals)
-    return forecast(found, time=_now(states, hub.time), actor=ACTOR)
+    return forecast(found, time=now, actor=ACTOR)
 
 
 def _now(states: dict[str, ZoneState], time: str) -> str:

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from shared.api.plane import considered, sealed_commands, versions
 from shared.api.store import ProxyRow, ProxyStatus, Put, Remove, ServiceStatus, StatusCondition, Written
-from shared.events.decide import Rejected, decide_write
-from shared.events.event import GLOBAL, encode_event
+from shared.events.decide import Command, Decision, Rejected, decide_write
+from shared.events.event import GLOBAL, DataKeyWrapped, encode_event
 from shared.events.log import LogUnavailable, MemoryLog
 from shared.events.state import LogState, Stored, ZoneState
 from shared.history.supposed import Considered
@@ -19,7 +19,7 @@ from shared.keys.seal import Keyring, Sealer
 from shared.keys.tokens import Principal
 from shared.model.resource import ResourceKey
 from shared.nats.pull import RawEvent
-from shared.process.writer import LogWriter
+from shared.process.writer import LogWriter, event_time
 
 ADMIN = {"Authorization": "Bearer admin-token"}
 READER = {"Authorization": "Bearer reader-token"}
@@ -82,17 +82,23 @@ class MemoryStore:
     async def consider(self, commands: Sequence[Put | Remove]) -> Considered | Rejected:
         ready, wraps, warnings = sealed_commands(commands, self.sealer.seal)
         state = self.writer.state
-        decision = decide_write(ready, state, self.hub, self.zone, wraps=wraps)
+        decision = self._judge(ready, wraps)
         own = [ZoneState(self.zone, self.hub, state)] if self.zone and self.hub else []
         zones = own or [ZoneState(zone, state, log) for zone, log in self.zones.items()]
         return considered(state, decision, warnings, tuple(zones))
+
+    def _judge(self, commands: Sequence[Command], wraps: Sequence[DataKeyWrapped]) -> Decision | Rejected:
+        state, now = self.writer.state, event_time()
+        return decide_write(commands, state, self.hub, self.zone, wraps=wraps, zones=self.zones, now=now)
 
     async def write(self, commands: Sequence[Put | Remove], actor: str) -> Written | Rejected:
         if not self.available:
             raise LogUnavailable("away", ambiguous=True)
         ready, wraps, warnings = sealed_commands(commands, self.sealer.seal)
         async with self._lock:
-            decision = decide_write(ready, self.writer.state, self.hub, self.zone, wraps=wraps)
+            decision = decide_write(
+                ready, self.writer.state, self.hub, self.zone, wraps=wraps, zones=self.zones, now=event_time()
+            )
             if isinstance(decision, Rejected):
                 return decision
             events = self.writer.prepare(decision.changes, actor=actor, cause=decision.causes)

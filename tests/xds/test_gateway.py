@@ -9,6 +9,7 @@ from envoy_data_plane.envoy.config.listener import v3 as listener
 from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 
+from shared.model.pem import server_pair
 from shared.model.resource import Resource, Sealed, Secret, key_of
 from tests.builders import LogBuilder, ZoneBuilder, applied, dataplane, gateway, mesh, resource
 from tests.e2e.server_certificates import certificate
@@ -19,7 +20,6 @@ from zone_cp.xds.compile import compile_whole
 from zone_cp.xds.inspect import decode
 from zone_cp.xds.parts import Compiled
 from zone_cp.xds.secrets import MaterialMissing
-from zone_cp.xds.server_certificates import server_pair
 from zone_cp.xds.snapshot import LISTENER, ROUTE, RUNTIME, SECRET
 
 RSA, ECDSA, SECOND = certificate("a.test", "RSA"), certificate("a.test", key_last=True), certificate("b.test")

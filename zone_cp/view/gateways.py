@@ -15,6 +15,7 @@ import msgspec
 from immutables import Map
 
 from shared.events.fault import find_secret
+from shared.events.gateways import best_gateway, effective_tags, listeners_of, secret_finder, source_fault
 from shared.events.state import Stored, ZoneState
 from shared.model.gateway import GatewayListener, GatewayProtocol, MeshGateway
 from shared.model.inbound import SERVICE_TAG
@@ -74,13 +75,8 @@ def bound_gateway(mesh: MeshView, resource: Dataplane) -> GatewayView | None:
     gateway = resource.networking.gateway
     if gateway is None or gateway.type != "BUILTIN":
         return None
-    ranked = [(rank, one) for one in mesh.gateways.values() if (rank := _rank(one, gateway.tags)) is not None]
-    if not ranked:
-        return None
-    # The best selector wins, then who is newer, then the first name.
-    ranked.sort(key=lambda pair: (pair[1].stored.key.name, pair[1].stored.key.zone))
-    _, declared = max(ranked, key=lambda pair: (pair[0], pair[1].stored.created.time))
-    return _gateway_view(declared, gateway.tags)
+    stored = best_gateway((one.stored for one in mesh.gateways.values()), gateway.tags)
+    return _gateway_view(mesh.gateways[stored.key], gateway.tags) if stored is not None else None
 
 
 def exactness(hostname: str) -> tuple[int, int, str]:
@@ -95,31 +91,21 @@ def exactness(hostname: str) -> tuple[int, int, str]:
 # --- binding ------------------------------------------------------------------------------------------------------
 
 
-def _rank(declared: DeclaredGateway, tags: Labels) -> tuple[int, int] | None:
-    """Number of tags, then of exact ones, of the best selector that selects these tags."""
-    resource = declared.stored.resource
-    if not isinstance(resource, MeshGateway):
-        return None
-    ranks = [
-        (len(one.match), sum(value != "*" for value in one.match.values()))
-        for one in resource.selectors
-        if all(tag in tags and value in ("*", tags[tag]) for tag, value in one.match.items())
-    ]
-    return max(ranks, default=None)
-
-
 def _gateway_view(declared: DeclaredGateway, tags: Labels) -> GatewayView:
     resource = declared.stored.resource
-    conf = resource.conf if isinstance(resource, MeshGateway) else None
-    overlaid = tags.update(resource.tags) if isinstance(resource, MeshGateway) else tags
-    numbered = list(enumerate(conf.listeners if conf is not None else ()))
+    if not isinstance(resource, MeshGateway):
+        raise TypeError(f"{declared.stored.key} is no MeshGateway")
+    numbered = list(enumerate(listeners_of(resource)))
     ports = []
     for port, group in groupby(sorted(numbered, key=lambda one: one[1].port), key=lambda one: one[1].port):
         members = list(group)
         first = members[0][1]
         if first.protocol == "NONE":
             continue  # no MeshGateway that was accepted has such a listener
-        found = [_listener_view(index, one, overlaid, declared.certificates[index]) for index, one in members]
+        found = [
+            _listener_view(index, one, effective_tags(tags, resource, one), declared.certificates[index])
+            for index, one in members
+        ]
         limits = (one.resources.connection_limit for _, one in members)
         ports.append(
             PortView(
@@ -140,7 +126,7 @@ def _listener_view(
     return ListenerView(
         index=index,
         hostname=listener.hostname.lower() or ANY_HOST,
-        tags=tags.update(listener.tags),
+        tags=tags,
         terminates=terminates,
         certificates=tuple(one for one in certificates if isinstance(one, TlsMaterial)),
         failure=next((one for one in certificates if isinstance(one, Failure)), None),
@@ -195,8 +181,7 @@ def _put(members: Map[ResourceKey, T], key: ResourceKey, one: T | None) -> Map[R
 
 
 def _listeners(stored: Stored) -> tuple[GatewayListener, ...]:
-    resource = stored.resource
-    return resource.conf.listeners if isinstance(resource, MeshGateway) and resource.conf is not None else ()
+    return listeners_of(stored.resource) if isinstance(stored.resource, MeshGateway) else ()
 
 
 def _sources_of(listener: GatewayListener) -> tuple[DataSource, ...]:
@@ -225,14 +210,13 @@ def _declared(state: ZoneState, stored: Stored) -> DeclaredGateway:
 
 
 def _certificate(state: ZoneState, key: ResourceKey, source: DataSource, path: str) -> TlsMaterial | Failure:
+    fault = source_fault(key.mesh, source, path, secret_finder(state, key))
+    if fault is not None:
+        return Failure(fault.reason, fault.message, fault.field)
     if source.secret is None:
-        if source.sealed is None:
-            return Failure("PrivateKeyInClear", "a private key must not stand in the log in clear", path)
         return TlsMaterial(f"gateway/{key.mesh}/{key.zone or '_'}/{key.name}/{path}", sealed=source.sealed)
     stored = find_secret(state, key, source.secret)
-    if stored is None:
-        return Failure("SecretMissing", f"mesh {key.mesh} has no Secret {source.secret}", f"{path}.secret")
-    if not isinstance(stored.resource, Secret) or stored.resource.sealed is None:
-        return Failure("InvalidSecret", f"Secret {source.secret} holds nothing", f"{path}.secret")
+    if stored is None or not isinstance(stored.resource, Secret):
+        raise LookupError(source.secret)
     name = f"secret/{key.mesh}/{source.secret}" + (f"@{stored.key.zone}" if stored.key.zone else "")
     return TlsMaterial(name, sealed=stored.resource.sealed, sources=(stored.last,))
