@@ -6,8 +6,9 @@ instead: their bytes are not in history, and leaf certificates change without an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
+from operator import attrgetter
 
 from zone_cp.xds.snapshot import SECRET, Encoded
 
@@ -17,11 +18,14 @@ CHARACTERS = 16
 
 def type_digest(type_url: str, resources: Mapping[str, Encoded]) -> str:
     """The digest of all resources of one type."""
-    total = sha256()
-    for name, one in sorted(resources.items()):
-        said = _origins(one) if type_url == SECRET else one.version
-        total.update(f"{name}\0{said}\n".encode())
-    return total.hexdigest()[:CHARACTERS]
+    # Once a second for ten thousand clusters while changes come: one pass, one hash of it all.
+    said: Callable[[Encoded], str] = _origins if type_url == SECRET else _version
+    told = {name: said(one) for name, one in resources.items()}
+    lines = "\n".join([f"{name}\0{told[name]}" for name in sorted(told)])
+    return sha256(f"{lines}\n".encode() if told else b"").hexdigest()[:CHARACTERS]
+
+
+_version = attrgetter("version")
 
 
 def _origins(one: Encoded) -> str:
