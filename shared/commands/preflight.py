@@ -15,6 +15,7 @@ from shared.commands.diff import Stat
 from shared.commands.differing import show
 from shared.commands.failure import CommandFailed
 from shared.commands.source import HERE, Moment, Source
+from shared.events.history import History
 from shared.history.bundle import write_bundle
 from shared.history.preflight import HERE as OURS
 from shared.history.preflight import CannotRun, installation
@@ -34,9 +35,9 @@ def preflight(
     try:
         other = installation(with_)
         with source.opened() as history, tempfile.TemporaryDirectory(prefix="zonal-preflight-") as place:
-            # Both read the very same, and nobody's secrets.
-            bundle = Path(place) / "past.bundle"
-            write_bundle(history, bundle, time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+            # Both read the very same, and nobody's secrets; an earlier version reads no records.
+            bundle, logs = Path(place) / "past.bundle", History(history.hub, history.zones)
+            write_bundle(logs, bundle, time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
             found = compared(bundle, OURS, other, at)
     except CannotRun as error:
         raise CommandFailed(str(error), ExitCode.USAGE) from None

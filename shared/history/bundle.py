@@ -1,8 +1,9 @@
 """A bundle: a system's whole past in one file, without its secrets, to be read on another machine with nothing else.
 
 The file is gzip over lines of JSON: one `Header`; per origin any number of `Frame`s, each followed by as many events as
-it says, as they stand in the log but for what `redaction` leaves out; at the end `End`, which tells a whole file from a
-part of one. Its digests say what the writer's fold made of each log, so that a reader whose fold differs notices.
+it says, as they stand in the log but for what `redaction` leaves out; per zone whose records are known `Recorded` and
+those, digests of what its proxies took; at the end `End`, which tells a whole file from a part of one. Its digests say
+what the writer's fold made of each log, so that a reader whose fold differs notices.
 
 A bundle comes from outside. Sizes, counts and depth are limited, what is inflated is limited by the file's own size,
 every event must continue its chain, and nothing of a bundle that fails is kept.
@@ -34,6 +35,10 @@ from shared.history.cache import HistoryCache, history_of, user_cache
 from shared.history.progress import Progress, unwatched
 
 FORMAT = 1
+RECORDED_FORMAT = 2
+"""Of a bundle with records, which earlier versions do not read."""
+RECORDS_LIMIT = 1_000_000
+"""Per zone."""
 FRAME_EVENTS = 1000
 FRAME_EVENTS_LIMIT = 10_000
 FRAME_BYTES_LIMIT = 256 << 20
@@ -82,6 +87,13 @@ class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     count: int
 
 
+class Recorded(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="line", tag="recorded"):
+    """`count` messages of a zone's delivery stream follow (`History.deliveries`): what its proxies held, and when."""
+
+    zone: str
+    count: int
+
+
 class End(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="line", tag="end"):
     """The last line. digests: by origin, what the writer's fold made of it (`state_digest`)."""
 
@@ -89,13 +101,18 @@ class End(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="li
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """What a bundle says of itself. All of it was checked but `digests`, for a reader to compare with its own."""
+    """What a bundle says of itself. All of it was checked but `digests`, for a reader to compare with its own, and
+    `records`, by zone: they are as good as whoever handed the bundle on.
+    """
 
     header: Header
     digests: dict[str, str]
+    records: dict[str, list[bytes]] = {}
 
 
-_decoder = msgspec.json.Decoder(Header | Frame | End)
+Line: TypeAlias = Header | Frame | Recorded | End
+
+_decoder = msgspec.json.Decoder(Line)
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -107,15 +124,28 @@ def write_bundle(history: History, file: Path, *, time: str, progress: Progress 
     fresh = file.with_name(f"{file.name}.new")
     try:
         with fresh.open("wb") as raw, gzip.GzipFile("", "wb", _LEVEL, raw, mtime=0) as out:
-            _put(out, Header(FORMAT, VERSION, time, [_origin(log) for log in logs.values()]))
+            written = RECORDED_FORMAT if history.deliveries else FORMAT
+            _put(out, Header(written, VERSION, time, [_origin(log) for log in logs.values()]))
             digests = {origin: _write_log(out, log, progress) for origin, log in logs.items()}
+            for zone, messages in sorted(history.deliveries.items()):
+                told = [message for message in messages if _is_line(message)]
+                _put(out, Recorded(zone, len(told)))
+                out.write(b"".join(message + b"\n" for message in told))
             _put(out, End(digests))
         fresh.replace(file)
     finally:
         fresh.unlink(missing_ok=True)
 
 
-def _put(out: gzip.GzipFile, line: Header | Frame | End) -> None:
+def _is_line(message: bytes) -> bool:
+    try:
+        msgspec.json.decode(message, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return False
+    return b"\n" not in message and not _is_deep(message)
+
+
+def _put(out: gzip.GzipFile, line: Line) -> None:
     out.write(msgspec.json.encode(line) + b"\n")
 
 
@@ -212,11 +242,15 @@ class _Reader:
         self._progress = progress
         self._chains: dict[str, Link] = {}
         self._counts: dict[str, int] = {}
+        self._records: dict[str, list[bytes]] = {}
 
     def read(self) -> Contents:
         header = self._header()
-        while isinstance(line := self._next(), Frame):
-            self._frame(line)
+        while isinstance(line := self._next(), Frame | Recorded):
+            if isinstance(line, Frame):
+                self._frame(line)
+            else:
+                self._recorded(line)
         if not isinstance(line, End):
             raise BundleFault("a second beginning")
         for origin in header.origins:
@@ -224,17 +258,17 @@ class _Reader:
             if at.n != origin.events or (self._chained and at.hash != origin.head):
                 raise BundleFault(f"the log of {origin.origin} ends at {at.n}, not at {origin.events} as it says")
         self._lines.expect_end()
-        return Contents(header, line.digests)
+        return Contents(header, line.digests, self._records)
 
-    def _next(self) -> Header | Frame | End:
+    def _next(self) -> Line:
         (line,) = self._lines.take(1)
-        found: Header | Frame | End = _decoder.decode(line)
+        found: Line = _decoder.decode(line)
         return found
 
     def _header(self) -> Header:
         header = self._next()
-        if not isinstance(header, Header) or header.format != FORMAT:
-            raise BundleFault(f"no bundle of format {FORMAT}")
+        if not isinstance(header, Header) or header.format not in (FORMAT, RECORDED_FORMAT):
+            raise BundleFault(f"no bundle of format {FORMAT} or {RECORDED_FORMAT}")
         names = [origin.origin for origin in header.origins]
         if len(names) > ORIGINS_LIMIT or len(set(names)) != len(names) or not all(map(_ORIGIN.match, names)):
             raise BundleFault(f"names of origins that are no zones, stand twice, or are more than {ORIGINS_LIMIT}")
@@ -252,12 +286,27 @@ class _Reader:
             raise BundleFault(f"more events of {frame.origin} than it says")
         lines = self._lines.take(frame.count)
         for line in lines:
-            if line.count(b"{") + line.count(b"[") > DEPTH_LIMIT and depth(line) > DEPTH_LIMIT:
+            if _is_deep(line):
                 raise BundleFault(f"event {at.n + 1} of {frame.origin} nests deeper than {DEPTH_LIMIT}")
             at = follow(at, line, redacted=True) if self._chained else Link(at.n + 1)
         self._chains[frame.origin] = at
         self._take(frame.origin, lines)
         self._progress(f"read {frame.origin}", at.n, self._counts[frame.origin])
+
+    def _recorded(self, recorded: Recorded) -> None:
+        zone = recorded.zone
+        if zone == GLOBAL or zone not in self._chains or zone in self._records:
+            raise BundleFault(f"records of {zone}, which has no log here or has them already")
+        if not 0 <= recorded.count <= RECORDS_LIMIT:
+            raise BundleFault(f"{recorded.count} records of {zone} are not between 0 and {RECORDS_LIMIT}")
+        self._records[zone] = self._lines.take(recorded.count)
+        for line in self._records[zone]:
+            if not _is_line(line):
+                raise BundleFault(f"a record of {zone} is no JSON, or nests deeper than {DEPTH_LIMIT}")
+
+
+def _is_deep(line: bytes) -> bool:
+    return line.count(b"{") + line.count(b"[") > DEPTH_LIMIT and depth(line) > DEPTH_LIMIT
 
 
 def depth(line: bytes) -> int:
@@ -290,7 +339,7 @@ def open_bundle(file: Path, progress: Progress = unwatched, *, cache: Path | Non
             note.write_bytes(msgspec.json.encode(_fill(kept, file, progress)))
             kept.complete(source)
         contents = msgspec.json.decode(note.read_bytes(), type=Contents)
-        return history_of(kept.pasts()), contents
+        return history_of(kept.pasts(), contents.records), contents
 
 
 def _fill(kept: HistoryCache, file: Path, progress: Progress) -> Contents:

@@ -138,7 +138,7 @@ SPOILT: dict[str, tuple[Callable[[list[bytes]], object], str]] = {
     "a frame is short": (_edit(b'"count":1000', b'"count":999'), "line"),
     "a frame is huge": (_edit(b'"count":1000', b'"count":100000'), "do not come next"),
     "the end is another": (_edit(b'"events":', b'"events":9'), "ends at"),
-    "a new format": (_edit(b'"format":1', b'"format":2'), "no bundle of format 1"),
+    "a new format": (_edit(b'"format":1', b'"format":3'), "no bundle of format 1 or 2"),
     "a path for a name": (_edit(b'"origin":"east"', b'"origin":"../x"'), "names of origins"),
     "a name twice": (_edit(b'"origin":"east"', b'"origin":"west"'), "names of origins"),
     "another first line": (_edit(b'"bundle"', b'"bundled"'), "Invalid value"),
@@ -164,6 +164,29 @@ def test_an_unsound_bundle_is_refused(file: Path, tmp_path: Path, how: str) -> N
     assert not list(user_cache(f"bundle {spoilt.resolve()}").glob("origin-*"))
     spoilt.write_bytes(file.read_bytes())
     assert len(open_bundle(spoilt)[0].hub) > 1000
+
+
+def test_what_zones_recorded_goes_with_a_bundle(history: History, file: Path, tmp_path: Path) -> None:
+    """As it stands in their streams; a bundle without is what earlier versions read; what is no record is refused."""
+    records = {"east": [b'{"rows":{}}', b"[" * 99 + b"]" * 99, b"no json", b'{\n"a":1}', b"{}"]}
+    place = tmp_path / "recorded"
+    write_bundle(History(history.hub, history.zones, records), place, time=WHEN)
+    found, contents = open_bundle(place)
+    assert found.deliveries == {"east": [b'{"rows":{}}', b"{}"]}
+    assert (contents.header.format, open_bundle(file)[1].header.format) == (2, 1)
+    lines = _lines(place)
+    (at,) = [number for number, line in enumerate(lines) if line.startswith(b'{"line":"recorded"')]
+    for head, record, said in (
+        (b'{"line":"recorded","zone":"global","count":2}', b"{}", "records of global"),
+        (b'{"line":"recorded","zone":"nowhere","count":2}', b"{}", "records of nowhere"),
+        (b'{"line":"recorded","zone":"east","count":-1}', b"{}", "-1 records"),
+        (lines[at], b"[" * 99 + b"]" * 99, "nests deeper"),
+        (lines[at], b"nonsense", "is no JSON"),
+    ):
+        spoilt = tmp_path / "spoilt"
+        spoilt.write_bytes(gzip.compress(b"\n".join([*lines[:at], head, record, *lines[at + 2 :]]) + b"\n"))
+        with pytest.raises(BundleFault, match=said):
+            open_bundle(spoilt)
 
 
 def test_a_file_that_inflates_without_measure_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from shared.events.event import ProxyConnected
 from shared.events.history import History
 from shared.events.state import Position
+from shared.history.bundle import open_bundle, write_bundle
 from shared.model.resource import key_of
 from tests.builders import LogBuilder, ZoneBuilder, applied, egress, generator, mes, mesh
 from zone_cp.marks import Bucket, Head, Row
@@ -110,3 +112,15 @@ def test_a_digest_names_content_and_secrets_by_their_events() -> None:
     secret = type_digest(SECRET, {"s": encode(SECRET, "s", b"1", (source,))})
     assert secret == type_digest(SECRET, {"s": encode(SECRET, "s", b"2", (source,))})
     assert secret != type_digest(SECRET, {"s": encode(SECRET, "s", b"1", (other,))})
+
+
+def test_a_bundle_carries_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another machine a moment is proven by the digests that went with it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    hub, zone = _past()
+    history = _recorded(hub, zone, "4")
+    write_bundle(history, tmp_path / "past", time=HELD_AT)
+    elsewhere = open_bundle(tmp_path / "past")[0]
+    for at in ("4", "5", "6"):
+        assert _judged(elsewhere, at) == _judged(history, at)
+    assert _judged(elsewhere, "4").verdict == "served"
