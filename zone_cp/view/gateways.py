@@ -21,12 +21,12 @@ from shared.model.gateway import GatewayListener, GatewayProtocol, MeshGateway
 from shared.model.inbound import SERVICE_TAG
 from shared.model.resource import Dataplane, Labels, ResourceKey, Secret
 from shared.model.source import DataSource
+from zone_cp.view.hostnames import ANY_HOST, exactness
 from zone_cp.view.touched import GATEWAY_KINDS, Touched
 from zone_cp.view.zone_view import DeclaredGateway, Failure, MeshView, Sources, TlsMaterial
 
 T = TypeVar("T")
 
-ANY_HOST = "*"
 GATEWAY_FIELDS = frozenset({"gateways", "gateway_routes"})
 """Fields of a mesh that concern gateway Dataplanes alone."""
 
@@ -77,15 +77,6 @@ def bound_gateway(mesh: MeshView, resource: Dataplane) -> GatewayView | None:
         return None
     stored = best_gateway((one.stored for one in mesh.gateways.values()), gateway.tags)
     return _gateway_view(mesh.gateways[stored.key], gateway.tags) if stored is not None else None
-
-
-def exactness(hostname: str) -> tuple[int, int, str]:
-    """What hostnames are ordered by: exact ones by name, wildcards with more labels first, any host last."""
-    if hostname == ANY_HOST:
-        return 2, 0, ""
-    if hostname.startswith("*."):
-        return 1, -hostname.count("."), hostname
-    return 0, 0, hostname
 
 
 # --- binding ------------------------------------------------------------------------------------------------------

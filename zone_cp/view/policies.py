@@ -206,7 +206,7 @@ def effective(rules: tuple[Rule, ...], key: ResourceKey, labels: Labels) -> Effe
     if not matched:
         return NOTHING_SAID
     said = _merged(matched)
-    return said if not said.http else _with_routes(said, matched, rules)
+    return said if not said.http else with_routes(said, matched, rules)
 
 
 def at_large(rules: tuple[Rule, ...]) -> Effective:
@@ -305,14 +305,15 @@ def _merged(rules: tuple[Rule, ...]) -> Effective:
     health, checks = _family(rules, HealthConf, "health")
     balancing, choices = _family(rules, BalancingConf, "balancing")
     log, lines = _family(rules, LogConf, "log")
-    routes = [(one.conf, _origin(one)) for one in rules]
+    routes = [(one.conf, origin_of(one)) for one in rules]
     http = http_routing((conf, origin) for conf, origin in routes if isinstance(conf, HttpRouteConf))
     tcp = tcp_routing((conf, origin) for conf, origin in routes if isinstance(conf, TcpRouteConf))
     origins = sorted((said | more | most | checks | choices | lines | _route_origins(http, tcp)).items())
     return Effective(timeout, retry, breaker, health, balancing, log, http, tcp, tuple(origins))
 
 
-def _origin(rule: Rule) -> Origin:
+def origin_of(rule: Rule) -> Origin:
+    """The policy of a rule."""
     return Origin(rule.key, rule.source, rule.labels)
 
 
@@ -324,7 +325,7 @@ def _route_origins(http: tuple[HttpRouting, ...], tcp: TcpRouting | None) -> dic
     return found
 
 
-def _with_routes(said: Effective, matched: tuple[Rule, ...], rules: tuple[Rule, ...]) -> Effective:
+def with_routes(said: Effective, matched: tuple[Rule, ...], rules: tuple[Rule, ...]) -> Effective:
     """What is said about a service, and about the routes that hold for it in particular."""
     if not any(rule.to.kind == "MeshHTTPRoute" for rule in rules):
         return said

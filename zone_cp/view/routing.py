@@ -31,7 +31,8 @@ class HttpRouting(msgspec.Struct, frozen=True):
     """What happens to requests that `match` takes. No backends: they go where they were meant to go.
 
     origin is the last policy that says something about the rule, backend_origin the one that names the backends;
-    timeout and retry are what policies about that route say, None where none is about it.
+    timeout and retry are what policies about that route say, None where none is about it. strips_query: a redirect
+    drops the query of what was asked for.
     """
 
     match: Match
@@ -41,6 +42,7 @@ class HttpRouting(msgspec.Struct, frozen=True):
     backend_origin: Origin
     timeout: TimeoutConf | None = None
     retry: RetryConf | None = None
+    strips_query: bool = False
 
 
 class TcpRouting(msgspec.Struct, frozen=True):
@@ -68,7 +70,7 @@ def http_routing(said: Iterable[tuple[HttpRouteConf, Origin]]) -> tuple[HttpRout
             HttpRouting(match, patched.filters or (), patched.backend_refs or (), origin, backend_origin)
             for match in matches
         )
-    return tuple(sorted(flat, key=lambda one: _rank(one.match)))
+    return tuple(sorted(flat, key=lambda one: match_rank(one.match)))
 
 
 def tcp_routing(said: Iterable[tuple[TcpRouteConf, Origin]]) -> TcpRouting | None:
@@ -91,7 +93,8 @@ def _patched(
     return after, by if patch != HttpRuleConf() else origin, backend_origin if patch.backend_refs is None else by
 
 
-def _rank(match: Match) -> tuple[int, ...]:
+def match_rank(match: Match) -> tuple[int, ...]:
+    """The order in which matches are tried, the lowest first."""
     path = match.path
     kind = 3 if path is None else _PATH_RANK[path.type]
     length = len(path.value) if path is not None and path.type != "Exact" else 0

@@ -25,12 +25,17 @@ DENIED: Literal[403] = 403
 
 
 class Backend(msgspec.Struct, frozen=True):
-    """A service that takes a share. host is its external name, "" when it has none."""
+    """A service that takes a share. host is its external name, "" when it has none.
+
+    sni: by which the zone egress knows it; cluster: where it is dialled. At a gateway, which reaches some in this way
+    and some in that, the other one is "". outside: beyond the mesh.
+    """
 
     sni: str
     cluster: str
     host: str
     weight: int
+    outside: bool = True
 
 
 class Closed(msgspec.Struct, frozen=True):
@@ -103,7 +108,7 @@ def shared_out(
         else:
             backends.append(outcome)
     if not backends and not closed:
-        closed.append(Closed(1, MISSING, f"{_named(origin)}: no backendRef has a weight"))
+        closed.append(Closed(1, MISSING, f"{named(origin)}: no backendRef has a weight"))
     return Shares(tuple(backends), tuple(closed), tuple(dict.fromkeys(sources)))
 
 
@@ -119,11 +124,11 @@ def _outcome(
     if service is None:
         wanted = one.name or ", ".join(f"{key}={value}" for key, value in sorted(one.labels.items()))
         port = f" with port {one.port}" if one.port is not None else ""
-        return Closed(one.weight, MISSING, f"{_named(origin)}: no MeshExternalService {wanted}{port} is here")
+        return Closed(one.weight, MISSING, f"{named(origin)}: no MeshExternalService {wanted}{port} is here")
     if service.protocol_class != protocol_class:
         what = "HTTP requests" if protocol_class == "http" else "TCP connections"
         why = f"{service.name} has protocol {service.protocol}, {what} cannot be sent there"
-        return Closed(one.weight, MISSING, f"{_named(origin)}: MeshExternalService {why}")
+        return Closed(one.weight, MISSING, f"{named(origin)}: MeshExternalService {why}")
     return _judged(service, one.weight, judge)
 
 
@@ -133,5 +138,6 @@ def _judged(service: ExternalServiceView, weight: int, judge: Judge) -> Backend 
     return Backend(service.sni, service.cluster, external_host(service), weight)
 
 
-def _named(origin: Origin) -> str:
+def named(origin: Origin) -> str:
+    """What a reader is told a route is."""
     return f"{origin.key.kind} {origin.key.name}"

@@ -60,7 +60,7 @@ def reads(view: ZoneView, proxy: ProxyView) -> tuple[bool, bool]:
             if PROXYLESS in proxy.features:
                 return False, True
             if is_builtin(resource):
-                return False, False
+                return True, True
             return reads_services(known, proxy, resource), calls_workloads(resource)
         case Dataplane():
             return False, False

@@ -6,7 +6,7 @@ tells the server name. What is wrong with one of them (a certificate that cannot
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -18,19 +18,23 @@ from envoy_data_plane.envoy.service.runtime import v3 as runtime
 from envoy_data_plane.google import protobuf as google
 from immutables import Map
 
-from shared.model.resource import Dataplane, ResourceKey
+from shared.events.event import EventRef
+from shared.model.resource import Dataplane, Labels, ResourceKey
 from shared.naming import spiffe
 from zone_cp.view.gateways import GatewayView, ListenerView, PortView, bound_gateway
+from zone_cp.view.policies import Effective
 from zone_cp.view.zone_view import Failure, MeshView, ProxyView, Sources, ZoneView
 from zone_cp.xds import defaults
 from zone_cp.xds.assembly import Part
 from zone_cp.xds.chains import chain, listener_filter, listening
 from zone_cp.xds.connection_policies import chain_tuning, edge_tuning
 from zone_cp.xds.credentials import credentials
-from zone_cp.xds.filters import Logged, Tuning, proxy_to
+from zone_cp.xds.filters import Logged, Tuning, proxy_among, proxy_to
+from zone_cp.xds.gateway_backends import Destinations, Told, in_every, told
+from zone_cp.xds.gateway_clusters import gateway_clusters
 from zone_cp.xds.gateway_filters import for_server_name, gateway_manager, terminating_socket
-from zone_cp.xds.gateway_hosts import Host, host_routes, listener_name, routes_name
-from zone_cp.xds.governed import governed
+from zone_cp.xds.gateway_hosts import host_routes, listener_name, routes_name
+from zone_cp.xds.gateway_routes import Connections, shared_connections, virtual_hosts
 from zone_cp.xds.inbound import service_of
 from zone_cp.xds.log_policies import Parties
 from zone_cp.xds.parts import REST, Changed, Compiled, Draft, without
@@ -51,11 +55,30 @@ class _Seat(msgspec.Struct, frozen=True):
     proxy: ProxyView
     address: str
     logged: Logged
-    tunings: tuple[Tuning, Tuning]
+    resource: Dataplane
+    found: Destinations
     sources: Sources
 
-    def tuning(self, port: PortView) -> Tuning:
-        return self.tunings[port.protocol not in ("HTTP", "HTTPS")]
+    def told(self, tags: Labels) -> Told:
+        return told(self.mesh, self.resource, self.gateway, tags)
+
+    def said(self, listeners: tuple[ListenerView, ...]) -> Effective:
+        """What is said about the connections of some listeners: what holds for each of them."""
+        return self.told(in_every(one.tags for one in listeners)).at_large
+
+    def tuning(self, port: PortView, *listeners: ListenerView) -> Tuning:
+        parties = Parties(self.mesh.name, self.gateway.service, self.address)
+        said = self.said(listeners)
+        if port.protocol in ("HTTP", "HTTPS"):
+            return edge_tuning(said, parties)
+        return chain_tuning(said, "tcp", parties)
+
+    def connections(self, *listeners: ListenerView) -> Connections:
+        return shared_connections(self.found, ((one, self.told(one.tags)) for one in listeners))
+
+    @property
+    def lost(self) -> Sources:
+        return self.mesh.lost_by(spiffe.workload_id(self.mesh.name, self.gateway.service))
 
 
 def compile_gateway(  # noqa: PLR0917 - the inputs of a compilation
@@ -76,12 +99,16 @@ def compile_gateway(  # noqa: PLR0917 - the inputs of a compilation
         return draft.compiled(workloads=frozenset(), reads_services=False)
     gateway = bound_gateway(mesh, resource)
     closed: _Closed = {}
-    made = _resources(view, mesh, proxy, resource, gateway, source, access_log, closed)
+    found = Destinations(mesh, gateway) if gateway is not None else None
+    made = _resources(view, mesh, proxy, resource, found, source, access_log, closed)
     draft.put(REST, mesh.name, Part(shared=(*made,)))
     draft.closed = Map({(gateway.key, number): why for number, why in closed.items()} if gateway is not None else {})
     draft.meshes = draft.meshes.set(mesh.name, mesh)
     identity = (mesh.name, spiffe.workload_id(mesh.name, service_of(resource)))
-    return draft.compiled(workloads=frozenset((identity,) if mesh.mtls else ()), reads_services=False)
+    leads = found is not None and found.leads
+    return draft.compiled(
+        workloads=frozenset((identity,) if mesh.mtls else ()), reads_services=leads, reads_workloads=leads
+    )
 
 
 def _resources(  # noqa: PLR0917 - as above
@@ -89,54 +116,63 @@ def _resources(  # noqa: PLR0917 - as above
     mesh: MeshView,
     proxy: ProxyView,
     resource: Dataplane,
-    gateway: GatewayView | None,
+    found: Destinations | None,
     source: SecretSource,
     access_log: str,
     closed: _Closed,
 ) -> Iterator[Encoded]:
     if mesh.mtls:
         yield from credentials(mesh, spiffe.workload_id(mesh.name, service_of(resource)), source)
-    if gateway is None:
+    if found is None:
         yield _limits((), mesh.sources)
         return
-    said = governed(mesh, resource).at_large
-    sources = tuple(dict.fromkeys((*proxy.sources, *mesh.sources, *gateway.sources, *said.sources)))
-    parties = Parties(mesh.name, gateway.service, resource.networking.address)
-    seat = _Seat(
-        mesh,
-        gateway,
-        proxy,
-        resource.networking.address,
-        Logged(gateway.service, access_log, view.zone),
-        (edge_tuning(said, parties), chain_tuning(said, "tcp", parties)),
-        sources,
-    )
+    gateway = found.gateway
+    sources = tuple(dict.fromkeys((*proxy.sources, *mesh.sources, *mesh.legacy, *gateway.sources)))
+    logged = Logged(gateway.service, access_log, view.zone)
+    seat = _Seat(mesh, gateway, proxy, resource.networking.address, logged, resource, found, sources)
     yield _limits(tuple((listener_name(gateway, one), one.connection_limit) for one in gateway.ports), sources)
     for port in gateway.ports:
         yield from _port(seat, port, source, closed)
+    yield from gateway_clusters(found, view, proxy, sources, source)
 
 
 def _port(seat: _Seat, port: PortView, source: SecretSource, closed: _Closed) -> Iterator[Encoded]:
     name = listener_name(seat.gateway, port)
-    if port.protocol in ("HTTP", "TCP"):
-        yield _listener(seat, name, port, (chain((_plain_filter(seat, port),)),))
+    further: list[EventRef] = [*seat.said(port.listeners).sources]
+    if port.protocol == "HTTP":
+        manager = gateway_manager(routes_name(seat.gateway, port, ""), seat.logged, seat.tuning(port, *port.listeners))
+        yield _listener(seat, name, port, (chain((manager,)),), further)
+    elif port.protocol == "TCP":
+        yield _listener(seat, name, port, (_tcp_chain(seat, port, port.listeners, further),), further)
     else:
         chains = []
         for one in port.listeners:
             certificates = _certificates(seat, one, source)
-            chains.append(_tls_chain(seat, port, one, certificates))
+            chains.append(_tls_chain(seat, port, one, certificates, further))
             if isinstance(certificates, Failure):
                 closed[one.index] = certificates
             else:
                 yield from certificates.secrets
-        yield _listener(seat, name, port, tuple(chains))
+        yield _listener(seat, name, port, tuple(chains), further)
     yield from _routes(seat, port)
 
 
-def _plain_filter(seat: _Seat, port: PortView) -> bytes:
-    if port.protocol == "HTTP":
-        return gateway_manager(routes_name(seat.gateway, port, ""), seat.logged, seat.tuning(port))
-    return proxy_to(defaults.NOBODY, seat.logged, seat.tuning(port))
+def _tcp_chain(
+    seat: _Seat,
+    port: PortView,
+    listeners: tuple[ListenerView, ...],
+    cited: list[EventRef],
+    *,
+    name: str = "",
+    match: bytes = b"",
+    socket: bytes = b"",
+) -> bytes:
+    """The chain of listeners of TCP or TLS; what they follow from is added to `cited`."""
+    to = seat.connections(*listeners)
+    cited += (*to.sources, *seat.lost)
+    proxied = proxy_among(to.clusters, seat.logged, seat.tuning(port, *listeners))
+    lost = " ".join(f"{ref.origin}:{ref.n}" for ref in seat.lost)
+    return chain((proxied,), name=name, match=match, socket=socket, lost=lost)
 
 
 def _certificates(seat: _Seat, one: ListenerView, source: SecretSource) -> Shown | Failure:
@@ -146,25 +182,29 @@ def _certificates(seat: _Seat, one: ListenerView, source: SecretSource) -> Shown
     return one.failure or shown(one.certificates, path, seat.sources, source)
 
 
-def _tls_chain(seat: _Seat, port: PortView, one: ListenerView, certificates: Shown | Failure) -> bytes:
+def _tls_chain(
+    seat: _Seat, port: PortView, one: ListenerView, certificates: Shown | Failure, cited: list[EventRef]
+) -> bytes:
     """The chain of one server name; one that cannot be served closes at once."""
-    match = for_server_name(one.hostname)
-    nobody = proxy_to(defaults.NOBODY, seat.logged, seat.tuning(port))
+    match, tuning = for_server_name(one.hostname), seat.tuning(port, one)
+    cited += seat.said((one,)).sources
     if isinstance(certificates, Failure):
-        return chain((nobody,), name=one.hostname, match=match)
+        return chain((proxy_to(defaults.NOBODY, seat.logged, tuning),), name=one.hostname, match=match)
     if port.protocol == "TLS":
         socket = terminating_socket(certificates.names, ()) if one.terminates else b""
-        return chain((nobody,), name=one.hostname, match=match, socket=socket)
-    manager = gateway_manager(routes_name(seat.gateway, port, one.hostname), seat.logged, seat.tuning(port))
+        return _tcp_chain(seat, port, (one,), cited, name=one.hostname, match=match, socket=socket)
+    manager = gateway_manager(routes_name(seat.gateway, port, one.hostname), seat.logged, tuning)
     socket = terminating_socket(certificates.names, defaults.ALPN_HTTP)
     return chain((manager,), name=one.hostname, match=match, socket=socket)
 
 
-def _listener(seat: _Seat, name: str, port: PortView, chains: tuple[bytes, ...]) -> Encoded:
+def _listener(
+    seat: _Seat, name: str, port: PortView, chains: tuple[bytes, ...], further: Iterable[EventRef]
+) -> Encoded:
     inspected = port.protocol in ("HTTPS", "TLS")
     body = _listening(name, seat.address, port.port, chains, inspected=inspected)
     materials = (event for one in port.listeners for each in one.certificates for event in each.sources)
-    return encode(LISTENER, name, body, tuple(dict.fromkeys((*seat.sources, *materials))))
+    return encode(LISTENER, name, body, tuple(dict.fromkeys((*seat.sources, *materials, *further))))
 
 
 @lru_cache(maxsize=1024)
@@ -184,16 +224,17 @@ def _listening(name: str, host: str, port: int, chains: tuple[bytes, ...], *, in
 
 
 def _routes(seat: _Seat, port: PortView) -> Iterator[Encoded]:
-    match port.protocol:
-        case "HTTP":
-            hosts = [Host(one.hostname) for one in port.listeners]
-            yield host_routes(routes_name(seat.gateway, port, ""), hosts, seat.sources, secured=False)
-        case "HTTPS":
-            for one in port.listeners:
-                name = routes_name(seat.gateway, port, one.hostname)
-                yield host_routes(name, [Host(one.hostname)], seat.sources, secured=True)
-        case _:
-            pass
+    if port.protocol not in ("HTTP", "HTTPS"):
+        return
+    made = [(one, virtual_hosts(seat.found, port, one, seat.told(one.tags))) for one in port.listeners]
+    if port.protocol == "HTTP":
+        hosts = [host for _, each in made for host in each.hosts]
+        sources = dict.fromkeys((*seat.sources, *(ref for _, each in made for ref in each.sources)))
+        yield host_routes(routes_name(seat.gateway, port, ""), hosts, tuple(sources), secured=False)
+        return
+    for one, each in made:
+        sources = dict.fromkeys((*seat.sources, *each.sources))
+        yield host_routes(routes_name(seat.gateway, port, one.hostname), each.hosts, tuple(sources), secured=True)
 
 
 def _limits(limits: tuple[tuple[str, int], ...], sources: Sources) -> Encoded:

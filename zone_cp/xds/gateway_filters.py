@@ -9,15 +9,25 @@ from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.listener import v3 as listener
 from envoy_data_plane.envoy.extensions.compression.gzip.compressor import v3 as gzip
 from envoy_data_plane.envoy.extensions.filters.http.compressor import v3 as compressor
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation import v3 as header_filter
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation import v3 as early
 from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from shared.model.resource import TlsVersions
-from zone_cp.view.gateways import ANY_HOST
+from zone_cp.view.hostnames import ANY_HOST
 from zone_cp.xds import defaults
-from zone_cp.xds.filters import Logged, Tuning, access_log, manager_filter, response_mapper, router_filter
+from zone_cp.xds.filters import (
+    MUTATION_FILTER,
+    REASON,
+    Logged,
+    Tuning,
+    access_log,
+    manager_filter,
+    response_mapper,
+    router_filter,
+)
 from zone_cp.xds.log_policies import logger
 from zone_cp.xds.shape import ads, extension, pack, part
 from zone_cp.xds.upstream_tls import SOCKET, parameters, sds
@@ -33,7 +43,7 @@ def gateway_manager(routes: str, logged: Logged, tuning: Tuning) -> bytes:
         stat_prefix=logged.stat_prefix,
         rds=hcm.Rds(config_source=ads(), route_config_name=routes),
         server_name=defaults.GATEWAY_SERVER_NAME,
-        http_filters=[_compression(), router_filter()],
+        http_filters=[_compression(), _mutation(), router_filter(suppress_envoy_headers=True)],
         common_http_protocol_options=core.HttpProtocolOptions(
             idle_timeout=defaults.GATEWAY_IDLE_TIMEOUT if tuning.idle_timeout is None else tuning.idle_timeout,
             headers_with_underscores_action=core.HttpProtocolOptionsHeadersWithUnderscoresAction.REJECT_REQUEST,
@@ -66,9 +76,16 @@ def gateway_manager(routes: str, logged: Logged, tuning: Tuning) -> bytes:
 
 @cache
 def _replies(zone: str) -> hcm.LocalReplyConfig:
-    nobody = f"no endpoint of what is behind this route is ready in zone {zone}"
+    unknown = f"the zone control plane of zone {zone} has not sent what is behind this route yet"
     failed = "%LOCAL_REPLY_BODY%: %UPSTREAM_TRANSPORT_FAILURE_REASON%"
-    return hcm.LocalReplyConfig(mappers=[response_mapper("UH", nobody), response_mapper("UF UC UR", failed)])
+    mappers = (("NC", unknown), ("UH", REASON), ("UF UC UR", failed))
+    return hcm.LocalReplyConfig(mappers=[response_mapper(flags, body) for flags, body in mappers])
+
+
+@cache
+def _mutation() -> hcm.HttpFilter:
+    # It does what the chosen backend of a route says (gateway_routes.py).
+    return hcm.HttpFilter(name=MUTATION_FILTER, typed_config=pack(header_filter.HeaderMutation()))
 
 
 @cache

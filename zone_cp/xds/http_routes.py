@@ -7,7 +7,8 @@ A share that cannot be served is a route of its own, which takes its fraction of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import msgspec
 from envoy_data_plane.envoy.config.core import v3 as core
@@ -18,7 +19,7 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from shared.model.header import HeaderValue
 from shared.model.resource import Protocol
-from shared.model.route_policy import Match, PathRewrite, QueryMatch, RequestRedirect, RouteFilter
+from shared.model.route_policy import Match, PathRewrite, QueryMatch, RequestRedirect, RouteFilter, UrlRewrite
 from shared.model.target import IntOrString
 from zone_cp.view.policies import Effective
 from zone_cp.view.routing import HttpRouting
@@ -43,7 +44,7 @@ _REDIRECTS = {
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One match of one rule. No shares: a redirect answers. host is what the service is asked for instead."""
+    """One match of one rule. No shares: a redirect answers, without the query where that is stripped."""
 
     name: str
     match: Match
@@ -52,6 +53,11 @@ class Entry(msgspec.Struct, frozen=True):
     mirrors: tuple[tuple[Backend, IntOrString | None], ...]
     tuning: RouteTuning
     sources: Sources = ()
+    strips_query: bool = False
+
+
+Leading: TypeAlias = Callable[[Entry, UrlRewrite | None], route.RouteAction]
+"""Where the open shares of an entry go, paths aside."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -115,23 +121,28 @@ def _tuning(one: HttpRouting, said: Effective, protocol: Protocol) -> RouteTunin
 
 def plan_routes(plan: Plan, hop: Hop, own: list[route.Route], *, at_sidecar: bool) -> list[route.Route]:
     """The routes of a plan; `own` are those of extensions in direct mode."""
-    made = [one for entry in plan.entries for one in _entry_routes(entry, hop, at_sidecar=at_sidecar)]
+
+    def leading(entry: Entry, rewrite: UrlRewrite | None) -> route.RouteAction:
+        return _shared(entry, hop, rewrite.hostname if rewrite is not None else None, at_sidecar=at_sidecar)
+
+    made = [one for entry in plan.entries for one in entry_routes(entry, leading)]
     made += own if plan.extended else []
     anything = Entry("", Match(), (), plan.rest, (), plan.tuning)
-    return made + list(_entry_routes(anything, hop, at_sidecar=at_sidecar))
+    return made + list(entry_routes(anything, leading))
 
 
-def _entry_routes(entry: Entry, hop: Hop, *, at_sidecar: bool) -> Iterator[route.Route]:
+def entry_routes(entry: Entry, leading: Leading) -> Iterator[route.Route]:
+    """The routes of an entry: closed shares first, each with its fraction of the requests."""
     redirect = next((one.request_redirect for one in entry.filters if one.request_redirect is not None), None)
     rewrite = next((one.url_rewrite for one in entry.filters if one.url_rewrite is not None), None)
     path = redirect.path if redirect is not None else rewrite.path if rewrite is not None else None
     for match, replaced in _matches(entry.match, path):
         if redirect is not None:
-            yield _modified(route.Route(match=match, redirect=_redirect(redirect, path, replaced)), entry)
+            yield _modified(route.Route(match=match, redirect=_redirect(redirect, path, replaced, entry)), entry)
         elif entry.shares is not None:
             yield from _closed(match, entry.shares, entry)
             if entry.shares.backends:
-                done = _shared(entry, hop, rewrite.hostname if rewrite is not None else None, at_sidecar=at_sidecar)
+                done = leading(entry, rewrite)
                 _rewritten(done, path, replaced)
                 yield _modified(route.Route(match=match, route=done), entry)
 
@@ -191,13 +202,17 @@ def _mirror(to: Backend, percentage: IntOrString | None, hop: Hop) -> route.Rout
     else:
         made.cluster = to.cluster
         made.host_rewrite_literal = to.host
-    if percentage is not None:
-        share = kinds.FractionalPercent(
-            numerator=round(MILLION * float(percentage) / 100),
-            denominator=kinds.FractionalPercentDenominatorType.MILLION,
-        )
-        made.runtime_fraction = core.RuntimeFractionalPercent(default_value=share)
+    made.runtime_fraction = fraction_of(percentage)
     return made
+
+
+def fraction_of(percentage: IntOrString | None) -> core.RuntimeFractionalPercent | None:
+    """Of how many requests something holds; None: of all."""
+    if percentage is None:
+        return None
+    numerator = round(MILLION * float(percentage) / 100)
+    share = kinds.FractionalPercent(numerator=numerator, denominator=kinds.FractionalPercentDenominatorType.MILLION)
+    return core.RuntimeFractionalPercent(default_value=share)
 
 
 # --- what is matched ----------------------------------------------------------------------------------------------
@@ -257,8 +272,12 @@ def _rewritten(made: route.RouteAction, path: PathRewrite | None, replaced: str)
         made.prefix_rewrite = replaced
 
 
-def _redirect(said: RequestRedirect, path: PathRewrite | None, replaced: str) -> route.RedirectAction:
-    made = route.RedirectAction(host_redirect=said.hostname or "", response_code=_REDIRECTS[said.status_code])
+def _redirect(said: RequestRedirect, path: PathRewrite | None, replaced: str, entry: Entry) -> route.RedirectAction:
+    made = route.RedirectAction(
+        host_redirect=said.hostname or "",
+        response_code=_REDIRECTS[said.status_code],
+        strip_query=entry.strips_query,
+    )
     if said.scheme is not None:
         made.scheme_redirect = said.scheme
     if said.port is not None:

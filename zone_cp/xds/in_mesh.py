@@ -28,7 +28,7 @@ from zone_cp.xds.chains import dialling_socket
 from zone_cp.xds.cluster_policies import cluster_part, connect_timeout, limits, outlier_detection, panic
 from zone_cp.xds.clusters import protocol_options
 from zone_cp.xds.endpoint_policies import balance, health_check
-from zone_cp.xds.shape import address, ads, part
+from zone_cp.xds.shape import address, ads, metadata, part
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, Encoded
 from zone_cp.xds.wire import encode
 
@@ -62,13 +62,16 @@ def spoken(mesh: MeshView, where: Destination) -> Protocol:
     return service.protocol if service is not None else "tcp"
 
 
-def in_mesh_resources(mesh: MeshView, where: Destination, said: Effective, *, plain: bool = False) -> Iterator[Encoded]:
+def in_mesh_resources(
+    mesh: MeshView, where: Destination, said: Effective, *, plain: bool = False, name: str = "", reason: str = ""
+) -> Iterator[Encoded]:
     """Cluster and endpoints of a destination, as a client dials it to whom policies say `said`.
 
-    plain: without TLS although the mesh has it, for clients that hold no certificate.
+    plain: without TLS although the mesh has it, for clients that hold no certificate. name: of the cluster, where a
+    client dials the same destination in several ways. reason: why nobody is there, where nobody is.
     """
-    name, tls = where.cluster(mesh.name), mesh.mtls and not plain
-    body = _cluster(mesh.name, where, spoken(mesh, where), cluster_part(said), tls=tls)
+    name, tls = name or where.cluster(mesh.name), mesh.mtls and not plain
+    body = _cluster(name, mesh.name, where, spoken(mesh, where), cluster_part(said), reason, tls=tls)
     served = endpoints(mesh, where, tls=tls)
     # What it is spoken to in follows from all who serve it.
     yield encode(CLUSTER, name, body, tuple(dict.fromkeys((*served.sources, *said.sources))))
@@ -76,12 +79,16 @@ def in_mesh_resources(mesh: MeshView, where: Destination, said: Effective, *, pl
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _cluster(mesh: str, where: Destination, protocol: Protocol, said: Effective, *, tls: bool) -> bytes:
-    outliers = said.breaker.outlier_detection
+def _cluster(  # noqa: PLR0917 - what it is made of, as the key of a cache
+    name: str, mesh: str, where: Destination, protocol: Protocol, said: Effective, reason: str, *, tls: bool
+) -> bytes:
+    outliers, served = said.breaker.outlier_detection, where.cluster(mesh)
     made = cluster.Cluster(
-        name=where.cluster(mesh),
+        name=name,
         type=cluster.ClusterDiscoveryType.EDS,
-        eds_cluster_config=cluster.ClusterEdsClusterConfig(eds_config=ads()),
+        eds_cluster_config=cluster.ClusterEdsClusterConfig(
+            eds_config=ads(), service_name=served if served != name else ""
+        ),
         connect_timeout=connect_timeout(said),
         circuit_breakers=limits(said.breaker),
         outlier_detection=outlier_detection(outliers) if outliers is not None else None,
@@ -93,13 +100,15 @@ def _cluster(mesh: str, where: Destination, protocol: Protocol, said: Effective,
     if check is not None:
         made.health_checks = [check]
         made.wait_for_warm_on_init = False
+    described = metadata(defaults.METADATA_NAMESPACE, service=where.service, reason=reason) if reason else b""
+    told = part(cluster.Cluster, "metadata", described) if reason else b""
     if not tls:
-        return bytes(made)
+        return bytes(made) + told
     # Kuma's SNI of a service. Nobody reads it within a zone, so one that is too long for TLS is left out.
     server_name = f"{where.service}{{mesh={mesh}}}"
     server_name = server_name if len(server_name) <= SERVER_NAME_MAX else ""
     socket = dialling_socket(mesh, spiffe.workload_id(mesh, where.service), defaults.ALPN_IN_MESH, server_name)
-    return bytes(made) + part(cluster.Cluster, "transport_socket", socket)
+    return bytes(made) + told + part(cluster.Cluster, "transport_socket", socket)
 
 
 # --- endpoints --------------------------------------------------------------------------------------------------

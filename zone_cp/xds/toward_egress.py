@@ -6,7 +6,7 @@ all others (decision 26).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from envoy_data_plane.envoy.config.cluster import v3 as cluster
@@ -22,13 +22,13 @@ from zone_cp.xds import defaults
 from zone_cp.xds.chains import egress_socket
 from zone_cp.xds.clusters import breakers, http_options
 from zone_cp.xds.governed import Governed
-from zone_cp.xds.shape import address, ads, part
+from zone_cp.xds.shape import address, ads, metadata, part
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, Encoded
 from zone_cp.xds.wire import encode
 
 
 @lru_cache(maxsize=1024)
-def _cluster(name: str, protocol_class: ProtocolClass, mesh: str, sni: str = "") -> bytes:
+def _cluster(name: str, protocol_class: ProtocolClass, mesh: str, sni: str = "", reason: str = "") -> bytes:
     options: dict[str, google.Any] = {}
     if protocol_class == "http":
         options = http_options(
@@ -52,13 +52,20 @@ def _cluster(name: str, protocol_class: ProtocolClass, mesh: str, sni: str = "")
     )
     # HTTP pools offer h2 or http/1.1 themselves; the egress tells the classes apart by that.
     protocols = () if protocol_class == "http" else defaults.ALPN_TCP
-    return bytes(made) + part(cluster.Cluster, "transport_socket", egress_socket(mesh, protocols, sni))
+    told = metadata(defaults.METADATA_NAMESPACE, service="zone egress", reason=reason) if reason else b""
+    whole = bytes(made) + (part(cluster.Cluster, "metadata", told) if told else b"")
+    return whole + part(cluster.Cluster, "transport_socket", egress_socket(mesh, protocols, sni))
 
 
-def egress_clusters(mesh: MeshView, egresses: tuple[EgressView, ...]) -> Iterator[Encoded]:
-    """The clusters and their endpoints; no endpoints while no egress is online (fails closed, decision 2)."""
-    yield encode(CLUSTER, defaults.EGRESS_HTTP, _cluster(defaults.EGRESS_HTTP, "http", mesh.name), mesh.sources)
-    yield encode(CLUSTER, defaults.EGRESS_TCP, _cluster(defaults.EGRESS_TCP, "tcp", mesh.name), mesh.sources)
+def egress_clusters(mesh: MeshView, egresses: tuple[EgressView, ...], reason: str = "") -> Iterator[Encoded]:
+    """The clusters and their endpoints; no endpoints while no egress is online (fails closed, decision 2).
+
+    reason: what a cluster says why it has none, where its listeners do not.
+    """
+    http = _cluster(defaults.EGRESS_HTTP, "http", mesh.name, reason=reason)
+    tcp = _cluster(defaults.EGRESS_TCP, "tcp", mesh.name, reason=reason)
+    yield encode(CLUSTER, defaults.EGRESS_HTTP, http, mesh.sources)
+    yield encode(CLUSTER, defaults.EGRESS_TCP, tcp, mesh.sources)
     yield _endpoints(egresses, mesh.sources)
 
 
@@ -69,9 +76,14 @@ def share_clusters(mesh: MeshView, said: Governed) -> Iterator[Encoded]:
         for one in shares.backends:
             found.setdefault(one.sni, []).extend(shares.sources)
     for sni, sources in sorted(found.items()):
-        name = defaults.egress_share(sni)
-        body = _cluster(name, "tcp", mesh.name, sni)
-        yield encode(CLUSTER, name, body, tuple(dict.fromkeys((*mesh.sources, *sources))))
+        yield share_cluster(mesh, sni, sources)
+
+
+def share_cluster(mesh: MeshView, sni: str, sources: Iterable[EventRef], reason: str = "") -> Encoded:
+    """The cluster of one service behind the zone egress; sources: why it is there; reason as in `egress_clusters`."""
+    name = defaults.egress_share(sni)
+    body = _cluster(name, "tcp", mesh.name, sni, reason)
+    return encode(CLUSTER, name, body, tuple(dict.fromkeys((*mesh.sources, *sources))))
 
 
 @lru_cache(maxsize=64)

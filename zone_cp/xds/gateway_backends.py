@@ -1,0 +1,206 @@
+"""Where a gateway's routes lead: backends by `kuma.io/service` or MeshExternalService, and the clusters they need.
+
+A `kuma.io/service` is an ExternalService where there is one, and else a service of the mesh (A12: the other way round
+than at sidecars, as in Kuma). What is outside is reached as sidecars reach it: through the zone egress, or dialled by
+the gateway itself. A gateway's identity is its Dataplane's service, and permissions hold for it as for a sidecar's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+import msgspec
+from immutables import Map
+from msgspec.structs import replace
+
+from shared.events.event import EventRef
+from shared.events.external_hosts import service_door
+from shared.model.inbound import SERVICE_TAG
+from shared.model.kinds import is_legacy
+from shared.model.resource import Dataplane, Labels, Protocol, ProtocolClass, ResourceKey
+from shared.model.route_policy import BackendRef
+from shared.naming import spiffe
+from zone_cp.view.gateway_policies import for_listener
+from zone_cp.view.gateways import GatewayView
+from zone_cp.view.policies import Effective, Rule, at_large, effective, for_proxy
+from zone_cp.view.routing import Origin
+from zone_cp.view.zone_view import ExternalServiceView, MeshView, Sources
+from zone_cp.xds import defaults
+from zone_cp.xds.backends import DENIED, MISSING, SERVICE, Backend, Closed, Judge, Shares, named, resolved
+from zone_cp.xds.cluster_policies import cluster_part
+from zone_cp.xds.clusters import external_host
+from zone_cp.xds.connection_policies import verdicts
+from zone_cp.xds.governed import dialled_by
+from zone_cp.xds.in_mesh import Destination, destination, endpoints, spoken
+from zone_cp.xds.ways import dialled_through_egress
+
+NO_BACKEND = "no backend has a weight"
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What policies say to one listener: rules, and base, those for the whole gateway."""
+
+    rules: tuple[Rule, ...]
+    base: tuple[Rule, ...]
+    tags: Labels
+
+    @property
+    def at_large(self) -> Effective:
+        """What is said about every destination."""
+        return at_large(self.rules)
+
+    def about(self, service: ExternalServiceView | None) -> Effective:
+        """What is said about a destination; None: one in the mesh."""
+        return _about(self.rules, service)
+
+    def suffix(self, service: ExternalServiceView | None) -> str:
+        """What a cluster's name ends in: nothing, unless policies say to this listener other than to the gateway."""
+        if self.rules == self.base or cluster_part(self.about(service)) == cluster_part(_about(self.base, service)):
+            return ""
+        text = ",".join(f"{tag}={value}" for tag, value in sorted(self.tags.items()))
+        return "@" + blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def _about(rules: tuple[Rule, ...], service: ExternalServiceView | None) -> Effective:
+    return at_large(rules) if service is None else effective(rules, service.key, service.labels)
+
+
+def told(mesh: MeshView, resource: Dataplane, gateway: GatewayView, tags: Labels) -> Told:
+    """What policies say to a listener with these effective tags."""
+    return Told(for_listener(mesh.policies, resource, gateway.key, tags), for_proxy(mesh.policies, resource), tags)
+
+
+def in_every(tags: Iterable[Labels]) -> Labels:
+    """The tags that all have: what is said of them holds for every listener of a port."""
+    found = list(tags)
+    return Map({tag: value for tag, value in found[0].items() if all(one.get(tag) == value for one in found)})
+
+
+class InMesh(msgspec.Struct, frozen=True):
+    """A cluster for instances in the mesh."""
+
+    where: Destination
+    said: Effective
+
+
+class Dialled(msgspec.Struct, frozen=True):
+    """A cluster for what the gateway dials itself; the service is as this cluster is called and tuned."""
+
+    service: ExternalServiceView
+    said: Effective
+
+
+class Shared(msgspec.Struct, frozen=True):
+    """A cluster for one service behind the zone egress: what is sent there is not HTTP, or not known to be."""
+
+    service: ExternalServiceView
+
+
+class Destinations:
+    """Finds backends, and remembers the clusters that they need, each with the events that it is there because of."""
+
+    def __init__(self, mesh: MeshView, gateway: GatewayView) -> None:
+        """Nothing is needed yet."""
+        self._asked = False
+        self.mesh, self.gateway = mesh, gateway
+        identity = spiffe.workload_id(mesh.name, gateway.service)
+        self._judged = verdicts(mesh, identity)
+        self.needed: dict[str, tuple[InMesh | Dialled | Shared, dict[EventRef, None]]] = {}
+
+    @property
+    def leads(self) -> bool:
+        """Whether any route leads anywhere, so that what is there, or comes to be there, concerns the gateway."""
+        return self._asked
+
+    def shared_out(
+        self, references: Iterable[BackendRef], origin: Origin, listener: Told, wanted: ProtocolClass
+    ) -> tuple[Shares, tuple[Protocol, ...]]:
+        """What references of a route come to, and what the backends among them are spoken to in."""
+        backends: list[Backend] = []
+        closed: list[Closed] = []
+        sources: dict[EventRef, None] = {}
+        protocols: list[Protocol] = []
+        for one in references:
+            if not one.weight:
+                continue
+            self._asked = True
+            outcome, protocol, cited = self._outcome(one, origin, listener, wanted)
+            sources |= dict.fromkeys(cited)
+            if isinstance(outcome, Closed):
+                closed.append(outcome)
+            else:
+                backends.append(outcome)
+                protocols.append(protocol)
+        if not backends and not closed:
+            closed.append(Closed(1, MISSING, f"{named(origin)}: {NO_BACKEND}"))
+        return Shares(tuple(backends), tuple(closed), tuple(sources)), tuple(protocols)
+
+    def _outcome(
+        self, one: BackendRef, origin: Origin, listener: Told, wanted: ProtocolClass
+    ) -> tuple[Backend | Closed, Protocol, Sources]:
+        if one.kind == SERVICE:
+            service = resolved(self.mesh, one, origin.key.zone)
+            if service is None:
+                sought = one.name or ", ".join(f"{key}={value}" for key, value in sorted(one.labels.items()))
+                port = f" with port {one.port}" if one.port is not None else ""
+                return self._missing(one, origin, f"no MeshExternalService {sought}{port} is here"), "tcp", ()
+            return self._external(service, one, origin, listener, wanted)
+        name = one.name or ""
+        door = self.mesh.services.get(service_door(self.mesh.name, name)) if self.mesh.legacy else None
+        if door is not None and not one.tags:
+            return self._external(door, one, origin, listener, wanted)
+        return self._in_mesh(one, origin, listener)
+
+    def _missing(self, one: BackendRef, origin: Origin, why: str) -> Closed:
+        return Closed(one.weight, MISSING, f"{named(origin)}: {why}")
+
+    def _in_mesh(self, one: BackendRef, origin: Origin, listener: Told) -> tuple[Backend, Protocol, Sources]:
+        where = destination(one.tags.set(SERVICE_TAG, one.name or ""))
+        said = listener.about(None)
+        name = where.cluster(self.mesh.name) + listener.suffix(None)
+        cited = (*endpoints(self.mesh, where, tls=self.mesh.mtls).sources, *said.sources)
+        self._need(name, InMesh(where, said), (origin.source, *cited))
+        return Backend("", name, "", one.weight, outside=False), spoken(self.mesh, where), cited
+
+    def _external(
+        self, service: ExternalServiceView, one: BackendRef, origin: Origin, listener: Told, wanted: ProtocolClass
+    ) -> tuple[Backend | Closed, Protocol, Sources]:
+        said = listener.about(service)
+        cited = (*service.judged_sources, *said.sources)
+        why = f"{_kind(service.key)} {service.service or service.name}"
+        if wanted == "tcp" and service.protocol_class != "tcp":
+            mismatch = f"{why} has protocol {service.protocol}, TCP connections cannot be sent there"
+            return self._missing(one, origin, mismatch), service.protocol, cited
+        host = external_host(service)
+        if dialled_through_egress(self.mesh, service.key):
+            if service.protocol_class == "http":
+                return Backend(service.sni, defaults.EGRESS_HTTP, host, one.weight), service.protocol, cited
+            name = defaults.egress_share(service.sni)
+            self._need(name, Shared(service), (origin.source, *cited))
+            return Backend("", name, host, one.weight), service.protocol, cited
+        judge = Judge(self._judged, is_legacy(service.key) or not self.mesh.forbid_external)
+        if not judge.allows(service.sni):
+            return Closed(one.weight, DENIED, f"access to {why} is denied to this gateway"), service.protocol, cited
+        if service.extension is not None:
+            reason = f"{why} is answered by an extension, which a gateway reaches through a zone egress only"
+            return self._missing(one, origin, reason), service.protocol, cited
+        made = dialled_by(service, said)
+        if suffix := listener.suffix(service):
+            made = replace(made, cluster=service.cluster + suffix)
+        self._need(made.cluster, Dialled(made, said), (origin.source, *cited))
+        return Backend("", made.cluster, host, one.weight), service.protocol, cited
+
+    def _need(self, name: str, what: InMesh | Dialled | Shared, cited: Iterable[EventRef]) -> None:
+        _, sources = self.needed.setdefault(name, (what, {}))
+        sources |= dict.fromkeys(cited)
+
+
+def class_of(protocols: Iterable[Protocol]) -> Protocol:
+    """What a route is, as far as policies tell protocols apart: gRPC where all of its backends are."""
+    found = set(protocols)
+    return "grpc" if found == {"grpc"} else "http"
+
+
+def _kind(key: ResourceKey) -> str:
+    return "ExternalService" if is_legacy(key) else SERVICE
