@@ -145,7 +145,8 @@ class _Http1:
             self._plain(path, headers)
 
     def _plain(self, path: str, headers: dict[str, str]) -> None:
-        status, body = self.connection.server.status, json.dumps(self.connection.about(headers)).encode()
+        status = self.connection.server.status
+        body = json.dumps(self.connection.about(headers | {":path": path})).encode()
         if path.startswith("/status/"):
             status = int(path.removeprefix("/status/"))
         elif path.startswith("/bytes/"):
