@@ -22,7 +22,7 @@ from shared.model.gateway_route import (
     GatewayTcpConf,
     MeshGatewayRoute,
 )
-from shared.model.gateway_rules import selector_violations
+from shared.model.gateway_rules import hostname_violations, selector_violations
 from shared.model.inbound import SERVICE_TAG
 from shared.model.value_rules import Found, header_name, regular_expression
 
@@ -51,17 +51,6 @@ def gateway_route_violations(one: MeshGatewayRoute) -> Found:
         yield from _tcp(one.conf.tcp, "conf.tcp")
     elif one.conf.http is not None:
         yield from _http(one.conf.http, "conf.http")
-
-
-def hostname_violations(hostname: str, path: str) -> Found:
-    """A hostname of a gateway's listener or route: exact, `*` or `*.suffix`."""
-    if len(hostname) > 253:
-        yield path, "must be at most 253 characters"
-    elif hostname.startswith("*."):
-        if not is_dns_name(hostname.removeprefix("*.")):
-            yield path, "invalid wildcard domain"
-    elif hostname not in ("", "*") and not is_dns_name(hostname):
-        yield path, "invalid hostname"
 
 
 def _tcp(conf: GatewayTcpConf, path: str) -> Found:

@@ -71,7 +71,7 @@ def builtin_violations(networking: DataplaneNetworking) -> Found:
 
 
 def _listener(one: GatewayListener, path: str) -> Found:
-    yield from _hostname(one.hostname, f"{path}.hostname")
+    yield from hostname_violations(one.hostname, f"{path}.hostname")
     if not 1 <= one.port <= PORT_MAX:
         yield f"{path}.port", f"port must be in the range [1, {PORT_MAX}]"
     if one.protocol == "NONE":
@@ -87,7 +87,8 @@ def _listener(one: GatewayListener, path: str) -> Found:
     yield from _tags(f"{path}.tags", one.tags, FORBIDDEN_TAGS - OVERLAID_TAGS)
 
 
-def _hostname(hostname: str, path: str) -> Found:
+def hostname_violations(hostname: str, path: str) -> Found:
+    """(path, reason) of what is neither exact, `*.suffix`, `*` nor "", which is any."""
     if hostname in ("", "*"):
         return
     if len(hostname) > HOSTNAME_MAX:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from shared.model.addresses import is_ip
-from shared.model.gateway_route_rules import hostname_violations
+from shared.model.gateway_rules import hostname_violations
 from shared.model.header import HeaderValue
 from shared.model.policy import RetryConf, TimeoutConf, ToConf
 from shared.model.route_policy import (
