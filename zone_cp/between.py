@@ -29,6 +29,8 @@ _NO_TYPES: Map[str, Map[str, Encoded]] = Map()
 
 DECODED_MAX = 400
 """Resources of one answer whose fields are compared; of others it is told that they changed."""
+DECODED_OF_ONE_MAX = 4000
+"""The same, of an answer about one proxy: each takes some 4 ms."""
 
 Pair: TypeAlias = tuple[Snapshot | None, Snapshot | None]
 Moved: TypeAlias = tuple[str, str, str, str]
@@ -56,6 +58,12 @@ def proxies_between(history: History, zone: str, before: Position, after: Positi
     for proxy in _set_apart(*states, old, new):
         pairs[proxy] = (_held(history, zone, before, proxy), _held(history, zone, after, proxy))
     return difference_of(*states, old, new, pairs)
+
+
+def proxy_between(history: History, zone: str, before: Position, after: Position, proxy: str) -> tuple[Group, ...]:
+    """What differs of what one proxy held at two moments. Raises NoSuchMoment when it was unknown at one of them."""
+    pair = _held(history, zone, before, proxy), _held(history, zone, after, proxy)
+    return groups_of({proxy: pair}, decoded_max=DECODED_OF_ONE_MAX)
 
 
 def fleets_between(before: ZoneState, after: ZoneState) -> tuple[Fleet, Fleet]:
@@ -124,7 +132,7 @@ def _held(history: History, zone: str, position: Position, proxy: str) -> Snapsh
 # --- grouping ---------------------------------------------------------------------------------------------------------
 
 
-def groups_of(pairs: Mapping[str, Pair]) -> tuple[Group, ...]:
+def groups_of(pairs: Mapping[str, Pair], decoded_max: int = DECODED_MAX) -> tuple[Group, ...]:
     """Proxies with the same changes together; the largest groups first."""
     like: dict[tuple[int, int], list[str]] = {}
     known: dict[tuple[int, int], Pair] = {}
@@ -141,7 +149,7 @@ def groups_of(pairs: Mapping[str, Pair]) -> tuple[Group, ...]:
     together: dict[tuple[tuple[int, int], ...], list[Moved]] = {}
     for what, ids_of in who.items():
         together.setdefault(tuple(ids_of), []).append(what)
-    left = DECODED_MAX
+    left = decoded_max
     groups = []
     for all_ids, changes in sorted(together.items(), key=lambda item: -sum(len(like[ids]) for ids in item[0])):
         told = [_told(what, bodies[what], decode=number < left) for number, what in enumerate(sorted(changes))]

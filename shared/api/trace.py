@@ -16,12 +16,13 @@ from shared.api.reading import current_reader, narrowed
 from shared.api.response import Call, json_response, number
 from shared.api.shown import event_body
 from shared.api.store import ResourceStore
-from shared.events.event import GLOBAL
+from shared.events.event import GLOBAL, decode_event
 from shared.events.history import NoSuchMoment
 from shared.events.index import DamagedLog
 from shared.events.log import LogUnavailable
 from shared.events.progress import Change, Progress, Wanted, ZoneTrace, outstanding, stuck, traced, wanted
 from shared.history.plane import PlaneHistory, TooManyQuestions
+from shared.history.told import told
 from shared.history.trace import with_records
 from shared.nats.log import LogFault
 
@@ -34,12 +35,14 @@ ALL = "all"
 class Trace(msgspec.Struct, frozen=True, rename="camel"):
     """event: as `GET /events` shows it. missing: a line for each that is missing of what was asked for with `until`.
 
+    about: what the event is about, as `zonal events` says it.
     stuck: none of it comes by waiting. revision: another one when anything else is told.
     """
 
     origin: str
     n: int
     event: msgspec.Raw
+    about: str
     zones: tuple[ZoneTrace, ...]
     missing: tuple[str, ...]
     stuck: bool
@@ -106,7 +109,7 @@ async def _told(
         except TimeoutError:
             if found is None:
                 raise Problem(404, "Not found", f"{named[0]} has no event {named[1]} that is known here") from None
-            return _traced(tracer, named, event or b"", asked)
+            return found
 
 
 async def _event(store: ResourceStore, origin: str, n: int) -> bytes | None:
@@ -114,17 +117,19 @@ async def _event(store: ResourceStore, origin: str, n: int) -> bytes | None:
         found, last = await store.events(origin, n - 1, n, 1) if n > 0 else ((), 0)
     except KeyError:
         raise Problem(404, "Not found", f'no log of origin "{origin}" is known here') from None
-    return event_body(found[0]) if found and n <= last else None
+    return found[0] if found and n <= last else None
 
 
 def _traced(tracer: Tracer, named: tuple[str, int], event: bytes, asked: Wanted) -> Trace:
     origin, n = named
-    change = Change.of(origin, n, int(msgspec.json.decode(event)["seen"]))
+    read = decode_event(event)
+    change = Change.of(origin, n, read.seen)
     chosen = [zone for zone in _visible(tracer) if origin in (GLOBAL, zone)]
     whole = [traced(zone, change, tracer.progress(zone)) for zone in chosen]
     zones = tuple(map(narrowed, whole))
     missing = outstanding(zones, asked)
-    return Trace(origin, n, msgspec.Raw(event), zones, missing, stuck(whole, asked), _revision(zones))
+    shown, about = msgspec.Raw(event_body(event)), told(read, None).about
+    return Trace(origin, n, shown, about, zones, missing, stuck(whole, asked), _revision(zones))
 
 
 async def _with_past(trace: Trace, past: PlaneHistory) -> Trace:

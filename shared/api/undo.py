@@ -21,14 +21,14 @@ from shared.api.history import asked_of
 from shared.api.history_events import event_of
 from shared.api.problem import Problem, rejected
 from shared.api.response import Call, json_response
-from shared.api.store import Put, Remove, ResourceStore, Written
-from shared.events.decide import CONFLICT, INVALID, Apply, Command, Rejected
+from shared.api.store import ResourceStore, Written
+from shared.events.decide import CONFLICT, INVALID, Rejected
 from shared.events.event import GLOBAL, EventRef
 from shared.events.history import History
 from shared.history.plane import PlaneHistory
 from shared.history.told import brief
 from shared.history.undo import CannotUndo, Undo, undo
-from shared.history.undo_plan import Plan, planned, told_plan
+from shared.history.undo_plan import Plan, planned, told_plan, writes_of
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ def undo_routes(past: PlaneHistory | None, store: ResourceStore, zone: str) -> l
 
         found, told = await asked_of(past, lambda history: _or_problem(lambda: question(history)))
         _check(request, told)
-        writes = [_write(command, cause) for command, cause in found.writes()]
+        writes = writes_of(found)
         if is_dry(request):
             return await dry_runs.answer(writes, request, batch=len(writes) > 1)
         outcome = await store.write(writes, actor(request)) if writes else Written((), (), 0)
@@ -110,12 +110,6 @@ def _check(call: Call, plan: Plan) -> None:
             for one in step.conflicts
         ]
         raise Problem(409, CONFLICT, "what the event changed was changed again since", parameters)
-
-
-def _write(command: Command, cause: str) -> Put | Remove:
-    if isinstance(command, Apply):
-        return Put(command.resource, command.expected_version, cause)
-    return Remove(command.key, command.expected_version, cause)
 
 
 def _results(written: Written) -> list[dict[str, Any]]:

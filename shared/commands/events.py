@@ -122,16 +122,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [row["moment"], row["time"], row["actor"], f"{row['about']}: {row['what']}"]
 
 
-def about(change: dict[str, Any]) -> str:
-    """What a change is about, in one line."""
-    named = change.get("resource") or change.get("key") or {}
-    words = [named.get("type") or named.get("kind") or ""]
-    words.append("/".join(part for part in (named.get("mesh"), named.get("name")) if part))
-    plain = ("hostname", "ip", "proxy", "zone", "until", "reason", "cidr", "kid", "recipient")
-    words += [str(change[name]) for name in plain if isinstance(change.get(name), str)]
-    return " ".join(word for word in words if word)
-
-
 def _stream(row: dict[str, Any], output: printing.Output) -> None:
     if output == "json":
         printing.line(row["whole"])

@@ -15,7 +15,6 @@ from shared.commands import connect
 from shared.commands import output as printing
 from shared.commands import wait as waiting
 from shared.commands.connect import Api, OutputFlag, TokenFile, Zone
-from shared.commands.events import about
 from shared.commands.failure import CommandFailed
 from shared.commands.source import BundleFile, Source, StoreDirectory
 from shared.commands.wait import TIMEOUT_SECONDS, Timeout, Wait
@@ -66,12 +65,14 @@ def trace(
 
 
 def _from_past(source: Source, origin: str, n: int) -> dict[str, Any]:
+    from shared.history.told import told as told_of
     from shared.history.trace import past_traces
 
     with source.opened() as history:
         zones = msgspec.to_builtins(past_traces(history, origin, n))
+        about = told_of(history.event(origin, n), None).about
         event = json.loads(event_body(history.log(origin).raw(n)))
-    return {"origin": origin, "n": n, "event": event, "zones": zones}
+    return {"origin": origin, "n": n, "event": event, "about": about, "zones": zones}
 
 
 def _named(event: str) -> tuple[str, int]:
@@ -86,7 +87,7 @@ def told(trace: dict[str, Any]) -> Iterator[str]:
     event = trace["event"]
     change = event.get("change") or {}
     name = trace["n"] if trace["origin"] == GLOBAL else f"{trace['origin']}:{trace['n']}"
-    yield f"event {name}  {change.get('type', '')} {about(change)}".rstrip()
+    yield f"event {name}  {change.get('type', '')} {trace['about']}".rstrip()
     yield f"committed {event['time']} by {event['actor']}"
     for zone in trace["zones"]:
         yield ""

@@ -19,7 +19,8 @@ from shared.commands.whatif import DIFF, dry_client, told
 from shared.events.event import GLOBAL
 from shared.events.history import History
 from shared.history.undo import CannotUndo
-from shared.history.undo_plan import Plan, planned
+from shared.history.undo import undo as undone
+from shared.history.undo_plan import Plan, planned, writes_of
 from shared.process.exit_code import ExitCode
 
 _NOTHING = "nothing was written"
@@ -40,7 +41,7 @@ def undo(
     plan = _plan(source, client, origin, n, batch=batch)
     if output == "table":
         _show(plan)
-    done = None
+    done, foretold = None, None
     body = msgspec.json.encode({"origin": origin, "n": n, "batch": batch})
     if plan["conflicting"]:
         printing.say(f"what the event changed was changed again since; {_NOTHING}")
@@ -49,15 +50,20 @@ def undo(
             raise CommandFailed(
                 "a store or a bundle is not written to; --dry-run shows what would be done", ExitCode.USAGE
             )
-        if client is not None and output == "table":
-            _foretell(dry_client(source.api, source.token_file, _zone(source, origin)), body, plan, dry_run=dry_run)
+        if client is None:
+            foretold = _supposed(source, origin, n, batch=batch)
+        else:
+            asked = dry_client(source.api, source.token_file, _zone(source, origin))
+            foretold = _foretold(asked, body, plan, dry_run=dry_run)
+        if foretold is not None and output == "table":
+            told(foretold, output)
         if client is not None and not dry_run:
             _confirm(yes=yes)
             done = client.post("/history/undo", body, if_match=plan["etag"])
             for warning in done["warnings"]:
                 printing.say(f"warning: {warning}")
     if output != "table":
-        printing.document({"plan": plan, "results": done["results"] if done else []}, output)
+        printing.document({"plan": plan, "whatif": foretold, "results": done["results"] if done else []}, output)
     elif done:
         for one in done["results"]:
             print(f"{one['key']} {one['outcome']}")
@@ -89,15 +95,28 @@ def _plan(source: Source, client: Client | None, origin: str, n: int, *, batch: 
     return planned_offline
 
 
-def _foretell(client: Client, body: bytes, plan: dict[str, Any], *, dry_run: bool) -> None:
-    """Show what it would lead to for proxies. Who may not write may look at the resources alone."""
+def _foretold(client: Client, body: bytes, plan: dict[str, Any], *, dry_run: bool) -> dict[str, Any] | None:
+    """What it would lead to for proxies. Who may not write may look at the resources alone."""
     try:
-        found = client.post(f"/history/undo?{DIFF}", body, if_match=plan["etag"])
+        found: dict[str, Any] = client.post(f"/history/undo?{DIFF}", body, if_match=plan["etag"])
     except ApiRefused as refused:
         if refused.status != 403 or not dry_run:
             raise
-        return
-    told(found, "table")
+        return None
+    return found
+
+
+def _supposed(source: Source, origin: str, n: int, *, batch: bool) -> dict[str, Any]:
+    """The same at the end of the past in a file or directory."""
+    from shared.history.whatif import whatif_of
+
+    with source.opened() as history:
+        writes = writes_of(undone(history, origin, n, batch=batch))
+        found = whatif_of(history, "" if origin == GLOBAL else origin, writes)
+    if isinstance(found, tuple):
+        reasons = "; ".join(f"{one['path']}: {one['reason']}" for one in found)
+        raise CommandFailed(f"it would be refused: {reasons}", ExitCode.REFUSED)
+    return found
 
 
 def _confirm(*, yes: bool) -> None:

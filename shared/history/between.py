@@ -11,7 +11,7 @@ import msgspec
 
 from shared.events.history import History
 from shared.history.difference import ResourceChange, difference
-from shared.history.tree import only, resources_between, xds_then
+from shared.history.tree import only, resources_between
 
 COMPARER = "zone_cp.between"
 """Imported by name: `shared` imports neither plane."""
@@ -96,17 +96,15 @@ def between(
         found: ZoneDifference = importlib.import_module(COMPARER).proxies_between(history, zone, first, second)
         return _only(found, kinds)
     if scope == "proxy":
-        trees = [only(xds_then(history, zone, one, proxy)[0], kinds) for one in (first, second)]
+        held = importlib.import_module(COMPARER).proxy_between(history, zone, first, second, proxy)
+        return _only(ZoneDifference(zone, str(first), str(second), held, 1), kinds)
+    states = history.state(zone, first), history.state(zone, second)
+    if scope == "views":
+        trees = [only(tree, kinds) for tree in importlib.import_module(COMPARER).views_between(*states)]
     else:
-        states = history.state(zone, first), history.state(zone, second)
-        if scope == "views":
-            trees = [only(tree, kinds) for tree in importlib.import_module(COMPARER).views_between(*states)]
-        else:
-            trees = list(resources_between(*states, kinds))
+        trees = list(resources_between(*states, kinds))
     changes = alike(difference(*trees))
-    who = (proxy,) if scope == "proxy" else ()
-    groups = (Group(who, changes),) if changes else ()
-    return ZoneDifference(zone, str(first), str(second), groups, len(who))
+    return ZoneDifference(zone, str(first), str(second), (Group((), changes),) if changes else ())
 
 
 def zones_meant(history: History, zone: str | None, *moments: str | None, every: bool) -> list[str]:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -87,7 +88,8 @@ class Said(msgspec.Struct, frozen=True):
 
 def preflight(bundle: Path, ours: Installation, theirs: Installation, at: str | None = None) -> dict[str, Any]:
     """Where the two differ on a bundle, by zone. Raises CannotRun."""
-    one, other = (_run(each, bundle, at) for each in (ours, theirs))
+    with ThreadPoolExecutor(2) as pool:  # each is a process of its own
+        one, other = pool.map(lambda each: _run(each, bundle, at), (ours, theirs))
     groups = _groups(one.digests, other.digests)
     asked = sorted({proxy for places, _ in groups[:BODIES_MAX] for _, proxy in places[:1]})
     full = [_run(each, bundle, at, asked).bodies if asked else {} for each in (ours, theirs)]

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from shared.api.store import Put, Remove
+from shared.events.decide import Apply, Command
 from shared.events.event import EventRef, ref
 from shared.events.history import History
 from shared.events.redaction import shown
@@ -60,3 +62,14 @@ def _told(step: Step) -> PlannedStep:
 
 def _seen(value: Any) -> Any:
     return value if value is UNSET else shown(value)
+
+
+def writes_of(found: Undo) -> list[Put | Remove]:
+    """The undo as a batch of writes, each with the event that it takes back as its cause."""
+    return [_write(command, cause) for command, cause in found.writes()]
+
+
+def _write(command: Command, cause: str) -> Put | Remove:
+    if isinstance(command, Apply):
+        return Put(command.resource, command.expected_version, cause)
+    return Remove(command.key, command.expected_version, cause)

@@ -47,7 +47,7 @@ WEST: dict[str, Any] = {
 def trace(*zones: dict[str, Any], missing: tuple[str, ...] = (), stuck: bool = False, revision: str = "r") -> Any:
     change = {"type": "ResourceApplied", "resource": {"type": "Mesh", "name": "default"}}
     event = {"time": COMMITTED, "actor": "alice", "change": change}
-    return {"origin": "global", "n": 7, "event": event, "zones": zones} | {
+    return {"origin": "global", "n": 7, "event": event, "about": "Mesh default", "zones": zones} | {
         "missing": missing,
         "stuck": stuck,
         "revision": revision,

@@ -104,7 +104,34 @@ def test_any_moment_is_told_from_the_log_alone(store: Path, capsys: pytest.Captu
     explained = zonal("explain", "egress-1", "payments", "--at", "3")
     assert f"event 3 by admin at {at(3)}: ResourceApplied MeshExternalService payments" in explained
 
+    taken_back = json.loads(zonal("undo", "3", "--dry-run", "-o", "json"))
+    assert [step["action"] for step in taken_back["plan"]["steps"]] == ["change"]
+    assert (taken_back["whatif"]["touched"], taken_back["results"]) == (1, [])
+    assert "nothing was written" not in zonal("undo", "3", "--dry-run")
+
     assert files(store) == before
+
+
+def test_the_way_of_a_change_is_told_from_a_bundle(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it was about and by whom; what nobody recorded is not made up; there is nothing to wait for."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    bundle = tmp_path / "past.bundle"
+    assert cli.run(["bundle", "export", str(bundle), "--store", str(store)]) == 0
+    capsys.readouterr()
+    assert cli.run(["trace", "3", "--bundle", str(bundle)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        "event 3  ResourceApplied MeshExternalService default/payments",
+        f"committed {at(3)} by admin",
+    ]
+    assert cli.run(["trace", "3", "--bundle", str(bundle), "-o", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["n"], told["about"]) == (3, "MeshExternalService default/payments")
+    assert [zone["zone"] for zone in told["zones"]] == ["east"]
+    assert cli.run(["trace", "3", "--bundle", str(bundle), "--wait"]) == 2
+    assert cli.run(["trace", "77", "--bundle", str(bundle)]) == 3
 
 
 MOVED = """
