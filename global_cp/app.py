@@ -21,7 +21,7 @@ from shared import VERSION
 from shared.api.app import build_api
 from shared.api.store import Put, ServiceStatus
 from shared.events.event import GLOBAL
-from shared.events.log import EventLog, LogUnavailable
+from shared.events.log import EventLog, LogBroken, LogUnavailable
 from shared.events.progress import PROGRESS_KEY
 from shared.history.plane import PlaneHistory
 from shared.keys.directory import KeysDirectory
@@ -29,7 +29,7 @@ from shared.model.resource import Mesh, ResourceKey, Zone
 from shared.naming.hostname import default_generators
 from shared.nats import topology
 from shared.nats.connection import NatsSettings, connect
-from shared.nats.log import JetStreamLog, LogFault
+from shared.nats.log import JetStreamLog
 from shared.nats.status import StatusStream
 from shared.process import lifecycle, logs
 from shared.process.metrics import render
@@ -84,7 +84,7 @@ class _Global:
             await recover_zone(owner, zone, zone_log)
         logs = {GLOBAL: own, **zone_logs}
         store = GlobalStore(owner, sealer.seal, logs, self._statuses)
-        if not owner.stops:
+        if owner.is_readable:
             await self._create_defaults(store)
         life.start("follow own log", self._follow_own(owner, own))
         for zone, zone_log in zone_logs.items():
@@ -119,8 +119,13 @@ class _Global:
             await store.write(wanted, SYSTEM)
 
     async def _follow_own(self, owner: GlobalOwner, own: JetStreamLog) -> None:
-        async for events in own.follow(owner.state.hub.n):
-            await owner.follow_own(events)
+        try:
+            async for events in own.follow(owner.state.hub.n):
+                await owner.follow_own(events)
+        except LogBroken as fault:
+            # Without what stands there nothing may be written; what was read before it is shown.
+            owner.break_off(GLOBAL, fault)
+            await asyncio.Event().wait()
 
     async def _follow_status(self, zone: str, stream: StatusStream) -> None:
         rows = self._statuses[zone]
@@ -157,8 +162,8 @@ async def recover_zone(owner: GlobalOwner, zone: str, zone_log: EventLog) -> Non
     try:
         async for event in zone_log.read():
             await owner.zone_events(zone, (event,))
-    except (LogFault, ValueError) as fault:
-        _halted(owner, zone, fault)
+    except (LogBroken, ValueError) as fault:
+        owner.break_off(zone, fault)
 
 
 async def follow_zone(owner: GlobalOwner, zone: str, zone_log: EventLog) -> None:
@@ -168,14 +173,9 @@ async def follow_zone(owner: GlobalOwner, zone: str, zone_log: EventLog) -> None
     try:
         async for events in zone_log.follow(owner.state.zones[zone].n):
             await owner.zone_events(zone, events)
-    except (LogFault, ValueError) as fault:
-        _halted(owner, zone, fault)
+    except (LogBroken, ValueError) as fault:
+        owner.break_off(zone, fault)
         await asyncio.Event().wait()
-
-
-def _halted(owner: GlobalOwner, zone: str, fault: Exception) -> None:
-    owner.faults[zone] = str(fault)
-    log.error("halted", what=f"log of zone {zone}", reason=str(fault))
 
 
 def nats_settings(url: str, credentials: str, ca: str, name: str) -> NatsSettings:

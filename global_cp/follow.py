@@ -21,7 +21,7 @@ from shared.events.fold import fold, fold_all
 from shared.events.log import Conflict, EventLog, LogUnavailable
 from shared.events.signing import Signer
 from shared.events.state import GlobalState, LogState
-from shared.events.stop import Held, Stop, Stopped, first_unread, refuse_skip, stops_of, tombstone
+from shared.events.stop import Held, Stop, Stopped, check_skip, first_unread, stops_of, tombstone
 from shared.process.writer import LogWriter, event_time
 
 SYSTEM = "system:global"
@@ -55,7 +55,7 @@ class GlobalOwner:
         self._lost_to = 0
         self._held = {zone: Held(_stopped) for zone in zones}
         self.faults: dict[str, str] = {}
-        """Zones whose log is none any more, and why: their views stand still."""
+        """Origins whose log is none any more, and why: what is shown of them stands still."""
 
     @property
     def state(self) -> GlobalState:
@@ -66,11 +66,24 @@ class GlobalOwner:
         """Fold the whole log, then record whatever is owed."""
         async with self._lock:
             await self._writer.catch_up()
+            if self._writer.broken is not None:
+                self.break_off(GLOBAL, self._writer.broken)
+                return
             if stop := self._unread():
                 _stopped(stop)
                 return
             await self._settle("")
             await self._writer.vouch(SYSTEM)
+
+    def break_off(self, origin: str, fault: Exception) -> None:
+        """What comes next in a log cannot be that log: what is shown of it stands still, all else goes on."""
+        self.faults[origin] = str(fault)
+        log.error("halted", what=f"log of {origin}", reason=str(fault))
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether all of global's own log was read, so that it may be written to."""
+        return self._writer.broken is None and self._unread() is None
 
     @property
     def stops(self) -> tuple[Stop, ...]:
@@ -86,7 +99,7 @@ class GlobalOwner:
         """
         async with self._lock:
             while True:
-                self._may_skip(origin, n)
+                check_skip("global", self._writer.state, origin, n, self.stops)
                 events = self._writer.prepare([tombstone(origin, n, reason)], actor=actor)
                 try:
                     await self._writer.commit(events)
@@ -94,17 +107,12 @@ class GlobalOwner:
                     log.info("another global wrote first, judging again", actual=conflict.actual)
                     continue
                 break
-            if self._unread() is None:
+            if self.is_readable:
                 await self._settle(events[-1].id)
             for zone in [*self._held]:
                 await self._take(zone, ())
             self._changed()
             return events
-
-    def _may_skip(self, origin: str, n: int) -> None:
-        own = self._writer.state
-        if origin != GLOBAL or not 0 < n <= own.n or (origin, n) in own.skipped:
-            refuse_skip("global", origin, n, self.stops)
 
     def judge(self, commands: Sequence[Command], wraps: Sequence[DataKeyWrapped] = ()) -> Decision | Rejected:
         """What a batch would come to now."""
@@ -160,7 +168,7 @@ class GlobalOwner:
         state = self._zones[zone]
         state = fold_all(state, self._held[zone].take(state.n, events, self._writer.state.skipped))
         self._zones = self._zones.set(zone, state)
-        if state.seen > max(self._writer.state.n, self._lost_to) and self._unread() is None:
+        if state.seen > max(self._writer.state.n, self._lost_to) and self.is_readable:
             await self._restored(zone, state.seen)
 
     async def _restored(self, zone: str, seen: int) -> None:
@@ -190,7 +198,7 @@ class GlobalOwner:
     async def renew(self) -> None:
         """Issue again whatever certificate is due; called by a timer set to the next such moment."""
         async with self._lock:
-            if self._unread() is not None:
+            if not self.is_readable:
                 return
             await self._settle("")
             self._changed()

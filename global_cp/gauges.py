@@ -26,7 +26,9 @@ def global_registry(owner: GlobalOwner) -> CollectorRegistry:
     stopped = [
         ({"what": f"event of {log}"}, partial(_stops, owner, log)) for log in (GLOBAL, *sorted(owner.state.zones))
     ]
-    halted = [({"what": f"log of {zone}"}, partial(_is_faulty, owner, zone)) for zone in sorted(owner.state.zones)]
+    halted = [
+        ({"what": f"log of {log}"}, partial(_is_faulty, owner, log)) for log in (GLOBAL, *sorted(owner.state.zones))
+    ]
     about = "1 where this stands still and waits for an operator: zonal halted says why."
     gauges(registry, "zonal_halted", about, [*stopped, *halted])
     return registry

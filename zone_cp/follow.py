@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 import msgspec
@@ -28,7 +29,7 @@ from shared.events.fold import fold, fold_all
 from shared.events.log import Conflict, EventLog, LogUnavailable
 from shared.events.signing import Signer
 from shared.events.state import LogState, ZoneState
-from shared.events.stop import Held, Stop, Stopped, refuse_skip, stops_of, tombstone, zone_unread
+from shared.events.stop import Held, Stop, Stopped, check_skip, stops_of, tombstone, zone_unread
 from shared.model.resource import MeshExternalService
 from shared.process.collector import collector_paused
 from shared.process.writer import LogWriter
@@ -97,14 +98,24 @@ class ZoneOwner:
     @property
     def stop(self) -> Stop | None:
         """The event that the zone cannot read and stops before; None while it reads all."""
-        return zone_unread(self.state) or self._held.stop
+        return self.unread() or self._held.stop
+
+    def unread(self) -> Stop | None:
+        """An event that was folded although nothing lets it pass: a program decided on it that could read it."""
+        return zone_unread(self.state, self._held.tombstones)
 
     def is_behind(self) -> bool:
         """Whether a log was lost or cut, or not all of it was read. What is missing of the copy of global's was decided
         on, and what is missing of the own one was decided: nothing is served or decided before it is there again. To
         decide without it would take VIPs and names away, or give them anew.
         """
-        return bool(self.lost) or self._hub.n < self._writer.state.seen or zone_unread(self.state) is not None
+        halted = self._writer.broken is not None or self.unread() is not None
+        return halted or bool(self.lost) or self._hub.n < self._writer.state.seen
+
+    @property
+    def broken(self) -> str:
+        """Why the own log cannot be read to its end by any program, "" when it can."""
+        return "" if self._writer.broken is None else str(self._writer.broken)
 
     async def recover(self, copy: EventLog, marks: Mapping[str, Mark] = NO_MARKS) -> None:
         """Rebuild the state from the zone's own log and its copy of global's, as a restart must.
@@ -116,47 +127,51 @@ class ZoneOwner:
         """
         async with self._lock:
             await self._writer.catch_up()
-            self.lost = lost(marks, self._writer.state)
-            decided = self._writer.state.seen
-            decided_on: list[Event] = []
-            pending: list[Event] = []
+            # A log that is broken is longer than what is known of it.
+            self.lost = 0 if self.broken else lost(marks, self._writer.state)
             with collector_paused():
-                async for event in copy.read():
-                    (decided_on if event.n <= decided else pending).append(event)
-                self._hub = fold_all(self._hub, decided_on)
-            self._held.replace(event for event in pending if event.n > self._hub.n)
+                events = [event async for event in copy.read()]
+                self._hub = fold_all(self._hub, self._decided_of(events))
+            self._held.replace(event for event in events if event.n > self._hub.n)
             if self.is_behind():
-                if stop := zone_unread(self.state):
+                if stop := self.unread():
                     _stopped(stop)
+                elif self.broken:
+                    log.error("the own log cannot be read to its end", reason=self.broken)
                 elif not self.lost:
-                    log.error("the copy of global's log lost what was decided on", copied=self._hub.n, decided=decided)
+                    log.error("the copy of global's log lost what was decided on", decided=self._writer.state.seen)
                 return
             await self._go_on()
 
-    async def _go_on(self) -> None:
-        await self._settle()
-        await self._advance(self._next(()))
-        await self._writer.vouch(SYSTEM)
-        self._tell()
-
-    def _next(self, events: Sequence[Event]) -> list[Event]:
-        return self._held.take(self._hub.n, events, self._writer.state.skipped)
+    async def _go_on(self, *, settle: bool = True) -> None:
+        """Decide about what is held. settle: first about what may not have been decided before."""
+        try:
+            if settle:
+                await self._settle()
+            await self._advance(self._held.take(self._hub.n, (), self._writer.state.skipped))
+            if settle:
+                await self._writer.vouch(SYSTEM)
+        except Stopped as stopped:
+            self._moved_by = None
+            log.error("stopped: nothing more is decided or served", reason=str(stopped))  # noqa: TRY400 - it says it all
+        else:
+            self._tell()
 
     async def skip(self, origin: str, n: int, reason: str, actor: str) -> tuple[Event, ...]:
         """Record that event n of a log is passed over, and go on. One of global's log must be the one that the zone
         stops before; one of its own log has to be there, for whoever cannot read it. Raises NotSkipped, LogUnavailable.
         """
         async with self._lock:
-            while True:
-                self._may_skip(origin, n)
-                asked = self._writer.prepare([tombstone(origin, n, reason)], actor=actor, seen=self._hub.n)
-                try:
-                    await self._writer.commit(asked)
-                except Conflict:
-                    self._moved_by = None
-                    continue
-                break
-            self._moved(asked)
+            asked: tuple[Event, ...] = ()
+            while not asked:
+                if self.lost:
+                    raise LogUnavailable("the zone's own log is not complete again yet")
+                check_skip(f"zone {self.zone}", self._writer.state, origin, n, stops_of([self.stop]))
+                made = self._writer.prepare([tombstone(origin, n, reason)], actor=actor, seen=self._hub.n)
+                with suppress(Conflict):
+                    await self._writer.commit(made)
+                    asked = made
+            self._moved_by = None
             if not self.is_behind():
                 await self._go_on()
             return asked
@@ -170,12 +185,8 @@ class ZoneOwner:
                 await self._writer.commit(self._writer.prepare((restored,), actor=actor, seen=self._hub.n))
                 self.lost, self._moved_by = 0, None
 
-    def _may_skip(self, origin: str, n: int) -> None:
-        own = self._writer.state
-        if self.lost:
-            raise LogUnavailable("the zone's own log is not complete again yet")
-        if origin != self.zone or not 0 < n <= own.n or (origin, n) in own.skipped:
-            refuse_skip(f"zone {self.zone}", origin, n, stops_of([self.stop]))
+    def _decided_of(self, events: Sequence[Event]) -> list[Event]:
+        return [event for event in events if event.n <= self._writer.state.seen]
 
     def look_ahead(self, events: Sequence[Event]) -> ZoneState | None:
         """The state after events of global that the copy does not hold yet; None where anything but the fold follows
@@ -199,16 +210,13 @@ class ZoneOwner:
     async def hub_events(self, events: Sequence[Event]) -> None:
         """Take events of global that the local copy holds now."""
         async with self._lock:
-            if self.is_behind():
-                decided = self._writer.state.seen
+            was_behind = self.is_behind()
+            if was_behind:
                 self._moved_by = None
-                self._hub = fold_all(self._hub, [event for event in events if event.n <= decided])
-                if self.is_behind():
-                    self._held.hold(decided, events)
-                    return
-                await self._settle()
-            await self._advance(self._next(events))
-            self._tell()
+                self._hub = fold_all(self._hub, self._decided_of(events))
+            self._held.hold(self._hub.n, events)
+            if not self.is_behind():
+                await self._go_on(settle=was_behind)
 
     async def write(
         self, decided: Decided, *, actor: str, causes: Callable[[], Sequence[str]] = tuple
@@ -261,7 +269,7 @@ class ZoneOwner:
 
     def _refuse_while_behind(self, wanted: Sequence[object]) -> None:
         if wanted and self.is_behind():
-            if stop := zone_unread(self.state):
+            if stop := self.unread():
                 raise Stopped(str(stop))
             which = "the zone's own log" if self.lost else "the copy of global's log"
             raise LogUnavailable(f"{which} is not complete again yet")
@@ -286,9 +294,7 @@ class ZoneOwner:
     def _with_consequences(self, asked: Sequence[Event], own: LogState) -> tuple[list[Event], LogState]:
         """What is asked for on top of `own` and what follows from it, with the state after all of it."""
         # Several changes of one write stand side by side in the log; what follows from them comes after all.
-        for event in asked:
-            own = fold(own, event)
-        events = list(asked)
+        own, events = fold_all(own, asked), list(asked)
         for event in asked:
             if isinstance(event.change, ResourceApplied | ResourceDeleted):
                 changes = decide(ZoneState(self.zone, self._hub, own), event, self._settings)
@@ -325,18 +331,21 @@ class ZoneOwner:
 
         A write of ours whose acknowledgement was lost stands in the log although it was not folded.
         """
-        while events:
-            try:
-                await self._decide(events)
-            except Conflict as conflict:
-                log.info("deciding anew", reason=str(conflict))
-                self._moved_by = None
-                decided = self._writer.state.seen
-                self._hub = fold_all(self._hub, [event for event in events if event.n <= decided])
-                await self._settle()
-                events = [event for event in events if event.n > self._hub.n]
-            else:
-                return
+        try:
+            while events:
+                try:
+                    await self._decide(events)
+                except Conflict as conflict:
+                    log.info("deciding anew", reason=str(conflict))
+                    self._moved_by = None
+                    self._hub = fold_all(self._hub, self._decided_of(events))
+                    await self._settle()
+                    events = [event for event in events if event.n > self._hub.n]
+                else:
+                    return
+        except Stopped:
+            self._held.put_back(event for event in events if event.n > self._hub.n)
+            raise
 
     async def _decide(self, events: Sequence[Event]) -> None:
         hub, own = self._hub, self._writer.state
@@ -369,6 +378,8 @@ class ZoneOwner:
                     await self._writer.commit(events[start : start + APPEND_BATCH], whole=False)
                     self._moved(events[start : start + APPEND_BATCH])
                 return
+            except Stopped:
+                raise
             except LogUnavailable as error:
                 pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
                 attempt += 1

@@ -30,7 +30,7 @@ def zone_registry(owner: ZoneOwner, copier: Copier, outbox: Outbox, ads: AdsServ
         [
             ({"what": "copy"}, lambda: copier.fault is not None),
             ({"what": "outbox"}, lambda: outbox.fault is not None),
-            ({"what": "own log"}, lambda: owner.lost > 0),
+            ({"what": "own log"}, lambda: owner.lost > 0 or bool(owner.broken)),
             ({"what": "event"}, lambda: owner.stop is not None),
         ],
     )

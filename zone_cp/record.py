@@ -73,11 +73,14 @@ class Recorder:
             log.warning("not all was recorded", left=len(self._waiting))
 
     async def _record(self) -> int:
+        said = ""
         while True:
             if len(self._waiting) > LIMIT:
                 raise RecorderFull(f"{len(self._waiting)} entries wait for the zone's log")
             try:
                 return await self._write(tuple(islice(self._waiting, BATCH)))
             except LogUnavailable as error:
-                log.warning("cannot record now", waiting=len(self._waiting), error=str(error))
+                if str(error) != said:  # it may take long until an operator comes
+                    said = str(error)
+                    log.warning("cannot record now", waiting=len(self._waiting), error=said)
                 await asyncio.sleep(RETRY_SECONDS)

@@ -12,7 +12,7 @@ from shared.api.resume import Halting
 from shared.events.event import Change, Event, PushReleased, QuarantineEnded
 from shared.events.log import Conflict, LogUnavailable
 from shared.events.state import ZoneState
-from shared.events.stop import Stop, stops_of, zone_unread
+from shared.events.stop import Stop, stops_of
 from shared.nats.chain import ChainFault
 from shared.nats.log import JetStreamLog, LogFault
 from shared.nats.refill import refill
@@ -87,7 +87,8 @@ class Safety:
     @property
     def faults(self) -> Mapping[str, str]:
         """See `shared.api.halted.Reads`."""
-        return {what: str(part.fault) for what, part in self.halting.items() if part.fault is not None}
+        broken = {"the own log": self._owner.broken} if self._owner.broken else {}
+        return broken | {what: str(part.fault) for what, part in self.halting.items() if part.fault is not None}
 
     async def skip(self, origin: str, n: int, reason: str, actor: str) -> Sequence[Event]:
         """See `shared.api.halted.Reads`."""
@@ -95,8 +96,10 @@ class Safety:
 
     def reason(self, proxy: str) -> str:
         """Why the proxy is not given what there is for it, "" when it is."""
-        if stop := zone_unread(self._owner.state):
+        if stop := self._owner.unread():
             return f"fenced: {stop}"
+        if self._owner.broken:
+            return f"fenced: {self._owner.broken}"
         if self._owner.lost:
             ends = self._owner.state.own.n
             return f"fenced: the zone's log was restored up to {ends}, and proxies have had {self._owner.lost}"

@@ -115,7 +115,10 @@ class History:
     def state(self, zone: str, position: Position) -> ZoneState:
         """The zone's state at a moment. Raises NoSuchMoment where an event before it cannot be read."""
         state = ZoneState(zone, self.hub.state(position.g), self.log(zone).state(position.z))
-        if stop := zone_unread(state):
+        unread = state.hub.unread or state.own.unread
+        own = self.log(zone).tombstones() if state.own.unread else {}
+        later = self.hub.tombstones() | {place: why for place, why in own.items() if place[0] == zone} if unread else {}
+        if stop := zone_unread(state, later):
             raise NoSuchMoment(f"zone {zone} never was at {position}: {stop}")
         return state
 

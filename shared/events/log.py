@@ -31,6 +31,13 @@ class LogUnavailable(Exception):
         self.ambiguous = ambiguous
 
 
+class LogBroken(Exception):
+    """From `sequence` on, what stands in the log cannot be this log: no event, or not the one that belongs there."""
+
+    sequence: int
+    reason: str
+
+
 class EventLog(Protocol):
     """One origin's log: event n stands at sequence n."""
 
@@ -47,7 +54,10 @@ class EventLog(Protocol):
         ...
 
     def read(self, after: int = 0, until: int | None = None) -> AsyncIterator[Event]:
-        """Events with after < n <= until (default: the last one at the time of the call), in order."""
+        """Events with after < n <= until (default: the last one at the time of the call), in order.
+
+        Raises LogUnavailable, LogBroken.
+        """
         ...
 
     def follow(self, after: int = 0) -> AsyncIterator[Sequence[Event]]:

@@ -19,6 +19,7 @@ from shared.events.event import (
     NO_HASH,
     Envelope,
     Event,
+    EventSkipped,
     HostnameClaimed,
     HostnameQuarantined,
     ProxyConnected,
@@ -35,6 +36,7 @@ from shared.events.index import STRIDE, LogIndex, mark
 from shared.events.search import Wanted, found
 from shared.events.state import LogState
 
+_SKIPPED = str(EventSkipped.__struct_config__.tag)
 STATES_LIMIT = 4
 """States that are held in memory for the next question. One of 10,000 resources takes some 25 MB."""
 
@@ -81,6 +83,7 @@ class PastLog:
         self._states: OrderedDict[int, LogState] = OrderedDict()
         self._let_go: list[object] = []
         self._laid = False
+        self._tombstones: tuple[int, dict[tuple[str, int], str]] | None = None
 
     @classmethod
     def of(cls, origin: str, events: Sequence[Event]) -> PastLog:
@@ -154,6 +157,15 @@ class PastLog:
     def _marked(self, column: Sequence[int], ids: Collection[str], after: int = 0) -> Iterator[int]:
         marks = {mark(one) for one in ids}
         return compress(range(after + 1, len(self) + 1), map(marks.__contains__, column[after:]))
+
+    def tombstones(self) -> dict[tuple[str, int], str]:
+        """Which events, by origin and sequence, are passed over by whom this log tells so, and why."""
+        if self._tombstones is None or self._tombstones[0] != len(self):
+            kind = self.index.changes.get(_SKIPPED)
+            chosen = map(kind.__eq__, self.index.change_of) if kind is not None else ()
+            changes = (self.event(n).change for n in compress(self.numbers, chosen))
+            self._tombstones = len(self), {one.skips: one.reason for one in changes if isinstance(one, EventSkipped)}
+        return self._tombstones[1]
 
     def before_seen(self, g: int) -> int:
         """The last event that was written before global's event g was seen."""

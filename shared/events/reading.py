@@ -19,8 +19,8 @@ from shared.events.past import Lines, PastLog
 from shared.events.subject import place_of
 from shared.model.resource import ResourceKey
 
-_BY_CONTENT = frozenset({"Vip", "Push", "Quarantine"})
-"""Whose subject does not say which mesh an event is about."""
+_BY_CONTENT = frozenset({"Vip", "Push", "Quarantine", "Skipped"})
+"""Whose subject does not say which mesh an event is about, or whose content is shown in part."""
 
 
 class Reader(msgspec.Struct, frozen=True):
@@ -142,8 +142,6 @@ def _sees_subject(reader: Reader, subject: str) -> bool | None:
             return reader.sees_mesh(mesh) and reader.sees_zone(name.partition("/")[0])
         case "Proxy":
             return reader.sees_proxy(name)
-        case "Skipped":
-            return not reader.meshes  # its reason may quote any event
         case _ if kind in _BY_CONTENT:
             return None
         case _:
@@ -157,6 +155,9 @@ def _content_for(reader: Reader, change: dict[str, Any]) -> dict[str, Any]:
             return change if len(seen) == len(proxies) else {**change, "proxies": seen} if seen else _NOTHING
         case {"type": "ResourceQuarantined" | "QuarantineEnded", "name": name}:
             return change if not reader.meshes or _named_in(reader.meshes, name) else _NOTHING
+        case {"type": "EventSkipped", "reason": reason}:
+            # That it is passed over everybody must know who folds the log; the reason may quote any event.
+            return {**change, "reason": ""} if reader.meshes and reason else change
         case {"key": {"mesh": mesh}}:
             return change if reader.sees_mesh(mesh) else _NOTHING
         case _:

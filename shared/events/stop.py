@@ -69,11 +69,19 @@ class Held:
         self._events: list[Event] = []
         self._on_stop = on_stop
         self._told: Stop | None = None
+        self._passed: Passed = NOTHING_PASSED
 
     @property
     def stop(self) -> Stop | None:
-        """What the rest waits for; None where nothing is held, or nothing stops it any more."""
-        return stop_at(self._events[0]) if self._events else None
+        """What the rest waits for: the first that no tombstone lets pass; None where there is none."""
+        passed = self.tombstones
+        found = (event for event in self._events if _id(event) not in passed and _id(event) not in self._passed)
+        return next(filter(None, map(stop_at, found)), None)
+
+    @property
+    def tombstones(self) -> Passed:
+        """What those that are held let pass."""
+        return dict.fromkeys(_tombstones(self._events), "") if self._events else NOTHING_PASSED
 
     def replace(self, events: Iterable[Event]) -> None:
         """Hold these instead."""
@@ -84,11 +92,16 @@ class Held:
         last = self._events[-1].n if self._events else after
         self._events += [event for event in events if event.n > last]
 
+    def put_back(self, events: Iterable[Event]) -> None:
+        """Hold these, which were taken, before all others."""
+        self._events = [*events, *self._events]
+
     def take(self, after: int, events: Iterable[Event], passed: Passed) -> list[Event]:
         """What is held and these, up to the first stop, which is held with all behind it. after, passed: as in `hold`
         and `readable`.
         """
         self.hold(after, events)
+        self._passed = passed
         count = readable(self._events, passed)
         taken, self._events = self._events[:count], self._events[count:]
         told, self._told = self._told, self.stop
@@ -105,16 +118,40 @@ def refuse_skip(who: str, origin: str, n: int, stops: Sequence[Stop]) -> None:
     raise NotSkipped(f"event {Stop(origin, n, '').event} cannot be passed over here: {who} {said}")
 
 
+def check_skip(who: str, own: LogState, origin: str, n: int, stops: Sequence[Stop]) -> None:
+    """Whether a tombstone for event n may stand in the own log: of another log it must be what stops there, of this one
+    it has to be there, for whoever cannot read it. Raises NotSkipped.
+    """
+    if origin != own.origin or not 0 < n <= own.n or (origin, n) in own.skipped:
+        refuse_skip(who, origin, n, stops)
+
+
 def readable(events: Sequence[Event], passed: Passed) -> int:
     """How many of the events, a part of one log, can be taken before the first stop.
 
-    passed: what tombstones of the reader's own log let pass; those among the events do so as well.
+    passed: what tombstones of the reader's own log let pass. Those among the events do so too, for what is taken
+    together with them: a state that holds an event without its tombstone, which stands behind another stop, never was.
     """
-    tombstones = {event.change.skips for event in events if isinstance(event.change, EventSkipped)}
-    for count, event in enumerate(events):
-        if stop_at(event) is not None and (event.origin, event.n) not in passed and _id(event) not in tombstones:
-            return count
-    return len(events)
+    at = _tombstones(events)
+    waits = [
+        (number, at.get(_id(event), len(events)))
+        for number, event in enumerate(events)
+        if stop_at(event) is not None and _id(event) not in passed
+    ]
+    count = len(events)
+    for number, behind in reversed(waits):
+        if behind >= count:
+            count = number
+    return count
+
+
+def _tombstones(events: Iterable[Event]) -> dict[tuple[str, int], int]:
+    """What is passed over by tombstones among the events, and where the first of each stands among them."""
+    found: dict[tuple[str, int], int] = {}
+    for number, event in enumerate(events):
+        if isinstance(event.change, EventSkipped):
+            found.setdefault(event.change.skips, number)
+    return found
 
 
 def first_unread(log: LogState, passed: Passed = NOTHING_PASSED) -> Stop | None:
@@ -125,9 +162,14 @@ def first_unread(log: LogState, passed: Passed = NOTHING_PASSED) -> Stop | None:
     return None
 
 
-def zone_unread(state: ZoneState) -> Stop | None:
-    """The same for both logs of a zone, its own first."""
-    return first_unread(state.own) or first_unread(state.hub, state.own.skipped)
+def zone_unread(state: ZoneState, later: Passed = NOTHING_PASSED) -> Stop | None:
+    """The same for both logs of a zone, its own first.
+
+    later: what tombstones behind this moment let pass. A zone that found them in the log has gone by this moment.
+    """
+    if not (state.own.unread or state.hub.unread):
+        return None
+    return first_unread(state.own, later) or first_unread(state.hub, {**later, **state.own.skipped})
 
 
 def tombstone(origin: str, n: int, reason: str) -> EventSkipped:

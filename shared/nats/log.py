@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from shared.events.event import Event, decode_event, encode_event
-from shared.events.log import Conflict, LogUnavailable
+from shared.events.log import Conflict, LogBroken, LogUnavailable
 from shared.nats.connection import ApiError, Connection, decode_api
 from shared.nats.direct import read_direct
 from shared.nats.pull import TRANSIENT, Inbox, PullSession, RawEvent, Start
@@ -38,7 +38,7 @@ _NOTHING_WRITTEN = frozenset({10176, 10199, 10208, 10210, 10211})
 _UNAVAILABLE = 503
 
 
-class LogFault(Exception):
+class LogFault(LogBroken):
     """The stream is not what a log must be; reading on would be wrong. `sequence` is where it shows."""
 
     def __init__(self, stream: str, sequence: int, reason: str) -> None:

@@ -13,11 +13,12 @@ from datetime import UTC, datetime, timedelta
 
 from shared.events import moment
 from shared.events.compose import compose
-from shared.events.event import Change, Event, LogSigned
+from shared.events.event import Change, Event, EventSkipped, LogSigned
 from shared.events.fold import fold, fold_all
-from shared.events.log import Conflict, EventLog
+from shared.events.log import Conflict, EventLog, LogBroken
 from shared.events.signing import Signer, signed
 from shared.events.state import LogState
+from shared.events.stop import Stopped, first_unread
 from shared.process.collector import collector_paused
 
 
@@ -45,6 +46,8 @@ class LogWriter:
         self.state = state
         self._clock = clock
         self._signer = signer
+        self.broken: LogBroken | None = None
+        """Where what stands in the log is not this log any more; the state is of before it."""
 
     def prepare(
         self,
@@ -70,25 +73,41 @@ class LogWriter:
         return compose(base, changes, ids=ids, time=time, actor=actor, seen=seen, cause=cause, kid=kid)
 
     async def commit(self, events: Sequence[Event], *, whole: bool = True) -> None:
-        """Append and fold. Raises Conflict (after catching up) and LogUnavailable (nothing is folded).
+        """Append and fold. Raises Conflict (after catching up) and LogUnavailable (nothing is folded), of this Stopped
+        for all but tombstones where the log holds what cannot be read: who decided does not know what it says.
 
         whole: see EventLog.append.
         """
         if not events:
             return
+        self._check(events)
         try:
             signable = events if self._signer is None else signed(events, self._signer)
             await self.log.append(signable, whole=whole)
         except Conflict:
             await self.catch_up()
+            self._check(events)
             raise
         for event in events:
             self.state = fold(self.state, event)
 
+    def _check(self, events: Sequence[Event]) -> None:
+        if self.broken is not None:
+            raise Stopped(f"{self.broken}; nothing is written behind it: zonal verify says how to repair")
+        stop = first_unread(self.state)
+        if stop is not None and not all(isinstance(event.change, EventSkipped) for event in events):
+            raise Stopped(str(stop))
+
     async def catch_up(self) -> None:
-        """Fold whatever the log holds beyond the state."""
+        """Fold whatever the log holds beyond the state, up to where it is `broken`."""
+        events: list[Event] = []
         with collector_paused():
-            self.state = fold_all(self.state, [event async for event in self.log.read(after=self.state.n)])
+            try:
+                async for event in self.log.read(after=self.state.n):
+                    events.append(event)  # noqa: PERF401 - what stands before a break counts
+            except LogBroken as broken:
+                self.broken = broken
+            self.state = fold_all(self.state, events)
 
     async def vouch(self, actor: str) -> None:
         """Sign a log whose last event this key has not signed, for all that stands in it. Raises LogUnavailable."""

@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
-from hashlib import sha256
 from typing import Any
 
 import grpc
@@ -15,18 +14,8 @@ import msgspec
 import pytest
 from google.protobuf import json_format
 
-from global_cp.app import nats_settings
 from shared.demo.story import eventually
-from shared.events.compose import compose
-from shared.events.event import Event, encode_event
-from shared.events.fold import fold_all
-from shared.events.state import LogState
-from shared.nats import topology
-from shared.nats.connection import connect
-from shared.nats.pull import RawEvent
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
-from shared.process.settings import GlobalSettings, load
-from tests.builders import applied, mesh
 from tests.e2e.living import WITHIN_SECONDS, Living, left_behind, traffic
 from zone_cp.ads.server import ADS_SERVICE
 
@@ -173,44 +162,6 @@ async def test_zones_work_on_without_the_hub(system: Living) -> None:
     assert {name: system.pid(name) for name in pids} == pids
     assert all(system.alive(name) for name in pids)
     await system.same_log("west")
-
-
-async def test_poison_stops_nobody(system: Living) -> None:
-    """An event of an unknown kind in EV: every zone records once that it skipped it, and later events apply."""
-    position = await _poison(system)
-    async with system.client() as client:
-        assert await put(client, service("behind", system.services.http, listens=8105)) == "created"
-    for zone in ("east", "west"):
-        await system.settled(zone, lambda rows: "behind" in rows, f"{zone} goes on behind the poison")
-    await system.kill("west-zone")
-    await system.start("west-zone")
-    for zone in ("east", "west"):
-        skips = [event["change"] for event in await system.events(zone, zone=zone)
-                 if event["change"]["type"] == "EventSkipped"]  # fmt: skip
-        assert [skip["g"] for skip in skips] == [position]
-        assert "OfALaterProgram" in skips[0]["reason"]
-
-
-async def _poison(system: Living) -> int:
-    file = system.deployment.global_settings
-    settings = load(GlobalSettings, text=file.read_text(), file=str(file), environment={})
-    connection = await connect(
-        nats_settings(settings.nats_url, settings.nats_credentials, settings.nats_ca, "a-later-program")
-    )
-    async with connection:
-        log = topology.global_log(connection)
-        state = fold_all(LogState(origin="global"), [event async for event in log.read()])
-        (event,) = compose(state, [applied(mesh("poison"))], ids=["poison"], time=state.time, actor="a later program")
-        await log.append_raw([RawEvent(event.n, event.subject, _of_a_later_program(event))])
-        return event.n
-
-
-def _of_a_later_program(event: Event) -> bytes:
-    known = encode_event(event)
-    change = msgspec.json.decode(known, type=dict[str, msgspec.Raw])["change"]
-    unknown = bytes(change).replace(b'"ResourceApplied"', b'"OfALaterProgram"')
-    said = sha256(unknown).hexdigest().encode()
-    return known.replace(bytes(change), unknown).replace(event.payload_hash.encode(), said)
 
 
 async def test_the_newer_stream_of_a_proxy_wins(system: Living) -> None:

@@ -6,9 +6,19 @@ import msgspec
 import pytest
 
 from shared.events.checkpoint import decode_checkpoint, encode_checkpoint
-from shared.events.event import EventSkipped, Unreadable, ZoneSettingsChanged, decode_event, encode_event, event_hash
+from shared.events.event import (
+    Event,
+    EventSkipped,
+    Unreadable,
+    ZoneSettingsChanged,
+    decode_event,
+    encode_event,
+    event_hash,
+)
 from shared.events.fold import check, fold, fold_all
-from shared.events.state import LogState, ZoneState
+from shared.events.history import History, NoSuchMoment
+from shared.events.reading import Reader, past_for
+from shared.events.state import LogState, Position, ZoneState
 from shared.events.stop import Held, NotSkipped, Stop, first_unread, readable, refuse_skip, tombstone
 from tests.builders import LogBuilder, applied, mesh
 from zone_cp.decide import decide
@@ -68,6 +78,66 @@ def test_a_tombstone_behind_it_lets_every_reader_of_the_log_pass() -> None:
         taken = held.take(0, events[:cut], {})
         taken += held.take(len(taken), events, {})
         assert taken == events
+
+
+def test_a_tombstone_behind_another_stop_waits_with_it() -> None:
+    """Nobody has the first event without its tombstone; what is told of is the one that has none."""
+    log = LogBuilder()
+    for name in ("first", "second", "third"):
+        log.append(applied(mesh(name)))
+    log.append(tombstone("global", 2, "why"), tombstone("global", 3, "why"))
+    raw = [encode_event(event) for event in log.events]
+    for n in (2, 3):
+        raw[n - 1] = raw[n - 1].replace(b'"ResourceApplied"', b'"OfALaterProgram"')
+    events = [decode_event(one) for one in raw]
+    assert [readable(events[:until], {}) for until in range(1, 6)] == [1, 1, 1, 1, 5]
+    assert readable(events[:4], {("global", 3): "why"}) == 4
+    assert readable(events[:3], {("global", 2): "why"}) == 2
+    told: list[Stop] = []
+    held, taken, state = Held(told.append), list[Event](), LogState("global")
+    for event in events:
+        part = held.take(len(taken), [event], {})
+        taken += part
+        state = fold_all(state, part)
+        assert first_unread(state) is None
+    assert taken == events
+    assert [stop.event for stop in told] == ["2", "3"]
+
+
+def _history(*, skipped: bool) -> History:
+    """Global's second event cannot be read, and may be passed over since its fourth."""
+    log = LogBuilder()
+    for name in ("first", "second", "third"):
+        log.append(applied(mesh(name)))
+    if skipped:
+        log.append(tombstone("global", 2, "it was about mesh second"))
+    raw = [encode_event(event) for event in log.events]
+    raw[1] = raw[1].replace(b'"ResourceApplied"', b'"OfALaterProgram"')
+    east = LogBuilder("east")
+    east.append(SETTINGS, seen=len(raw))
+    return History.of([decode_event(one) for one in raw], {"east": east.events})
+
+
+def test_a_moment_behind_what_cannot_be_read_is_not_worked_out() -> None:
+    """Those before it are. With a tombstone later in the log those behind it are too: a zone may have gone by them."""
+    bare, skipped = _history(skipped=False), _history(skipped=True)
+    for history in (bare, skipped):
+        assert history.state("east", Position(1, 0)).hub.n == 1
+    for g in (2, 3):
+        with pytest.raises(NoSuchMoment, match="zonal skip 2"):
+            bare.state("east", Position(g, 1))
+        names = {key.name for key in skipped.state("east", Position(g, 1)).hub.resources}
+        assert names == ({"first", "third"} if g == 3 else {"first"})
+
+
+@pytest.mark.parametrize("limits", [{"meshes": frozenset({"first"})}, {"zones": frozenset({"east"})}])
+def test_who_may_see_less_gets_by_as_well_and_learns_no_reason(limits: dict[str, frozenset[str]]) -> None:
+    """A reason may quote what the event was about."""
+    reader, history = Reader(**limits), _history(skipped=True)
+    narrowed = History(past_for(reader, history.hub), {"east": past_for(reader, history.zones["east"])})
+    assert narrowed.state("east", Position(4, 1)).hub.n == 4
+    reasons = set(narrowed.hub.state(4).skipped.values())
+    assert reasons == ({""} if reader.meshes else {"it was about mesh second"})
 
 
 def test_what_is_held_is_told_once_and_handed_on_once() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -28,6 +28,7 @@ from shared.events.stop import NotSkipped, Stopped, tombstone
 from shared.keys import ca
 from shared.keys.seal import Keyring, Sealer
 from shared.model.resource import ResourceKey
+from shared.nats.log import LogFault
 from tests.builders import LogBuilder, applied, mes, mesh, settings
 from tests.process.failing_log import LOST, REFUSED, FailingLog
 
@@ -345,3 +346,28 @@ async def test_another_global_that_is_newer_stops_this_one() -> None:
     await world.owner.skip("global", 2, "older ones may pass", "ann")
     await other.owner.follow_own(world.log.events[2:])
     assert other.owner.stops == ()
+
+
+class _BrokenLog(FailingLog):
+    """Holds, behind its events, bytes that are none."""
+
+    async def read(self, after: int = 0, until: int | None = None) -> AsyncIterator[Event]:
+        async for event in super().read(after, until):
+            yield event
+        raise LogFault("EV", len(self.events) + 1, "not an event")
+
+
+async def test_an_own_log_with_what_is_no_event_ends_nobody() -> None:
+    """Global starts, shows what stands before it, says what is wrong and writes nothing."""
+    world, broken = World(), _BrokenLog()
+    await world.put(mesh(mtls=False))
+    broken.events[:] = world.log.events
+    again = World(broken)
+    await again.owner.recover()
+    assert again.owner.state.hub == world.owner.state.hub
+    assert "not an event" in again.owner.faults["global"]
+    assert not again.owner.is_readable
+    with pytest.raises(LogUnavailable):
+        await again.put(mesh("other", mtls=False))
+    await again.owner.renew()
+    assert broken.events == world.log.events

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
+import hypothesis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from shared.events.compose import compose
 from shared.events.event import (
     Change,
     Event,
@@ -20,6 +24,7 @@ from shared.events.fold import check, fold, fold_all
 from shared.events.log import LogUnavailable, MemoryLog
 from shared.events.state import LogState, ZoneState
 from shared.events.stop import NotSkipped, Stopped, tombstone
+from shared.nats.log import LogFault
 from tests.builders import LogBuilder, applied, deleted, generator, mes, mesh, service_key, settings
 from tests.process.failing_log import LOST, REFUSED, FailingLog
 from zone_cp import follow
@@ -343,6 +348,134 @@ async def test_an_own_log_that_cannot_be_read_is_not_gone_on_with() -> None:
         assert one.owner.stop is None
         assert "s-1" in vips(one)
         assert one.told[-1] == one.owner.state
+
+
+def _rival(zone: Zone) -> Event:
+    """What another program of the zone's puts at the end of its own log, which this one cannot read."""
+    state = zone.owner.state.own
+    (event,) = compose(
+        state, [applied(mes("later"), "east")], ids=["rival"], time=state.time, actor="later", seen=state.seen
+    )
+    return decode_event(encode_event(event).replace(b"ResourceApplied", b"OfALaterProgram"))
+
+
+async def _ends_well(zone: Zone, names: set[str]) -> None:
+    """Once the rival's event may be passed over it goes on by itself, and another process ends there as well."""
+    (stop,) = [zone.owner.stop]
+    assert stop is not None
+    await zone.owner.skip("east", stop.n, "of a later program", "ann")
+    again = await zone.restarted()
+    for one in (zone, again):
+        assert (one.owner.stop, one.owner.is_behind(), set(vips(one))) == (None, False, names)
+        assert one.told[-1] == one.owner.state
+    assert again.owner.state == zone.owner.state
+
+
+async def test_nothing_is_decided_behind_an_own_event_that_is_met_while_deciding() -> None:
+    """Somebody of a later program wrote first: what was to be decided waits, and nothing new is served."""
+    zone = await Zone().recover()
+    log = hub("s-1")
+    await zone.take(log)
+    rival, told, length = _rival(zone), len(zone.told), len(zone.own.events)
+    zone.own.rivals = [[rival]]
+    log.append(applied(mes("s-2")), applied(mes("s-3")))
+    await zone.take(log)
+    log.append(applied(mes("s-4")))
+    await zone.take(log)
+    assert zone.own.events[length:] == [rival]
+    assert len(zone.told) == told
+    with pytest.raises(Stopped, match=f"event east:{rival.n} cannot be read"):
+        await zone.owner.write(_service("own"), actor="ann")
+    await _ends_well(zone, {"s-1", "s-2", "s-3", "s-4"})
+    zone.whole()
+
+
+async def test_nothing_is_written_behind_an_own_event_that_is_met_while_writing() -> None:
+    """The write says why it was not taken."""
+    zone = await Zone().recover()
+    await zone.take(hub("s-1"))
+    rival, length = _rival(zone), len(zone.own.events)
+    zone.own.rivals = [[rival]]
+    with pytest.raises(Stopped):
+        await zone.owner.write(_service("own"), actor="ann")
+    assert zone.own.events[length:] == [rival]
+    await _ends_well(zone, {"s-1"})
+
+
+class _BrokenLog(FailingLog):
+    """Holds, behind its events, bytes that are none."""
+
+    async def read(self, after: int = 0, until: int | None = None) -> AsyncIterator[Event]:
+        async for event in super().read(after, until):
+            yield event
+        raise LogFault("Z_east", len(self.events) + 1, "not an event")
+
+
+async def test_an_own_log_with_what_is_no_event_ends_nobody() -> None:
+    """The zone starts, says it, and neither decides nor serves anything before it is repaired."""
+    zone = await Zone().recover()
+    await zone.take(hub("s-1"))
+    broken = _BrokenLog()
+    broken.events[:] = zone.own.events
+    again = await Zone(broken, zone.copy).recover()
+    assert "not an event" in again.owner.broken
+    assert again.told == []
+    with pytest.raises(LogUnavailable):
+        await again.owner.write(_service("own"), actor="ann")
+    await again.take(hub("s-1", "s-2"))
+    assert (again.told, again.owner.state.own) == ([], zone.owner.state.own)
+
+
+STEPS = st.lists(st.sampled_from(["good", "poison", "marked", "skip here", "skip all", "restart"]), max_size=14)
+
+
+@given(STEPS, st.lists(st.integers(1, 3), min_size=1, max_size=5))
+@hypothesis.example(["poison", "poison", "skip all", "good", "skip all", "good"], [1])
+@hypothesis.example(["poison", "poison", "skip here", "skip all", "restart", "good"], [3])
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_poison_tombstones_and_restarts_anywhere_end_in_one_state(steps: Sequence[str], sizes: Sequence[int]) -> None:
+    """However the events came, each is decided at its own moment, once; a restart changes nothing."""
+
+    async def play() -> None:
+        zone, log = await Zone().recover(), hub()
+        await zone.take(log)
+        for number, step in enumerate(steps):
+            stop = zone.owner.stop
+            match step:
+                case "poison" | "marked":
+                    _add_unknown(log, number, skippable=step == "marked")
+                case "skip here" if stop is not None:
+                    await zone.owner.skip(stop.origin, stop.n, "why", "ann")
+                case "skip all" if stop is not None:
+                    log.append(tombstone("global", stop.n, "why"))
+                case "restart":
+                    zone = await zone.restarted()
+                case _:
+                    log.append(applied(mes(f"s-{number}")))
+            size = sizes[number % len(sizes)]
+            while len(zone.copy.events) < len(log.events):
+                part = log.events[len(zone.copy.events) :][:size]
+                await zone.copy.append(part)
+                await zone.owner.hub_events(part)
+                await zone.owner.hub_events(part)  # redelivered
+            again = await zone.restarted()
+            assert (again.owner.state, again.owner.stop) == (zone.owner.state, zone.owner.stop)
+            stop = zone.owner.stop
+            assert (zone.owner.state.hub.n == len(log.events)) if stop is None else zone.owner.state.hub.n < stop.n
+            assert not zone.owner.is_behind()
+            zone.whole()
+
+    asyncio.run(play())
+
+
+def _add_unknown(log: LogBuilder, number: int, *, skippable: bool) -> None:
+    (known,) = compose(
+        log.state, [applied(mes(f"p-{number}"))], ids=[f"p-{number}"], time=log.state.time, actor="later"
+    )
+    mark = b'","skippable":true' if skippable else b'"'
+    event = decode_event(encode_event(known).replace(b'ResourceApplied"', b"OfALaterProgram" + mark))
+    log.state = fold(log.state, event)
+    log.events.append(event)
 
 
 def _service(name: str) -> follow.Decided:
