@@ -10,18 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
-from immutables import Map
 
 from shared.events.event import Change, DataKeyWrapped, ResourceApplied, ResourceDeleted
 from shared.events.gateway_writes import certificate_refusals, certificate_warnings
-from shared.events.in_mesh import dataplane_warnings
+from shared.events.in_mesh import dataplane_warnings, outside, present, served
 from shared.events.origin_labels import label_violations, origin_reason
 from shared.events.sealing import is_sealed, keep_sealed, key_ids, missing_secrets
 from shared.events.state import LogState, Stored
 from shared.model import codec, kinds
 from shared.model.external_service import ExternalService
 from shared.model.gateway import MeshGateway
-from shared.model.inbound import SERVICE_TAG
 from shared.model.labels import MES_ORIGINATION_LABEL, allowed_addresses, computed, is_direct
 from shared.model.policy import Policy
 from shared.model.policy_warnings import policy_warnings
@@ -38,6 +36,8 @@ from shared.model.resource import (
 )
 from shared.model.route_policy import MeshHTTPRoute, MeshTCPRoute
 from shared.model.route_warnings import route_warnings
+from shared.model.traffic_permission import TrafficPermission
+from shared.model.traffic_permission_rules import traffic_permission_warnings
 from shared.model.validate import validate
 
 NOT_FOUND = "Not found"
@@ -306,21 +306,19 @@ class _Batch:
             case Secret() | MeshGateway():
                 key, found = key_of(resource, self.zone), self._gateways(resource.mesh)
                 yield from certificate_warnings(key, resource, self._at, found, self.zone, self.now)
+            case TrafficPermission():
+                yield from traffic_permission_warnings(resource, self._outside(resource.mesh))
             case Dataplane():
                 mesh = self._mesh(resource.mesh)
-                yield from dataplane_warnings(resource, mesh, lambda: self._served(resource.mesh), self.zone)
+                yield from dataplane_warnings(resource, mesh, lambda: self._reached(resource.mesh), self.zone)
             case _:
                 pass
 
-    def _served(self, mesh: str) -> frozenset[str]:
-        """What an outbound by tags can mean in this zone: served by Dataplanes, or outside; seen through the batch."""
-        stored = {key: one.resource for key, one in self.own.kinds.get("Dataplane", Map()).items()}
-        stored |= {key: one.resource for key, one in (self.hub or self.own).kinds.get("ExternalService", Map()).items()}
-        found = ({**stored, **self._staged}).values()
-        outside = {one.service for one in found if isinstance(one, ExternalService) and one.mesh == mesh}
-        members = (one for one in found if isinstance(one, Dataplane) and one.mesh == mesh)
-        inside = {inbound.tags.get(SERVICE_TAG, "") for one in members for inbound in one.networking.inbound}
-        return frozenset(inside | outside)
+    def _reached(self, mesh: str) -> frozenset[str]:
+        return served(present(self.own, self._staged, mesh, "Dataplane")) | self._outside(mesh)
+
+    def _outside(self, mesh: str) -> frozenset[str]:
+        return outside(present(self.hub or self.own, self._staged, mesh, "ExternalService"))
 
     def _service_warnings(self, service: MeshExternalService) -> Iterator[str]:
         tls = service.spec.tls

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+from immutables import Map
+
+from shared.events.state import LogState
 from shared.model.addresses import is_ip
+from shared.model.external_service import ExternalService
 from shared.model.inbound import SERVICE_TAG, listener_host
-from shared.model.resource import Dataplane, Mesh
+from shared.model.resource import Dataplane, Mesh, Resource, ResourceKey
 
 
 def nobody_serves(service: str, zone: str) -> str:
@@ -15,6 +19,24 @@ def nobody_serves(service: str, zone: str) -> str:
         f"no Dataplane of zone {zone} serves {SERVICE_TAG} {service}; instances in other zones are not reached: "
         "in-mesh traffic does not cross zones (there is no ZoneIngress)"
     )
+
+
+def present(log: LogState, staged: Mapping[ResourceKey, Resource | None], mesh: str, kind: str) -> Iterator[Resource]:
+    """The resources of a kind in a mesh, seen through a batch."""
+    stored = {key: one.resource for key, one in log.kinds.get(kind, Map()).items()}
+    found = {**stored, **{key: one for key, one in staged.items() if key.kind == kind}}
+    return (one for key, one in found.items() if key.mesh == mesh and one is not None)
+
+
+def served(resources: Iterable[Resource]) -> frozenset[str]:
+    """The services that Dataplanes declare."""
+    members = (one for one in resources if isinstance(one, Dataplane))
+    return frozenset(inbound.tags.get(SERVICE_TAG, "") for one in members for inbound in one.networking.inbound)
+
+
+def outside(resources: Iterable[Resource]) -> frozenset[str]:
+    """The services that ExternalServices declare."""
+    return frozenset(one.service for one in resources if isinstance(one, ExternalService))
 
 
 def dataplane_warnings(

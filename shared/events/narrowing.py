@@ -18,13 +18,15 @@ from immutables import Map
 
 from shared.events.event import GLOBAL, EventRef, ResourceApplied, ResourceDeleted
 from shared.events.state import LogState, Narrowed
+from shared.events.traffic_permission import allowed_by
 from shared.model.policy import EFFECT_LABEL, SHADOW, MeshTrafficPermission, SpiffeMatch
 from shared.model.resource import Mesh, Resource, ResourceKey, key_of
+from shared.model.traffic_permission import TrafficPermission
 
 NARROWED_LIMIT = 1024
 """Groups that are remembered per mesh; beyond it the one that lost something longest ago is forgotten."""
 
-KINDS = frozenset({"Mesh", "MeshTrafficPermission"})
+KINDS = frozenset({"Mesh", "MeshTrafficPermission", "TrafficPermission"})
 """What gives and takes access."""
 EVERYBODY = SpiffeMatch(type="Prefix", value="spiffe://")
 
@@ -32,7 +34,7 @@ EVERYBODY = SpiffeMatch(type="Prefix", value="spiffe://")
 def concerns(change: ResourceApplied | ResourceDeleted) -> bool:
     """Whether it writes or deletes what gives and takes access."""
     if isinstance(change, ResourceApplied):
-        return isinstance(change.resource, Mesh | MeshTrafficPermission)
+        return isinstance(change.resource, Mesh | MeshTrafficPermission | TrafficPermission)
     return change.key.kind in KINDS
 
 
@@ -57,6 +59,9 @@ def narrowed(before: LogState, after: LogState, change: ResourceApplied | Resour
 
 def _losers(before: LogState, after: LogState, key: ResourceKey, mesh: str) -> Iterator[Narrowed]:
     old, new = (_resource(state, key) for state in (before, after))
+    if isinstance(old, TrafficPermission) or isinstance(new, TrafficPermission):
+        yield from _traffic(before, after, mesh)
+        return
     if isinstance(new, Mesh):
         forbade = isinstance(old, Mesh) and _forbids(old)
         if old is not None and _forbids(new) and not forbade:
@@ -70,6 +75,26 @@ def _losers(before: LogState, after: LogState, key: ResourceKey, mesh: str) -> I
         yield from _removed(after, key, was, mesh)
     if now is not None:
         yield from _added(after, key, now, mesh)
+
+
+def _traffic(before: LogState, after: LogState, mesh: str) -> Iterator[Narrowed]:
+    """Who lost a legacy service by a TrafficPermission that came, went or changed: of those that any of them names, and
+    of all others.
+    """
+    were, are = _traffic_permissions(before, mesh), _traffic_permissions(after, mesh)
+    named = sorted({service for _, one in (*were, *are) for service in one.services})
+    for service in (*named, ""):
+        then, now = allowed_by(were, service), allowed_by(are, service)
+        if now is None:
+            continue
+        lost = {EVERYBODY} if then is None else then - now
+        for one in lost:
+            yield Narrowed(one, _sorted(now))
+
+
+def _traffic_permissions(state: LogState, mesh: str) -> list[tuple[int, TrafficPermission]]:
+    stored = (one for key, one in state.kinds.get("TrafficPermission", Map()).items() if key.mesh == mesh)
+    return [(one.created.n, one.resource) for one in stored if isinstance(one.resource, TrafficPermission)]
 
 
 def _changed(

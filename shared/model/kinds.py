@@ -25,6 +25,7 @@ from shared.model.resource import (
     ZoneEgress,
 )
 from shared.model.route_policy import MeshHTTPRoute, MeshTCPRoute
+from shared.model.traffic_permission import TrafficPermission
 
 KUBERNETES_API = "kuma.io/v1alpha1"
 SECRET_TYPE = "system.kuma.io/secret"  # noqa: S105 - the type of a Kubernetes Secret, no credential
@@ -98,6 +99,15 @@ KINDS: tuple[Kind, ...] = (
     _policy("meshtimeouts", MeshTimeout),
     _policy("meshtrafficpermissions", MeshTrafficPermission),
     Kind("Secret", "secrets", Secret, mesh_scoped=True, plugin=False, on_global=True, on_zone=False),
+    Kind(
+        "TrafficPermission",
+        "traffic-permissions",
+        TrafficPermission,
+        mesh_scoped=True,
+        plugin=False,
+        on_global=True,
+        on_zone=False,
+    ),
     Kind("Zone", "zones", Zone, mesh_scoped=False, plugin=False, on_global=True, on_zone=False),
     Kind("ZoneEgress", "zoneegresses", ZoneEgress, mesh_scoped=False, plugin=False, on_global=False, on_zone=True),
 )

@@ -22,6 +22,7 @@ from shared.model.gateway import MeshGateway
 from shared.model.gateway_route import MeshGatewayRoute
 from shared.model.inbound import Inbound
 from shared.model.policy import Policy
+from shared.model.traffic_permission import TrafficPermission
 
 Labels: TypeAlias = part.Labels
 NO_LABELS: Labels = part.NO_LABELS
@@ -368,6 +369,7 @@ Resource: TypeAlias = (
     | ZoneEgress
     | MeshGateway
     | MeshGatewayRoute
+    | TrafficPermission
     | Policy
 )
 
@@ -376,6 +378,8 @@ def mesh_of(resource: Resource) -> str:
     """Mesh a resource belongs to, or "" for global-scoped kinds."""
     match resource:
         case Secret() | ExternalService() | MeshExternalService() | Dataplane() | MeshGateway() | MeshGatewayRoute():
+            return resource.mesh
+        case TrafficPermission():
             return resource.mesh
         case Mesh() | Zone() | HostnameGenerator() | ZoneEgress():
             return ""

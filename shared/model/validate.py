@@ -48,6 +48,8 @@ from shared.model.resource import (
     ZoneEgress,
     mesh_of,
 )
+from shared.model.traffic_permission import TrafficPermission
+from shared.model.traffic_permission_rules import traffic_permission_violations
 from shared.naming.template import TemplateFault, parse_template
 
 NAME_1035 = (
@@ -116,6 +118,8 @@ def _violations(resource: Resource, allowed: tuple[str, ...], reserved: tuple[st
             yield from external_service_violations(resource, allowed, reserved, _data_source)
         case MeshGateway():
             yield from gateway_violations(resource, _data_source)
+        case TrafficPermission():
+            yield from traffic_permission_violations(resource)
         case MeshGatewayRoute():
             yield from gateway_route_violations(resource)
         case Dataplane():
@@ -150,6 +154,8 @@ def _name(resource: Resource) -> Iterator[tuple[str, str]]:
             if reasons:
                 yield "name", ", ".join(reasons)
         case Secret() | ExternalService() | Dataplane() | ZoneEgress() | MeshGateway() | MeshGatewayRoute():
+            yield from _name_1123(name)
+        case TrafficPermission():
             yield from _name_1123(name)
         case _:
             assert_never(resource)

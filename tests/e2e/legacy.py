@@ -255,6 +255,30 @@ def permissions(world: World, *, direct: bool) -> None:
     eventually(lambda: line("mutual.mesh", 80) != {}, "and TCP", 30)
 
 
+def older_permissions(world: World) -> None:
+    """TrafficPermissions: whom one names before one for all; what none is about is closed. The application is `web`."""
+
+    def permit(name: str, source: str, destination: str) -> None:
+        kind, tag = "TrafficPermission", "kuma.io/service"
+        one, other = [{"match": {tag: source}}], [{"match": {tag: destination}}]
+        world.zone.apply(json.dumps({"type": kind, "name": name, "sources": one, "destinations": other}))
+
+    def reached(*, httpbin: int, merged: int, mutual: bool) -> None:
+        world.zone.show()
+        eventually(lambda: get("httpbin.mesh", 80)[0] == httpbin, f"httpbin answers {httpbin}", 30)
+        eventually(lambda: get("merged.mesh", 80)[0] == merged, f"merged answers {merged}", 30)
+        eventually(lambda: (line("mutual.mesh", 80) != {}) == mutual, f"TCP is {'open' if mutual else 'closed'}", 30)
+
+    permit("nobody", "nobody", "httpbin")
+    reached(httpbin=403, merged=403, mutual=False)
+    permit("all", "*", "*")
+    reached(httpbin=403, merged=200, mutual=True)
+    permit("web", "web", "httpbin")
+    reached(httpbin=200, merged=200, mutual=True)
+    world.zone.delete(*(ResourceKey("TrafficPermission", "default", one) for one in ("nobody", "web", "all")))
+    reached(httpbin=200, merged=200, mutual=True)
+
+
 def passthrough(world: World) -> None:
     """What nobody declared is let out, or not, as the mesh says; what is declared is reached in any case."""
     eventually(lambda: get("undeclared.example", 80)[1].get("server") == "undeclared", "passthrough lets it out", 30)
@@ -287,6 +311,7 @@ def story(world: World) -> None:
     three_ways(world, direct=True)
     originated(world, direct=True)
     permissions(world, direct=True)
+    older_permissions(world)
     passthrough(world)
     world.zone.apply(EGRESS)
     three_ways(world, direct=False)
@@ -294,6 +319,7 @@ def story(world: World) -> None:
     eventually(lambda: "mes/http" not in sidecar, "the sidecar dials nobody outside by itself", 30)
     originated(world, direct=False)
     permissions(world, direct=False)
+    older_permissions(world)
     names(world)
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
@@ -17,7 +18,7 @@ from shared.bench import services
 from shared.bench.http import Refused
 from shared.bench.place import EGRESS, ZONE, Place
 from shared.demo.story import eventually
-from shared.events.event import GLOBAL, decode_event
+from shared.events.event import GLOBAL, Event, decode_event
 from shared.events.history import History
 from shared.events.state import Position
 from shared.history.between import between
@@ -79,14 +80,11 @@ async def command(place: Place, *words: str) -> int:
 async def history(place: Place) -> History:
     """Both logs, as the zone holds them."""
 
-    async def events(origin: str) -> list[Any]:
-        found: list[Any] = []
-        async with place.api(zone=True) as api:
-            while True:
-                page = await api.get(f"/events?origin={origin}&after={len(found)}&limit=1000")
-                found += [decode_event(msgspec.json.encode(one)) for one in page["items"]]
-                if len(found) >= page["last"]:
-                    return found
+    async def events(origin: str) -> list[Event]:
+        port, token = place.ports.api, place.deployment.admin_token.read_text().strip()
+        async with httpx.AsyncClient(headers={"authorization": f"Bearer {token}"}) as client:
+            answer = await client.get(f"http://127.0.0.1:{port}/history/log?origin={origin}")
+        return [decode_event(line) for line in answer.raise_for_status().content.splitlines()]
 
     return History.of(await events(GLOBAL), {ZONE: await events(ZONE)})
 

@@ -152,6 +152,16 @@ def _gateway() -> list[Resource]:
     ]
 
 
+def _traffic_permission() -> Resource:
+    return resource(
+        type="TrafficPermission",
+        name="web-outside",
+        mesh="default",
+        sources=[{"match": {"kuma.io/service": "web"}}],
+        destinations=[{"match": {"kuma.io/service": "*"}}],
+    )
+
+
 def _hub() -> list[Sequence[Change]]:
     return [
         [applied(mesh()), applied(generator()), applied(resource(type="Zone", name="east"))],
@@ -170,6 +180,7 @@ def _hub() -> list[Sequence[Change]]:
         [LogRestored(lost_from=24, lost_to=30)],
         [applied(external())],
         [applied(one) for one in _gateway()],
+        [applied(_traffic_permission())],
     ]
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 from shared.events.event import EventRef
 from shared.events.state import Stored
+from shared.events.traffic_permission import allowed_by
 from shared.model import codec
 from shared.model.endpoint_policy import BalancingConf, HealthConf
 from shared.model.log_policy import LogConf
@@ -37,6 +38,7 @@ from shared.model.policy import (
 from shared.model.resource import Dataplane, ResourceKey
 from shared.model.route_policy import HttpRouteConf, HttpRouteItem, TcpRouteConf
 from shared.model.target import TargetRef
+from shared.model.traffic_permission import TrafficPermission
 from zone_cp.view.routing import HttpRouting, Origin, TcpRouting, http_routing, tcp_routing
 from zone_cp.view.selecting import selects
 
@@ -91,12 +93,21 @@ class Passing(msgspec.Struct, frozen=True):
     sources: tuple[EventRef, ...]
 
 
+class Traffic(msgspec.Struct, frozen=True):
+    """One TrafficPermission: created is when it was, in the order of global's log."""
+
+    created: int
+    permission: TrafficPermission
+    source: EventRef
+
+
 class MeshPolicies(msgspec.Struct, frozen=True):
-    """All policies of a mesh in a zone: rules and passing by ascending precedence, guards by name."""
+    """All policies of a mesh in a zone: rules and passing by ascending precedence, guards by name, traffic by age."""
 
     rules: tuple[Rule, ...] = ()
     guards: tuple[Guard, ...] = ()
     passing: tuple[Passing, ...] = ()
+    traffic: tuple[Traffic, ...] = ()
 
     @property
     def tells_apart(self) -> bool:
@@ -145,7 +156,7 @@ NO_POLICIES = MeshPolicies()
 NOTHING_SAID = Effective()
 
 
-def mesh_policies(policies: Iterable[tuple[Policy, Stored]]) -> MeshPolicies:
+def mesh_policies(policies: Iterable[tuple[Policy, Stored]], traffic: Iterable[Stored] = ()) -> MeshPolicies:
     """The policies of one mesh in order. Those in shadow have no effect."""
     rules: list[tuple[tuple[int, ...], Rule]] = []
     guards: list[Guard] = []
@@ -169,7 +180,12 @@ def mesh_policies(policies: Iterable[tuple[Policy, Stored]]) -> MeshPolicies:
             rules.append((_rank(rule), rule))
     rules.sort(key=lambda one: one[0])
     passing.sort(key=lambda one: _top_rank(one.top, one.zone))
-    return MeshPolicies(tuple(rule for _, rule in rules), tuple(guards), tuple(passing))
+    older = [
+        Traffic(stored.created.n, stored.resource, stored.last)
+        for stored in sorted(traffic, key=lambda one: one.created.n)
+        if isinstance(stored.resource, TrafficPermission)
+    ]
+    return MeshPolicies(tuple(rule for _, rule in rules), tuple(guards), tuple(passing), tuple(older))
 
 
 def for_proxy(policies: MeshPolicies, proxy: Dataplane) -> tuple[Rule, ...]:
@@ -223,10 +239,19 @@ def permission(policies: MeshPolicies, key: ResourceKey, labels: Labels, service
     """Who may use a service; None while no permission guards it. service: the `kuma.io/service` of a legacy one."""
     found = [guard for guard in policies.guards if _guards(guard, key, labels, service)]
     if not found:
-        return None
+        return _legacy_permission(policies.traffic, service)
     deny = sorted({one for guard in found for one in guard.deny}, key=_spelled)
     allow = sorted({one for guard in found for one in guard.allow}, key=_spelled)
     return Permission(tuple(deny), tuple(allow), tuple(guard.source for guard in found))
+
+
+def _legacy_permission(traffic: tuple[Traffic, ...], service: str) -> Permission | None:
+    """What TrafficPermissions say of a legacy service that no MeshTrafficPermission guards."""
+    allowed = allowed_by(((one.created, one.permission) for one in traffic), service) if service else None
+    if allowed is None:
+        return None
+    # Each of them could be the one that decides.
+    return Permission((), tuple(sorted(allowed, key=_spelled)), tuple(one.source for one in traffic))
 
 
 def both(one: Permission | None, other: Permission | None) -> Permission | None:

@@ -23,6 +23,7 @@ from shared.events.state import LogState, Narrowed, Stored, ZoneState
 from shared.model.kinds import is_door
 from shared.model.policy import POLICY_KINDS, Policy
 from shared.model.resource import Dataplane, Mesh, ResourceKey, ZoneEgress
+from shared.model.traffic_permission import TRAFFIC_PERMISSION
 from zone_cp.view.gateways import all_gateways, gateways_touched, with_gateways
 from zone_cp.view.legacy import legacy_of
 from zone_cp.view.policies import Guard, MeshPolicies, Rule, effective, for_egress, mesh_policies, permission
@@ -318,7 +319,8 @@ def _meant(mesh: MeshView, policies: MeshPolicies) -> Iterable[tuple[ResourceKey
         for zone in ("", one.zone)
     }
     names = {one.to.name for one in moved if one.to.kind == "MeshService"}
-    doors = (key for key, one in mesh.services.items() if names and one.service in names)
+    all_doors = mesh.policies.traffic != policies.traffic
+    doors = (key for key, one in mesh.services.items() if one.service and (all_doors or one.service in names))
     return [(key, mesh.services[key]) for key in (*keys, *doors) if key in mesh.services]
 
 
@@ -331,7 +333,8 @@ def _policies(state: ZoneState, mesh: str) -> MeshPolicies:
         for key, stored in log.kinds.get(kind, Map()).items()
         if key.mesh == mesh
     )
-    return mesh_policies((policy, stored) for policy, stored in found if isinstance(policy, Policy))
+    older = (stored for key, stored in state.hub.kinds.get(TRAFFIC_PERMISSION, Map()).items() if key.mesh == mesh)
+    return mesh_policies(((policy, stored) for policy, stored in found if isinstance(policy, Policy)), older)
 
 
 def _all_services(state: ZoneState) -> Iterable[ResourceKey]:

@@ -26,6 +26,7 @@ from shared.events.state import ZoneState, moved
 from shared.model.kinds import is_legacy
 from shared.model.policy import POLICY_KINDS
 from shared.model.resource import ResourceKey, key_of
+from shared.model.traffic_permission import TRAFFIC_PERMISSION
 
 GATEWAY_KINDS = frozenset({"MeshGateway", "MeshGatewayRoute"})
 _PROXY_KINDS = frozenset({"Dataplane", "ZoneEgress"})
@@ -38,6 +39,7 @@ _KINDS = (
     *sorted(GATEWAY_KINDS),
     *sorted(_PROXY_KINDS),
     *POLICY_KINDS,
+    TRAFFIC_PERMISSION,
 )
 
 
@@ -134,7 +136,7 @@ def _touch(touched: Touched, key: ResourceKey) -> None:
             touched.gateways.add(key)
         case kind if kind in _PROXY_KINDS:
             touched.resources.add(key)
-        case kind if kind in POLICY_KINDS:
+        case kind if kind in POLICY_KINDS or kind == TRAFFIC_PERMISSION:
             touched.policies.add(key.mesh)
         case _:
             pass

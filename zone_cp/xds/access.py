@@ -127,8 +127,10 @@ def _tree(mesh: str, guards: Guards, *, forbidden: bool) -> tree.Matcher:
 def _identities(permission: Permission) -> tree.Matcher:
     denied = [_identity(one, "denied_by_MeshTrafficPermission", deny=True) for one in permission.deny]
     allowed = [_identity(one, "allowed", deny=False) for one in permission.allow]
+    matchers = [*denied, *allowed]
     return tree.Matcher(
-        matcher_list=tree.MatcherMatcherList(matchers=[*denied, *allowed]),
+        # Envoy refuses an empty list, and with it the whole filter: of a service that nobody may use.
+        matcher_list=tree.MatcherMatcherList(matchers=matchers) if matchers else None,
         on_no_match=_decide("no_MeshTrafficPermission_allows_this_workload", deny=True),
     )
 

@@ -1,0 +1,42 @@
+"""What a TrafficPermission must satisfy: Kuma's sentences, and nothing that could not be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from shared.model.inbound import SERVICE_TAG
+from shared.model.traffic_permission import TrafficPermission, TrafficSelector
+from shared.model.value_rules import Found
+
+
+def traffic_permission_violations(one: TrafficPermission) -> Found:
+    """(path, reason) of every broken rule."""
+    yield from _selectors("sources", one.sources)
+    yield from _selectors("destinations", one.destinations)
+
+
+def traffic_permission_warnings(one: TrafficPermission, external: frozenset[str]) -> Iterator[str]:
+    """Sentences; external: the services of the mesh that are ExternalServices."""
+    about = f"TrafficPermission {one.name}"
+    yield from (
+        f"{about}: no ExternalService is {SERVICE_TAG} {service}; what Dataplanes serve is open to the whole mesh"
+        for service in sorted(one.services - external)
+    )
+    yield f"{about}: an ExternalService of mesh {one.mesh} that no TrafficPermission is about is closed now"
+
+
+def _selectors(path: str, selectors: Sequence[TrafficSelector]) -> Found:
+    if not selectors:
+        yield path, "must have at least one element"
+    for index, selector in enumerate(selectors):
+        where = f"{path}[{index}].match"
+        if not selector.match:
+            yield where, "must have at least one tag"
+        elif SERVICE_TAG not in selector.match:
+            yield where, f'mandatory tag "{SERVICE_TAG}" is missing'
+        for tag, value in sorted(selector.match.items()):
+            if not value:
+                yield f'{where}["{tag}"]', "tag value must be non-empty"
+            if tag != SERVICE_TAG:
+                # A workload's certificate proves its service and nothing else.
+                yield f'{where}["{tag}"]', f"only {SERVICE_TAG} can be told from a client's identity"
