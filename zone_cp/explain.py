@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 from immutables import Map
 
-from shared.events.conditions import Delivery, service_conditions
+from shared.events.conditions import Condition, Delivery, service_conditions
 from shared.events.event import GLOBAL, Event, EventRef
+from shared.events.external_hosts import external_hosts
 from shared.events.history import History
+from shared.events.legacy_conditions import legacy_rows
 from shared.events.state import Position, ZoneState
 from shared.model import codec
+from shared.model.kinds import is_legacy
 from shared.model.policy import POLICY_KINDS
 from shared.model.resource import Dataplane, ResourceKey, ZoneEgress
 from zone_cp.provenance import causes, users
 from zone_cp.replay import RedactedSecrets, known_proxy, snapshot_at
 from zone_cp.view.project import project
-from zone_cp.view.zone_view import ProxyView, ZoneView
+from zone_cp.view.zone_view import Failure, MeshView, ProxyView, ZoneView
 from zone_cp.xds.compile import compile_whole, reads
 from zone_cp.xds.inspect import short_type
-from zone_cp.xds.ways import through_egress
+from zone_cp.xds.ways import dialled_through_egress
 
 ROLES = {
     "MeshExternalService": "what the service is",
+    "ExternalService": "what the service is",
     "Mesh": "what its mesh asks for",
     "Secret": "what it reads",
     "MeshGateway": "what a gateway listens for",
@@ -36,6 +40,8 @@ ROLES = {
     "HostnameClaimed": "its name",
     "ProxyConnected": "a proxy is connected",
     "ProxyDisconnected": "a proxy is not connected",
+    "PushHeld": "a push to the proxy is held back",
+    "ResourceQuarantined": "a version of it that was refused is kept back",
 }
 """By kind of resource or of change: what an event has to do with a resource."""
 PLAIN_NAMES_MAX = 20
@@ -76,7 +82,8 @@ def explain(history: History, zone: str, position: Position, proxy: str, wanted:
         for name, encoded in sorted(resources.items()):
             if pattern.search(name):
                 used = [f"{short_type(one.type_url)} {one.name}" for one in users(snapshot, encoded)]
-                links = [_cause(history, one) for one in sorted(causes(snapshot, encoded, known), key=_moment)]
+                cited = {*causes(snapshot, encoded, known), *_kept_back(state, proxy, type_url, name)}
+                links = [_cause(history, one) for one in sorted(cited, key=_moment)]
                 found.append(Explanation(f"{short_type(type_url)} {name}", tuple(used[:PLAIN_NAMES_MAX]), tuple(links)))
     return found
 
@@ -87,8 +94,8 @@ def absent(history: History, zone: str, position: Position, proxy: str, wanted: 
     known, view = known_proxy(state, proxy), project(state)
     keys = list(_services(state, view, wanted))
     if not keys:
-        return [f'there is no MeshExternalService, hostname or VIP "{wanted}" in zone {zone} at {position}']
-    return [reason for key in keys for reason in _missing(state, view, known, key)]
+        return [f'there is no external service, hostname or VIP "{wanted}" in zone {zone} at {position}']
+    return list(dict.fromkeys(reason for key in keys for reason in _missing(state, view, known, key)))
 
 
 def _missing(state: ZoneState, view: ZoneView, proxy: ProxyView, key: ResourceKey) -> Iterator[str]:
@@ -97,18 +104,51 @@ def _missing(state: ZoneState, view: ZoneView, proxy: ProxyView, key: ResourceKe
         yield f"{proxy.proxy} is not connected"
     if isinstance(resource, Dataplane) and resource.mesh != key.mesh:
         yield f"{proxy.proxy} is in mesh {resource.mesh}, {key} in mesh {key.mesh}"
-    compiled = compile_whole(view, proxy, RedactedSecrets())
-    failure = compiled.failures.get(key)
-    delivery = None if failure is None else Delivery(acked=True, refused=failure.message, reason=failure.reason)
-    for one in service_conditions(key, state.hub, state.own, state.zone, delivery=delivery):
+    for one in _conditions(state, key, compile_whole(view, proxy, RedactedSecrets()).failures):
         if one.status != "True":
             yield f"{key}: {one.type} is {one.status}, {one.reason}: {one.message}"
     if mesh is None:
         return
-    if isinstance(resource, ZoneEgress) and not through_egress(mesh):
-        yield f"mesh {mesh.name} does not leave through the zone egress: its sidecars dial {key.name} themselves"
-    if isinstance(resource, Dataplane) and through_egress(mesh) and not reads(view, proxy)[0]:
+    yield from _held_back(state, mesh, proxy.proxy, key)
+    if isinstance(resource, ZoneEgress) and not dialled_through_egress(mesh, key):
+        why = f"mesh {mesh.name} does not leave through the zone egress"
+        why = f"routing.zoneEgress of mesh {mesh.name} is not set" if is_legacy(key) else why
+        yield f"{why}: its sidecars dial {key.name} themselves"
+    if isinstance(resource, Dataplane) and dialled_through_egress(mesh, key) and not reads(view, proxy)[0]:
         yield f"a sidecar with one listener for all VIPs holds nothing of its own for {key.name}: the egress does"
+
+
+def _conditions(state: ZoneState, key: ResourceKey, failures: Mapping[ResourceKey, Failure]) -> Iterable[Condition]:
+    """What is said of a service, as this proxy was found to serve it."""
+    told = {one: Delivery(acked=True, refused=why.message, reason=why.reason) for one, why in failures.items()}
+    if not is_legacy(key):
+        return service_conditions(key, state.hub, state.own, state.zone, delivery=told.get(key))
+    doors = {door: told[door] for door in external_hosts(state.hub).of.get(key, ()) if door in told}
+    rows = legacy_rows(state.hub, state.own, state.zone, delivery=doors or None, keys=(key,))
+    return [one for row in rows for one in row.conditions]
+
+
+def _held_back(state: ZoneState, mesh: MeshView, proxy: str, key: ResourceKey) -> Iterator[str]:
+    """What the zone keeps from the proxy of what it should have of a service."""
+    hold = state.own.holds.get(proxy)
+    if hold is not None and not hold.released:
+        yield f"a push to {proxy} is held back since event {hold.event}: {hold.reason}"
+    doors = external_hosts(state.hub).of.get(key, ()) if is_legacy(key) else (key,)
+    names = {service.cluster for door in doors if (service := mesh.services.get(door)) is not None}
+    for _, one in sorted(state.own.quarantined.items()):
+        if one.name in names:
+            what = f"{short_type(one.type_url)} {one.name}"
+            yield f"a version of {what} is kept back since event {one.event}, {one.proxy} refused it: {one.reason}"
+
+
+def _kept_back(state: ZoneState, proxy: str, type_url: str, name: str) -> Iterator[EventRef]:
+    """The events because of which a proxy may hold an earlier version of a resource."""
+    hold = state.own.holds.get(proxy)
+    if hold is not None and not hold.released:
+        yield hold.event
+    for one in state.own.quarantined.values():
+        if (one.type_url, one.name) == (type_url, name):
+            yield one.event
 
 
 # --- what is meant ----------------------------------------------------------------------------------------------
@@ -117,21 +157,25 @@ def _missing(state: ZoneState, view: ZoneView, proxy: ProxyView, key: ResourceKe
 def _names(view: ZoneView, wanted: str) -> Iterator[str]:
     for mesh in view.meshes.values():
         for service in mesh.services.values():
-            if wanted in (service.vip, service.name, str(service.key), *service.hostnames):
+            if wanted in (service.vip, service.name, service.service, str(service.key), *service.hostnames):
                 yield service.cluster
                 yield service.vip
 
 
 def _services(state: ZoneState, view: ZoneView, wanted: str) -> Iterator[ResourceKey]:
+    """The resources that `wanted` means; of a door of legacy ExternalServices, those behind it."""
     found: dict[ResourceKey, None] = {}
+    behind: dict[ResourceKey, list[ResourceKey]] = {}
+    for key, doors in external_hosts(state.hub).of.items():
+        for door in doors:
+            behind.setdefault(door, []).append(key)
     for mesh in view.meshes.values():
         for service in mesh.services.values():
-            if wanted in (service.vip, service.cluster, *service.hostnames):
-                found[service.key] = None
+            if wanted and wanted in (service.vip, service.cluster, service.service, *service.hostnames):
+                found |= dict.fromkeys(behind.get(service.key, (service.key,)))
     for log in (state.hub, state.own):
-        for key in log.kinds.get("MeshExternalService", Map()):
-            if wanted in (key.name, str(key)):
-                found[key] = None
+        for kind in ("MeshExternalService", "ExternalService"):
+            found |= dict.fromkeys(key for key in log.kinds.get(kind, Map()) if wanted in (key.name, str(key)))
     yield from sorted(found)
 
 

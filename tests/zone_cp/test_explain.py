@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from shared.events.event import ProxyDisconnected
+from shared.events.event import Change, ProxyDisconnected, PushHeld, ResourceQuarantined
 from shared.events.history import History, NoSuchMoment
-from tests.builders import LogBuilder, ZoneBuilder, applied, mes, mesh, service_key
+from tests.builders import LogBuilder, ZoneBuilder, applied, external, mes, mesh, service_key
 from tests.zone_cp.test_replay import EGRESS, SIDECAR, _history, view_name
 from zone_cp.explain import Cause, absent, explain
 from zone_cp.replay import view_at
+from zone_cp.xds.snapshot import CLUSTER
 
 
 def _explained(wanted: str, proxy: str = EGRESS) -> dict[str, tuple[Cause, ...]]:
@@ -73,7 +74,7 @@ def test_what_is_not_there_is_explained_too() -> None:
     hub, history = LogBuilder(), _history()
     assert _absent(history, SIDECAR, "payments") == []
     (reason,) = _absent(history, SIDECAR, "nothing")
-    assert reason.startswith('there is no MeshExternalService, hostname or VIP "nothing" in zone east')
+    assert reason.startswith('there is no external service, hostname or VIP "nothing" in zone east')
     zone = ZoneBuilder("east")
     hub.append(
         *(event.change for event in history.hub.events()), applied(mesh("other")), applied(mes("far", mesh="other"))
@@ -88,3 +89,51 @@ def test_what_is_not_there_is_explained_too() -> None:
     elsewhere = f"{SIDECAR} is in mesh default, MeshExternalService/other/far in mesh other"
     assert elsewhere in _absent(found, SIDECAR, "far")
     assert f"{EGRESS} is not connected" in _absent(found, EGRESS, "payments")
+
+
+def _legacy(*further: Change) -> History:
+    """The same with an ExternalService, and what the zone recorded of it; sidecars dial it themselves."""
+    hub, zone, history = LogBuilder(), ZoneBuilder("east"), _history()
+    hub.append(*(event.change for event in history.hub.events()), applied(external("paper")), actor="ann", seconds=1)
+    for event in history.zones["east"].events():
+        if event.actor == "test":
+            zone.write(event.change)
+    zone.follow(hub)
+    for change in further:
+        zone.write(change)
+    return History.of(hub.events, {"east": zone.own.events})
+
+
+def test_an_external_service_is_explained_by_any_of_its_names() -> None:
+    """Its resource, its service, its host and its VIP lead to the same; the egress says why it holds nothing of it."""
+    history = _legacy()
+    view = view_at(history, "east", history.position("east"))
+    (door,) = [one for one in view.meshes["default"].services.values() if one.hostnames == ("paper.mesh",)]
+    for wanted in (door.name, door.service, "paper.mesh", door.vip):
+        found = explain(history, "east", history.position("east"), SIDECAR, wanted)
+        told = {cause.role: cause.what for one in found if door.cluster in one.resource for cause in one.causes}
+        assert told["what the service is"] == "ResourceApplied ExternalService paper"
+        assert _absent(history, EGRESS, wanted) == [
+            "routing.zoneEgress of mesh default is not set: its sidecars dial paper themselves"
+        ]
+        assert _absent(history, SIDECAR, wanted) == []
+
+
+def test_what_is_kept_back_is_named() -> None:
+    """A push that is held, and a version that an Envoy refused: by event, in the sentence and in the chain."""
+    name = view_name(_history(), "payments")
+    kept = _history().position("east", "4")
+    held = PushHeld(proxies=(EGRESS,), kept_g=kept.g, kept_z=kept.z, reason="takes most away")
+    refused = ResourceQuarantined(
+        type_url=CLUSTER, name=name, version="v", kept_g=kept.g, kept_z=kept.z, proxy=EGRESS, reason="no such filter"
+    )
+    history = _legacy(held, refused)
+    z = len(history.zones["east"])
+    said = _absent(history, EGRESS, "payments")
+    assert f"a push to {EGRESS} is held back since event east:{z - 1}: takes most away" in said
+    assert any(f"is kept back since event east:{z}, {EGRESS} refused it: no such filter" in one for one in said)
+    found = explain(history, "east", history.position("east"), EGRESS, "payments")
+    (causes,) = [one.causes for one in found if one.resource == f"Cluster {name}"]
+    roles = {cause.role: cause.event for cause in causes}
+    assert roles["a push to the proxy is held back"] == f"east:{z - 1}"
+    assert roles["a version of it that was refused is kept back"] == f"east:{z}"
