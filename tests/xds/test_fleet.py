@@ -237,6 +237,15 @@ def act(played: Played, verb: str, number: int, flag: bool) -> None:
         case "gateway route":
             way = gateway_route(f"w{number % 2}", backend="web" if flag else f"e{number % 2}", mesh=in_mesh)
             hub.append(applied(way) if number % 3 or key_of(way) not in hub.state.resources else deleted(way))
+        case "newer gateway route":
+            to = {"kind": "MeshExternalService", "name": name} if flag else {"kind": "MeshService", "name": "e0"}
+            conf: dict[str, Any] = {"default": {"backendRefs": [to, {"kind": "MeshService", "name": "web"}]}}
+            kind = "MeshTCPRoute" if number % 4 == 0 else "MeshHTTPRoute"
+            conf |= {"matches": [{"method": "GET"}]} if kind == "MeshHTTPRoute" else {}
+            top = {"kind": "MeshGateway", "name": f"g{number % 2}"}
+            spec = {"targetRef": top, "to": [{"targetRef": {"kind": "Mesh"}, "rules": [conf]}]}
+            newer = resource(type=kind, name=f"n{number % 2}", mesh=in_mesh, spec=spec)
+            hub.append(applied(newer) if number % 3 or key_of(newer) not in hub.state.resources else deleted(newer))
         case "settings":
             asked = msgspec.structs.replace(zone.settings, egress_on_demand_above=number)
             zone.write(asked)
@@ -256,7 +265,7 @@ def act(played: Played, verb: str, number: int, flag: bool) -> None:
 
 
 VERBS = (
-    *("external", "external", "external gone", "gateway", "gateway", "gateway route"),
+    *("external", "external", "external gone", "gateway", "gateway", "gateway route", "newer gateway route"),
     *("service", "service", "answering", "local", "gone", "secret", "key", "rotated", "authority"),
     *("settings", "mesh", "no mesh", "policy", "route", "passing", "guard", "proxy", "proxy", "proxy", "moved"),
 )

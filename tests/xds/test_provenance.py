@@ -196,6 +196,9 @@ RICH = [
     ("gateway", 2, False),
     ("gateway", 1, True),
     ("gateway route", 1, True),
+    ("newer gateway route", 1, True),
+    ("newer gateway route", 4, True),
+    ("newer gateway route", 8, False),
 ]
 
 

@@ -18,12 +18,13 @@ from shared.events.event import EventRef
 from shared.events.external_hosts import service_door
 from shared.model.inbound import SERVICE_TAG
 from shared.model.kinds import is_legacy
+from shared.model.part import NO_LABELS
 from shared.model.resource import Dataplane, Labels, Protocol, ProtocolClass, ResourceKey
 from shared.model.route_policy import BackendRef
 from shared.naming import spiffe
 from zone_cp.view.gateway_policies import for_listener
 from zone_cp.view.gateways import GatewayView
-from zone_cp.view.policies import Effective, Rule, at_large, effective, for_proxy
+from zone_cp.view.policies import Effective, Rule, at_large, effective
 from zone_cp.view.routing import Origin
 from zone_cp.view.zone_view import ExternalServiceView, MeshView, Sources
 from zone_cp.xds import defaults
@@ -68,7 +69,8 @@ def _about(rules: tuple[Rule, ...], service: ExternalServiceView | None) -> Effe
 
 def told(mesh: MeshView, resource: Dataplane, gateway: GatewayView, tags: Labels) -> Told:
     """What policies say to a listener with these effective tags."""
-    return Told(for_listener(mesh.policies, resource, gateway.key, tags), for_proxy(mesh.policies, resource), tags)
+    rules, base = (for_listener(mesh.policies, resource, gateway.key, one) for one in (tags, NO_LABELS))
+    return Told(rules, base, tags)
 
 
 def in_every(tags: Iterable[Labels]) -> Labels:
