@@ -24,10 +24,10 @@ HTTP, WIDE, TCP = 1, 2, 3
 HOST = "www.example.com"
 APPLICATIONS = {"red": "http", "blue": "http", "chat": "grpc", "rows": "tcp"}
 EXTERNAL = ("mes", "es", "lines")
-SECOND_SERVICE = ("red-2", "blue")
 LOOPBACK = "labels: {zonal.io/allow-addresses: 127.0.0.0_8}\n"
 PLAIN_MESH = "type: Mesh\nname: default\n" + LOOPBACK
 MTLS = MESH + LOOPBACK
+DIRECT = MTLS.replace("labels: {", "labels: {zonal.io/mes-origination: sidecar, ")
 ES_BY_EGRESS = MTLS + "routing: {zoneEgress: true}\n"
 
 
@@ -315,3 +315,67 @@ async def test_a_mesh_http_route_goes_before_mesh_gateway_routes_of_its_listener
     await system.apply(policy("MeshTimeout", "short", tags={"port": "two"}, default=slow))
     await system.wait(lambda one: one.status == 504, "504 for what takes too long", "/slow/1", at=WIDE)
     assert (await http1("127.0.0.1", system.port(HTTP), "/slow/1", host_header=HOST)).status == 200
+
+
+@pytest.mark.parametrize("mesh", [MTLS, DIRECT], ids=["egress", "direct"])
+async def test_permissions_hold_for_a_gateway(system: Routed, mesh: str) -> None:
+    """Its identity is the service of its Dataplane, whoever its clients are; and a closed service says why it is."""
+
+    def allowing(spiffe_id: str) -> str:
+        rules = [{"default": {"allow": [{"spiffeID": {"type": "Exact", "value": spiffe_id}}]}}]
+        spec = {"targetRef": {"kind": "MeshExternalService", "name": "mes"}, "rules": rules}
+        return json.dumps({"type": "MeshTrafficPermission", "mesh": "default", "name": "who", "spec": spec}) + "\n---\n"
+
+    await system.apply(mesh)
+    route_to_mes = policy("MeshHTTPRoute", "m", tags={"port": "two"}, rules=all_to(external("mes")))
+    await system.apply(route_to_mes + allowing("spiffe://default/another"))
+    denied = await system.wait(lambda one: one.status == 403, "403 while another is allowed", at=WIDE)
+    assert "denied" in denied.body
+    await system.apply(allowing("spiffe://default/edge-gateway"))
+    await system.reached("mes", at=WIDE)
+    await system.delete("MeshTrafficPermission", "who")
+    await system.apply(MTLS)
+    await system.delete("MeshHTTPRoute", "m")
+
+
+@pytest.mark.parametrize("mesh", [MTLS, DIRECT], ids=["egress", "direct"])
+async def test_a_closed_service_says_why(system: Routed, mesh: str) -> None:
+    """What it would be verified by is missing: 503 and the reason, from whoever would dial it."""
+    tls = {"enabled": True, "verification": {"caCert": {"secret": "absent"}}}
+    match = {"type": "HostnameGenerator", "port": 443, "protocol": "http"}
+    spec = {"match": match, "endpoints": [{"address": "127.0.0.1", "port": 9}], "tls": tls}
+    shut = {"type": "MeshExternalService", "mesh": "default", "name": "shut", "spec": spec}
+    await system.apply(mesh)
+    await system.apply(
+        json.dumps(shut)
+        + "\n---\n"
+        + policy("MeshHTTPRoute", "m", tags={"port": "two"}, rules=all_to(external("shut")))
+    )
+    closed = await system.wait(lambda one: one.status == 503, "503 while its CA is missing", at=WIDE)
+    assert "mesh default has no Secret absent" in closed.body
+    await system.apply(MTLS)
+    await system.delete("MeshHTTPRoute", "m")
+    await system.delete("MeshExternalService", "shut")
+
+
+@pytest.mark.parametrize("mesh", [MTLS, DIRECT], ids=["egress", "direct"])
+async def test_a_service_declared_as_tcp_takes_requests_too(system: Routed, mesh: str) -> None:
+    """As HTTP/1.1, through the zone egress as well: it is the default of ExternalServices."""
+    await system.apply(mesh)
+    await system.apply(policy("MeshHTTPRoute", "m", tags={"port": "two"}, rules=all_to(external("lines"))))
+    found = await system.reached("lines", at=WIDE, host="a.test")
+    assert (found.seen["language"], found.seen["headers"]["host"]) == ("http1", "a.test")
+    await system.apply(MTLS)
+    await system.delete("MeshHTTPRoute", "m")
+
+
+async def test_without_a_zone_egress_it_fails_closed(system: Routed) -> None:
+    """The gateway dials nothing by itself that is meant to go through the egress, and says what is missing."""
+    await system.apply(policy("MeshHTTPRoute", "m", tags={"port": "two"}, rules=all_to(external("mes"))))
+    await system.reached("mes", at=WIDE)
+    await system.terminate("east-egress")
+    offline = "no zone egress of zone east is online: external services fail closed\n"
+    await system.wait(lambda one: (one.status, one.body) == (503, offline), "503 without an egress", at=WIDE)
+    await system.start("east-egress")
+    await system.reached("mes", at=WIDE)
+    await system.delete("MeshHTTPRoute", "m")
