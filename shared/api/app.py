@@ -15,7 +15,8 @@ from litestar.response import Stream
 
 from shared.api import auth, shown
 from shared.api.check import check_routes
-from shared.api.halted import Reads, halted_routes
+from shared.api.halted import HEADER as HALTED
+from shared.api.halted import Reads, halted_routes, standing
 from shared.api.history import history_routes
 from shared.api.history_events import event_history_routes
 from shared.api.openapi import document
@@ -79,7 +80,7 @@ def build_api(
         handlers += _kind_routes(resources, kind)
     handlers += _apply_route(resources)
     handlers += _index_routes(role, zone, version)
-    handlers += _health_routes(ready, metrics)
+    handlers += _health_routes(ready, metrics, reads)
     handlers += _event_routes(store, zone or GLOBAL)
     handlers += status_routes(store, zone)
     handlers += _proxy_routes(store)
@@ -93,10 +94,16 @@ def build_api(
     async def check(request: Request[Any, Any, State]) -> None:
         auth.check(request, authenticator, zone)
 
+    async def marked(response: Response[bytes]) -> Response[bytes]:
+        if events := standing(reads):
+            response.headers[HALTED] = ", ".join(events)
+        return response
+
     failures = {Problem: _on_problem, LogUnavailable: _on_unavailable, HTTPException: _on_http, 500: _on_crash}
     return Litestar(
         route_handlers=handlers,
         before_request=check,
+        after_request=marked,
         exception_handlers=failures,  # type: ignore[arg-type]
         openapi_config=None,
         logging_config=None,  # the process configured logging
@@ -191,7 +198,7 @@ def _index_routes(role: str, zone: str, version: str) -> list[HTTPRouteHandler]:
 
 
 def _health_routes(
-    ready: Callable[[], bool], metrics: Callable[[str], tuple[bytes, str]] | None
+    ready: Callable[[], bool], metrics: Callable[[str], tuple[bytes, str]] | None, reads: Reads | None
 ) -> list[HTTPRouteHandler]:
     @get("/healthy")
     async def healthy() -> Response[bytes]:
@@ -201,7 +208,9 @@ def _health_routes(
     async def is_ready() -> Response[bytes]:
         if not ready():
             raise Problem(503, "Service Unavailable", "not ready yet", headers={"Retry-After": "1"})
-        return json_response({"status": "ready"})
+        # It serves what it has: whoever balances load must not take it away.
+        events = standing(reads)
+        return json_response({"status": "ready", **({"halted": events} if events else {})})
 
     @get("/metrics")
     async def scrape(request: Call) -> Response[bytes]:

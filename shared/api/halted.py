@@ -21,6 +21,10 @@ REASON_MAX = 1024
 WITHHELD = "this is of all meshes and zones, the token is not"
 
 
+HEADER = "Zonal-Halted"
+"""On every answer of a plane that stands before events: which. What it shows of their logs is of before them."""
+
+
 class HaltedPart(msgspec.Struct, frozen=True):
     """what stands still, why, and what makes it go on."""
 
@@ -78,6 +82,11 @@ def halted_routes(plane: Reads | None, mend: str) -> list[HTTPRouteHandler]:
         return json_response({"recorded": recorded, "halted": halted_parts(plane, mend)})
 
     return [halted, skip]
+
+
+def standing(plane: Reads | None) -> list[str]:
+    """The events that a plane stands before, by their places alone, which everybody may know."""
+    return [stop.event for stop in plane.stops] if plane is not None else []
 
 
 def halted_parts(plane: Reads, mend: str) -> list[HaltedPart]:

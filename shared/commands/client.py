@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from shared import VERSION
+from shared.commands import output
 from shared.commands.context import Target
 from shared.commands.failure import CommandFailed
 from shared.process.exit_code import ExitCode
@@ -47,6 +48,7 @@ class Client:
     def __init__(self, target: Target, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self._target = target
         self._timeout_seconds = timeout_seconds
+        self._warned = False
 
     def get(self, path: str, **query: Any) -> Any:
         """The decoded answer. Query values that are None are left out; one that is a tuple stands once for each."""
@@ -146,7 +148,15 @@ class Client:
             raise self._timed_out() from None
         except (OSError, http.client.HTTPException) as error:
             raise CommandFailed(f"cannot reach {self._target.api}: {error}") from None
+        self._warn(answer.headers.get("Zonal-Halted", ""))
         return answer
+
+    def _warn(self, events: str) -> None:
+        """Say once that what is shown is of before events that the plane cannot read."""
+        if events and not self._warned:
+            self._warned = True
+            said = "it cannot read: what it shows of that log is of before (zonal halted)"
+            output.say(f"warning: {self._target.api} stands before event {events}, which {said}")
 
     def _timed_out(self) -> CommandFailed:
         seconds = f"{self._timeout_seconds:g}"

@@ -27,6 +27,7 @@ class Api:
     def __init__(self) -> None:
         self.answers: dict[str, Answer | Callable[[Request], Answer]] = {}
         self.requests: list[Request] = []
+        self.headers: dict[str, str] = {}
         self.url = ""
 
     def answer(self, request: Request) -> Answer:
@@ -48,6 +49,8 @@ def served() -> Iterator[Api]:
             data = value if isinstance(value, bytes) else b"" if value is None else json.dumps(value).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(data)))
+            for name, text in api.headers.items():
+                self.send_header(name, text)
             self.end_headers()
             self.wfile.write(data)
 
