@@ -15,8 +15,7 @@ from litestar.response import Stream
 
 from shared.api import auth, shown
 from shared.api.check import check_routes
-from shared.api.halted import HEADER as HALTED
-from shared.api.halted import Reads, halted_routes, standing
+from shared.api.halted import Reads, halted_routes, marked, standing
 from shared.api.history import history_routes
 from shared.api.history_events import event_history_routes
 from shared.api.openapi import document
@@ -80,8 +79,7 @@ def build_api(
         handlers += _kind_routes(resources, kind)
     handlers += _apply_route(resources)
     handlers += _index_routes(role, zone, version)
-    handlers += _health_routes(ready, metrics, reads)
-    handlers += _event_routes(store, zone or GLOBAL)
+    handlers += [*_health_routes(ready, metrics, reads), *_event_routes(store, zone or GLOBAL)]
     handlers += status_routes(store, zone)
     handlers += _proxy_routes(store)
     handlers += [*check_routes(store, checker, zone), *xds_routes(inspector)]
@@ -94,16 +92,11 @@ def build_api(
     async def check(request: Request[Any, Any, State]) -> None:
         auth.check(request, authenticator, zone)
 
-    async def marked(response: Response[bytes]) -> Response[bytes]:
-        if events := standing(reads):
-            response.headers[HALTED] = ", ".join(events)
-        return response
-
     failures = {Problem: _on_problem, LogUnavailable: _on_unavailable, HTTPException: _on_http, 500: _on_crash}
     return Litestar(
         route_handlers=handlers,
         before_request=check,
-        after_request=marked,
+        after_request=marked(reads),
         exception_handlers=failures,  # type: ignore[arg-type]
         openapi_config=None,
         logging_config=None,  # the process configured logging

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -87,6 +87,17 @@ def halted_routes(plane: Reads | None, mend: str) -> list[HTTPRouteHandler]:
 def standing(plane: Reads | None) -> list[str]:
     """The events that a plane stands before, by their places alone, which everybody may know."""
     return [stop.event for stop in plane.stops] if plane is not None else []
+
+
+def marked(plane: Reads | None) -> Callable[[Response[bytes]], Awaitable[Response[bytes]]]:
+    """Puts HEADER on the answers of a plane that stands before events."""
+
+    async def mark(response: Response[bytes]) -> Response[bytes]:
+        if events := standing(plane):
+            response.headers[HEADER] = ", ".join(events)
+        return response
+
+    return mark
 
 
 def halted_parts(plane: Reads, mend: str) -> list[HaltedPart]:
