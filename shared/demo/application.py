@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -65,21 +66,25 @@ async def resolve(hostname: str, port: int, server: str = "127.0.0.1", make: Soc
     raise Unresolved(f"{hostname}: no address")
 
 
-async def _connected(ip: str, port: int, make: SocketMaker) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connected(
+    ip: str, port: int, make: SocketMaker, tls: ssl.SSLContext | None = None, hostname: str = ""
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     client = make(socket.SOCK_STREAM)
     try:
         client.setblocking(False)
         await asyncio.get_running_loop().sock_connect(client, (ip, port))
-        return await asyncio.open_connection(sock=client)
+        return await asyncio.open_connection(sock=client, ssl=tls, server_hostname=hostname if tls else None)
     except BaseException:
         client.close()
         raise
 
 
-async def get(ip: str, port: int, hostname: str, path: str = "/", make: SocketMaker = here) -> Answer:
-    """GET over a fresh plaintext connection. Raises OSError, TimeoutError."""
+async def get(  # noqa: PLR0917 - what a request is made of
+    ip: str, port: int, hostname: str, path: str = "/", make: SocketMaker = here, tls: ssl.SSLContext | None = None
+) -> Answer:
+    """GET over a fresh connection, in plaintext without `tls`. Raises OSError, TimeoutError."""
     async with asyncio.timeout(TIMEOUT_SECONDS):
-        reader, writer = await _connected(ip, port, make)
+        reader, writer = await _connected(ip, port, make, tls, hostname)
         try:
             writer.write(f"GET {path} HTTP/1.1\r\nhost: {hostname}:{port}\r\nconnection: close\r\n\r\n".encode())
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")

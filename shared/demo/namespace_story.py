@@ -9,9 +9,10 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from shared.demo import manifests
+from shared.demo.looking import eventually
 from shared.demo.narration import Step
 from shared.demo.placement import OUTSIDE, ZONES, User
-from shared.demo.story import Story, eventually
+from shared.demo.story import Story
 
 CURL_SECONDS = "5"
 _NAMED = (

@@ -6,38 +6,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.table import Table
 
-from shared.demo import application, manifests
+from shared.demo import application, gateway_chapter, manifests
+from shared.demo.looking import eventually
 from shared.demo.narration import Narrator, Step, StepFailed
 from shared.demo.placement import ZONES
 from shared.demo.system import System
 
-T = TypeVar("T")
-
-WITHIN_SECONDS = 15.0
-PAUSE_SECONDS = 0.02
 SERVICES = ("web", "payments", "ledger")
-"""The demo looks from outside, as a user would: it asks again until it sees, or gives up."""
-
-
-async def eventually(
-    look: Callable[[], Awaitable[T]], wanted: Callable[[T], bool], expected: str, within: float = WITHIN_SECONDS
-) -> T:
-    """Look until `wanted`, at most `within` seconds. Raises StepFailed with the last thing seen."""
-    seen: T | Exception | None = None
-    deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
-        try:
-            seen = await look()
-            if wanted(seen):
-                return seen
-        except (OSError, TimeoutError, application.Unresolved, ValueError, KeyError) as error:
-            seen = error
-        await asyncio.sleep(PAUSE_SECONDS)
-    raise StepFailed(expected, repr(seen))
 
 
 class Story:
@@ -65,6 +44,7 @@ class Story:
             ("Bad input changes nothing", self._bad_input),
             ("A wrong CA closes one destination, and says why", self._wrong_ca),
             ("The mesh forbids external access, and allows it again", self._forbid),
+            ("Gateways let clients in that know nothing of the mesh", self._gateways),
             ("West is cut off from global and keeps working", self._cut),
             ("The log answers with the control planes stopped", self._history),
         ]
@@ -279,6 +259,9 @@ class Story:
                     f"{status}",
                 )
                 step.check(f"{zone}: {status}", answer.status, ok=True)
+
+    async def _gateways(self, step: Step) -> None:
+        await gateway_chapter.tell(self._system, step)
 
     async def _cut(self, step: Step) -> None:
         system = self._system

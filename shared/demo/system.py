@@ -28,6 +28,8 @@ from shared.keys.tokens import TokenIssuer
 from shared.nats.server import find_binary
 
 SERVICES_OFFSET = 10
+GATEWAY_OFFSET = 19
+"""Where the gateways listen, above the base port."""
 CALL_SECONDS = 10
 REDIRECT_PORT = 15001
 """The sidecar's original-destination listener, where connections are redirected to it."""
@@ -62,6 +64,19 @@ networking:
   port: {port}
   admin:
     port: {admin}
+"""
+
+
+_GATEWAY = """\
+type: Dataplane
+name: edge
+mesh: default
+networking:
+  address: {host}
+  gateway:
+    type: BUILTIN
+    tags:
+      kuma.io/service: edge
 """
 
 
@@ -156,6 +171,13 @@ class System:
         options += ["--dns-port", str(ports.dns)]
         token = self._issuer().dataplane_token("default", name="app", zone=zone)
         await self._proxy(zone, "sidecar", token, options, ports.sidecar_admin)
+
+    async def start_gateway(self, zone: str) -> None:
+        """A builtin gateway of the zone."""
+        text = _GATEWAY.format(host=self.gateway_host(zone))
+        options = ["--dataplane", str(self.write(f"{zone}-gateway.yaml", text, public=True))]
+        token = self._issuer().dataplane_token("default", name="edge", zone=zone)
+        await self._proxy(zone, "gateway", token, options, self.zone_ports[zone].gateway_admin)
 
     async def _egress(self, zone: str) -> None:
         ports = self.zone_ports[zone]
@@ -254,6 +276,15 @@ class System:
     def egress_proxy(self, zone: str) -> str:
         """Proxy id of the zone's egress."""
         return ".egress" if zone in ZONES else ""
+
+    @property
+    def gateway_port(self) -> int:
+        """Where gateways listen, the same in every zone."""
+        return self.base_port + GATEWAY_OFFSET
+
+    def gateway_host(self, zone: str) -> str:
+        """The zone's own address; on one host every gateway has another, since all listen on one port."""
+        return self.deployment.host(zone) if self.placement.hosts else f"127.0.0.{2 + ZONES.index(zone)}"
 
     def link(self, zone: str) -> Cuttable:
         """The link between the hub and a zone."""

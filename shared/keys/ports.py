@@ -14,6 +14,7 @@ the rest up to +19 is kept free              +1   ADS (gRPC)
                                              +9   zone egress: agent status
                                              +10  sidecar: inbound listener
                                              +11  the application
+                                             +12  builtin gateway: Envoy admin
 the rest up to +19 is kept free
 """
 
@@ -49,6 +50,7 @@ class ZonePorts(msgspec.Struct, frozen=True):
     egress_status: int
     inbound: int
     application: int
+    gateway_admin: int
 
 
 def _checked(port: int) -> int:
@@ -80,4 +82,5 @@ def zone_ports(base: int, index: int) -> ZonePorts:
         egress_status=first + 9,
         inbound=first + 10,
         application=first + 11,
+        gateway_admin=first + 12,
     )

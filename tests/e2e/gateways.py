@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
 
-from shared.demo.story import eventually
+from shared.demo.looking import eventually
 from tests.e2e.living import WITHIN_SECONDS, Living
 from tests.xds.clients import Answer, http1
 

@@ -13,9 +13,10 @@ from typing import Any
 import httpx
 
 from shared.demo import application
+from shared.demo.looking import eventually
 from shared.demo.narration import Narrator
 from shared.demo.processes import Process
-from shared.demo.story import Story, eventually
+from shared.demo.story import Story
 from shared.demo.system import System
 
 WITHIN_SECONDS = 30.0

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from shared.demo import application
-from shared.demo.story import eventually
+from shared.demo.looking import eventually
 from tests.conftest import take_port
 from tests.e2e.living import WITHIN_SECONDS, Living
 

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from google.protobuf import json_format
 
-from shared.demo.story import eventually
+from shared.demo.looking import eventually
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest
 from tests.e2e.living import WITHIN_SECONDS, Living, left_behind, traffic
 from zone_cp.ads.server import ADS_SERVICE

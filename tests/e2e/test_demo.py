@@ -66,7 +66,7 @@ def test_the_story_as_json(tmp_path: Path) -> None:
     assert (demo.returncode, err) == (0, "")
     told = steps(out)
     assert all(set(step) == {"step", "ok", "ms", "expected", "seen"} for step in told)
-    assert [step["ok"] for step in told] == [True] * 10
+    assert [step["ok"] for step in told] == [True] * 11
     assert all(step["expected"] and step["seen"] and step["ms"] >= 0 for step in told)
     assert left_behind(tmp_path) == []
     for log in (tmp_path / "logs").glob("*.log"):

@@ -15,10 +15,11 @@ import pytest
 from cryptography import x509
 
 from shared.demo import application, manifests
+from shared.demo.looking import eventually
 from shared.demo.narration import Narrator
 from shared.demo.placement import ZONES
 from shared.demo.processes import listening
-from shared.demo.story import Story, eventually
+from shared.demo.story import Story
 from shared.demo.system import System
 from tests.e2e.handshakes import Issuer
 from tests.e2e.rotating import Load, Rotating, load

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shared.demo.story import eventually
+from shared.demo.looking import eventually
 from tests.e2e.gateways import MESH, Gateways, gateway
 from tests.e2e.living import WITHIN_SECONDS, left_behind
 from tests.xds.clients import Answer, http1, http2, tcp

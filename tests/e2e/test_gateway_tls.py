@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shared.demo.story import eventually
+from shared.demo.looking import eventually
 from tests.e2e.gateways import Gateways, gateway, secret
 from tests.e2e.living import WITHIN_SECONDS, left_behind
 from tests.e2e.server_certificates import Certificate, certificate, shake

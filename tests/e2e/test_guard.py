@@ -17,7 +17,7 @@ from shared import cli
 from shared.bench import services
 from shared.bench.http import Refused
 from shared.bench.place import EGRESS, ZONE, Place
-from shared.demo.story import eventually
+from shared.demo.looking import eventually
 from shared.events.event import GLOBAL, Event, decode_event
 from shared.events.history import History
 from shared.events.state import Position

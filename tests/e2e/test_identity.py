@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.demo import application, manifests
-from shared.demo.story import eventually
+from shared.demo.looking import eventually
 from tests.e2e.living import Living, left_behind, traffic
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]

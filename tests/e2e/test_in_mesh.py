@@ -16,7 +16,7 @@ import pytest
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
 from google.protobuf import json_format
 
-from shared.demo.story import eventually
+from shared.demo.looking import eventually
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from tests.e2e.grpc_client import client, echo, say
 from tests.e2e.living import WITHIN_SECONDS, Living, left_behind

@@ -13,7 +13,7 @@ import pytest
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
 from immutables import Map
 
-from shared.demo.story import eventually
+from shared.demo.looking import eventually
 from shared.events.event import Change, QuarantineEnded, ResourceQuarantined
 from shared.events.state import Position, ZoneState
 from shared.pb.discovery_pb2 import DeltaDiscoveryResponse

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from global_cp.app import nats_settings
-from shared.demo.story import eventually
+from shared.demo.looking import eventually
 from shared.events.compose import compose
 from shared.events.event import Change, Event, encode_event
 from shared.events.fold import fold_all

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from shared import cli
-from shared.demo.story import eventually
+from shared.demo.looking import eventually
 from shared.events.event import GLOBAL, decode_event, encode_event, event_hash, payload_hash
 from shared.history.fill import new_store
 from shared.history.generate import Written
