@@ -110,6 +110,16 @@ def until(check: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
+def test_the_night_was_taken_back(playground: Path) -> None:
+    """What the night shift wrote is gone, and the undo says whose event it took back."""
+    name = told(playground, "get", "mes", "payments")["spec"]["tls"]["verification"]["serverName"]
+    assert name == "payments.example.test"
+    bad = int((playground / "bad").read_text())
+    last = told(playground, "events", "--kind", "mes", "--limit", "1")["items"][-1]
+    assert [one["moment"] for one in told(playground, "show", str(last["n"]))["causes"]] == [str(bad)]
+    assert told(playground, "show", str(bad))["row"]["actor"] == "night-shift"
+
+
 def test_what_was_deleted_comes_back_with_its_address_and_its_names(playground: Path) -> None:
     """An undo, and the undo of that; as long as they are kept, VIP and names are the same ones (decision 15)."""
     before, resource = facts(playground), told(playground, "get", "mes", "payments")["spec"]
@@ -135,5 +145,19 @@ def test_what_was_deleted_comes_back_with_its_address_and_its_names(playground: 
 def test_the_tour_is_not_empty() -> None:
     """It shows resources, events, proxies and history."""
     words = " ".join(tour())
-    shown = ("get", "events", "show", "blame", "undo", "inspect", "explain", "diff", "replay", "bisect")
+    history = (
+        "events",
+        "show",
+        "trace",
+        "blame",
+        "whatif",
+        "undo",
+        "replay",
+        "diff",
+        "explain",
+        "bisect",
+        "verify",
+        "bundle",
+    )
+    shown = ("get", "inspect", *history)
     assert all(f"zonal {command}" in words for command in shown)
