@@ -50,7 +50,7 @@ def views_between(before: ZoneState, after: ZoneState) -> tuple[Tree, Tree]:
 
 def proxies_between(history: History, zone: str, before: Position, after: Position) -> ZoneDifference:
     """What every proxy held at two moments, where it differs. Proxies that were online at one of them came or left."""
-    states = history.state(zone, before), history.state(zone, after)
+    states = history.states(zone, before, after)
     if _is_later(*states):
         return flipped(proxies_between(history, zone, after, before))
     old, new = fleets_between(*states)

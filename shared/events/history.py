@@ -122,6 +122,14 @@ class History:
             raise NoSuchMoment(f"zone {zone} never was at {position}: {stop}")
         return state
 
+    def states(self, zone: str, first: Position, second: Position) -> tuple[ZoneState, ZoneState]:
+        """Its states at two moments that are to be compared: what stayed is the very same where they are near."""
+        before, own = self.state(zone, first), self.log(zone)
+        hub = self.hub.state_after(before.hub, second.g) if second.g != first.g else before.hub
+        return before, ZoneState(
+            zone, hub, own.state_after(before.own, second.z) if second.z != first.z else before.own
+        )
+
 
 def _until(log: PastLog, time: str) -> int:
     if not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", time):

@@ -40,6 +40,9 @@ _SKIPPED = str(EventSkipped.__struct_config__.tag)
 STATES_LIMIT = 4
 """States that are held in memory for the next question. One of 10,000 resources takes some 25 MB."""
 
+NEAR_STRIDES = 2
+"""Strides of events that are folded once more so that two states share what stayed."""
+
 
 class Checkpoints(Protocol):
     """Where checkpoints of one log are kept. Losing them costs time only."""
@@ -193,6 +196,14 @@ class PastLog:
             self._laid = True
             self._lay_checkpoints()
         return self._remember(self._on(self._nearest(n), n))
+
+    def state_after(self, before: LogState, n: int) -> LogState:
+        """The same, made from an earlier state of this log where that is near: all that did not change since is the
+        very same object in both, which comparing them hangs on. Raises IndexError.
+        """
+        if not before.n < n <= len(self) or n - before.n > NEAR_STRIDES * self._stride:
+            return self.state(n)
+        return self._remember(self._on(before, n))
 
     def grown(self, lines: Lines) -> None:
         """Tell that the index has grown, and where the lines stand now."""

@@ -98,7 +98,7 @@ def between(
     if scope == "proxy":
         held = importlib.import_module(COMPARER).proxy_between(history, zone, first, second, proxy)
         return _only(ZoneDifference(zone, str(first), str(second), held, 1), kinds)
-    states = history.state(zone, first), history.state(zone, second)
+    states = history.states(zone, first, second)
     if scope == "views":
         trees = [only(tree, kinds) for tree in importlib.import_module(COMPARER).views_between(*states)]
     else:

@@ -79,7 +79,7 @@ def _served(history: History, event: Event, following: list[Envelope], *, everyt
             before, after = Position(event.seen, event.n - 1), Position(event.seen, event.n)
         else:
             continue
-        states = history.state(zone, before), history.state(zone, after)
+        states = history.states(zone, before, after)
         if not everything and _is_much(states[0]):
             yield {"zone": zone, "before": str(before), "after": str(after), "note": NOT_COMPARED}
             continue

@@ -262,3 +262,16 @@ def test_what_stood_before_and_what_caused_it_is_found_from_the_index() -> None:
     causes = {event.cause for event in events if event.cause}
     assert len(causes) > 5
     assert list(past.caused_by(causes, 10)) == [event.n for event in events if event.n > 10 and event.cause]
+
+
+def test_states_that_are_compared_share_what_stayed() -> None:
+    """In whatever order they were asked for before: otherwise everything would count as changed."""
+    log = LogBuilder()
+    log.append(*(applied(mes(f"s{number}")) for number in range(40)))
+    past = _past("global", _encoded(log.events), Kept())
+    for n in (40, 7, 39):
+        past.state(n)
+    before = past.state(38)
+    after = past.state_after(before, 40)
+    assert after == log.state
+    assert all(after.resources[key] is stored for key, stored in before.resources.items())
