@@ -49,7 +49,9 @@ BUNDLE_COMMANDS = (
     ("import", "bundle:import_", "Check such a file and make it ready for --bundle."),
 )
 GENERATE_COMMANDS = (
-    ("user-token", "generate:user_token", "Print a token for a person or a program that calls the API."),
+    ("user-token", "generate_tokens:user_token", "Print a token for a person or a program that calls the API."),
+    ("dataplane-token", "generate_tokens:dataplane_token", "Print a token for a sidecar or a builtin gateway."),
+    ("zone-egress-token", "generate_tokens:zone_egress_token", "Print a token for a zone egress."),
     ("tls-certificate", "generate_tls:tls_certificate", "Make a self-signed TLS certificate and its key."),
     ("history", "generate:history", "Write the long past of a made-up deployment."),
 )

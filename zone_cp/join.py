@@ -147,6 +147,9 @@ def _denied_tags(resource: Dataplane, principal: Principal) -> str | None:
     served = [one.tags for one in networking.inbound]
     if networking.gateway is not None:
         served.append(networking.gateway.tags)
+    if principal.tags and not served:
+        # Its identity would be its own name, which such a token says nothing of.
+        return f"the token is for tags ({', '.join(sorted(principal.tags))}), the Dataplane has none"
     for tags in served:
         for tag, allowed in principal.tags.items():
             if tags.get(tag) not in allowed:

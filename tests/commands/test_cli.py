@@ -148,6 +148,26 @@ def test_a_token_is_made_for_who_is_named(zonal: Zonal, tmp_path: Path) -> None:
     assert zonal(*line, "--valid-for", "soon").code == 2
 
 
+def test_tokens_of_proxies_are_bound(zonal: Zonal, tmp_path: Path) -> None:
+    """To a name or to the tag of a service: one that anybody of the mesh could be let in by is not made."""
+    keys = tmp_path / "global" / "keys"
+    keys.mkdir(parents=True)
+    signing = create_signing_key()
+    write_private(keys / "token-signing-1.key", signing.encode())
+    verifier, place = TokenVerifier({"1": public_key_of(signing)}), ["--directory", str(tmp_path)]
+    tags = ["--tag", "kuma.io/service=web", "--tag", "kuma.io/service=job", "--tag", "team=a"]
+    made = zonal("generate", "dataplane-token", "--mesh", "red", "--zone", "east", *tags, *place)
+    who = verifier.check(made.out.strip())
+    assert (who.kind, who.mesh, who.name, who.zone) == ("dataplane", "red", "", "east")
+    assert dict(who.tags) == {"kuma.io/service": ("web", "job"), "team": ("a",)}
+    named = verifier.check(zonal("generate", "dataplane-token", "--name", "web-1", *place).out.strip())
+    assert (named.mesh, named.name, dict(named.tags)) == ("default", "web-1", {})
+    egress = verifier.check(zonal("generate", "zone-egress-token", "--zone", "east", *place).out.strip())
+    assert (egress.kind, egress.zone) == ("egress", "east")
+    for wrong in ([], ["--tag", "team=a"], ["--tag", "kuma.io/service"]):
+        assert zonal("generate", "dataplane-token", *wrong, *place).code == 2
+
+
 def test_init_takes_zones_and_ranges(zonal: Zonal, stand_in: Callable[..., list[Any]], tmp_path: Path) -> None:
     """`zonal init` passes on what it was given; a range without a zone is a usage error."""
     calls = stand_in("shared.keys.init")

@@ -34,7 +34,8 @@ def _http(filter_: Any, name: str, who: str) -> bool:
         inner = found.matcher_tree.exact_match_map.map.get(name)
         if inner is None:
             return _decided(found.on_no_match)
-        for one in inner.matcher.matcher_list.matchers:
+        listed = inner.matcher.matcher_list
+        for one in listed.matchers if listed is not None else ():
             meant = one.predicate.single_predicate.value_match
             if who == meant.exact or (meant.prefix and who.startswith(meant.prefix)):
                 return _decided(one.on_match)

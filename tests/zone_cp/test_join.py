@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 from immutables import Map
+from msgspec import structs
 
 from shared.events.event import ProxyConnected
 from shared.events.state import ZoneState
 from shared.keys.tokens import Principal
 from shared.model import codec
-from shared.model.resource import Dataplane, ZoneEgress, key_of
+from shared.model.resource import Dataplane, GatewayNetworking, ZoneEgress, key_of
 from tests import builders
 from zone_cp.join import Joining, NotAdmitted, join, join_agent, replaces
 
@@ -53,6 +54,28 @@ def test_features_that_are_none_are_passed_over(features: object) -> None:
     judged = join("default.web-1", {**_metadata(DATAPLANE), "features": features}, OF_WEB, _zone())
     assert isinstance(judged, Joining)
     assert judged.features == ()
+
+
+def _identified(name: str, *, gateway: str = "") -> Dataplane:
+    """A Dataplane without inbounds: who it is follows from its gateway's tags, or from its name."""
+    tags = GatewayNetworking(type="BUILTIN", tags=Map({"kuma.io/service": gateway})) if gateway else None
+    made = builders.dataplane(name)
+    return structs.replace(made, networking=structs.replace(made.networking, inbound=(), gateway=tags))
+
+
+@pytest.mark.parametrize(
+    ("resource", "reason"),
+    [
+        (_identified("payments"), "the token is for tags (kuma.io/service), the Dataplane has none"),
+        (_identified("edge", gateway="payments"), "the token does not allow tag kuma.io/service=payments"),
+        (_identified("edge", gateway="web"), ""),
+    ],
+)
+def test_a_token_for_tags_is_no_other_identity(resource: Dataplane, reason: str) -> None:
+    """Neither by a gateway's tags nor by a name of a Dataplane that has no tags at all."""
+    web = Principal("dataplane", "", mesh="default", tags=Map({"kuma.io/service": ("web",)}))
+    judged = join(f"default.{resource.name}", _metadata(resource), web, _zone())
+    assert (judged.reason if isinstance(judged, NotAdmitted) else "") == reason
 
 
 def test_a_token_for_a_service_does_not_take_the_place_of_another_service() -> None:
