@@ -295,8 +295,8 @@ class _Zone:
             log.warning("no certificates for a mesh", mesh=mesh, reason=reason)
         return refreshed.changed
 
-    def _offered(self, turn: Turn, moment: str) -> None:
-        self._progress.offered(turn, moment)
+    def _offered(self, turn: Turn) -> None:
+        self._progress.offered(turn)
 
     def _published(self, turn: Turn) -> None:
         if turn.regrouped:

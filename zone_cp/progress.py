@@ -131,9 +131,9 @@ class ZoneProgress:
         self._reach.saw(first, last, event_time())
         self._told()
 
-    def offered(self, turn: Turn, moment: str) -> None:
-        """A turn was offered to its proxies at a time."""
-        self._reach.pushed(turn.fleet.view.position, [proxy for proxy, _ in turn.offers], moment)
+    def offered(self, turn: Turn) -> None:
+        """A turn has been offered to its proxies."""
+        self._reach.pushed(turn.fleet.view.position, [proxy for proxy, _ in turn.offers], event_time())
         self._told()
 
     def _advanced(self) -> None:

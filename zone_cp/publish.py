@@ -17,7 +17,6 @@ from immutables import Map
 from shared.events.event import Event
 from shared.events.state import Position, ZoneState
 from shared.model.resource import ResourceKey
-from shared.process.writer import event_time
 from zone_cp.ads.hub import DnsTable
 from zone_cp.ads.references import read_ahead
 from zone_cp.gate import NameGate, Tables
@@ -97,9 +96,8 @@ def _holds(reached: Position | None, position: Position) -> bool:
 class Publisher:
     """Owns the newest Fleet and the task that keeps proxies up to it.
 
-    `authorities` brings issuers of certificates up to date before a view is compiled; `offered` runs with the
-    time at which a turn was offered, once it is written to the proxies that it touches and before any has answered;
-    `published` runs after all of it.
+    `authorities` brings issuers of certificates up to date before a view is compiled; `offered` runs as soon as a turn
+    is offered to the proxies that it touches, before anything of it is sent, `published` after all of it.
     compare: after each turn, make everything from nothing and raise Diverged where it comes out different.
     """
 
@@ -110,7 +108,7 @@ class Publisher:
         authorities: Authorities,
         published: Callable[[Turn], None],
         *,
-        offered: Callable[[Turn, str], None] = lambda _turn, _time: None,
+        offered: Callable[[Turn], None] = lambda _turn: None,
         compare: bool = False,
     ) -> None:
         self._secrets = secrets
@@ -231,12 +229,11 @@ class Publisher:
         offers, later = self._order.want(_now(), fleet.view.position, turn.offers, fleet.egresses(), what)
         for proxy in later:
             self._delivery.leave(proxy)
-        moment = event_time()
         self._offer(offers)
         self._delivery.advance(fleet.view.position)
+        self._offered(turn)
         # Names wait for the egresses' ACKs anyway: let the streams write before they are worked out.
         await asyncio.sleep(0)
-        self._offered(turn, moment)
         self._offer_names(self._gate.want(fleet.view.position, fleet.names, fleet.egresses()), turn.came)
         self._published(turn)
         if self._compare and (found := divergences(fleet, self._secrets)):

@@ -14,7 +14,6 @@ from shared.events.event import GLOBAL, EventRef
 from shared.events.progress import Change, traced
 from shared.events.state import LogState, Position, ProxyStatus, ZoneState
 from shared.model.resource import ResourceKey
-from shared.process.writer import event_time
 from tests.ads.stream_pair import StreamPair, snapshot
 from zone_cp.ads.delta import DeltaStream
 from zone_cp.ads.hub import Hub, NodeInfo, Stream
@@ -153,7 +152,7 @@ class Zone(RuleBasedStateMachine):
         state = self.state()
         self.hub.advance(state.position)
         turn = Turn(Fleet(state, empty_view(state)), None, (), tuple(offers))  # type: ignore[arg-type]
-        self.progress.offered(turn, event_time())
+        self.progress.offered(turn)
 
     @rule(name=proxies)
     def connect(self, name: str) -> None:
