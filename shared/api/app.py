@@ -15,6 +15,7 @@ from litestar.response import Stream
 
 from shared.api import auth, shown
 from shared.api.check import check_routes
+from shared.api.gateways import gateway_routes
 from shared.api.halted import Reads, halted_routes, marked, standing
 from shared.api.history import history_routes
 from shared.api.history_events import event_history_routes
@@ -80,7 +81,7 @@ def build_api(
     handlers += _apply_route(resources)
     handlers += _index_routes(role, zone, version)
     handlers += [*_health_routes(ready, metrics, reads), *_event_routes(store, zone or GLOBAL)]
-    handlers += status_routes(store, zone)
+    handlers += [*status_routes(store, zone), *gateway_routes(store, zone)]
     handlers += _proxy_routes(store)
     handlers += [*check_routes(store, checker, zone), *xds_routes(inspector)]
     handlers += [*history_routes(past), *event_history_routes(past), *undo_routes(past, store, zone)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from shared.api.gateways import BoundDataplane
 from shared.api.halted import REASON_MAX
 from shared.api.openapi_history import history_paths
 from shared.api.openapi_parts import (
@@ -29,6 +30,9 @@ from shared.api.store import ProxyRow, ProxyStatus, ServiceStatus
 from shared.api.tls_check import TlsReport
 from shared.model.kinds import KINDS, Kind
 
+SHOWN = (ServiceStatus, ServiceRollup, ProxyStatus, ProxyRow, BoundDataplane, TlsReport, Released)
+"""What is answered beside resources."""
+
 
 def document(role: str, version: str) -> dict[str, Any]:
     """OpenAPI 3.1 of a plane ("global" or "zone")."""
@@ -52,9 +56,7 @@ def document(role: str, version: str) -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    schemas = struct_schemas(
-        [*(kind.type for kind in KINDS), ServiceStatus, ServiceRollup, ProxyStatus, ProxyRow, TlsReport, Released]
-    )
+    schemas = struct_schemas([*(kind.type for kind in KINDS), *SHOWN])
     for kind in KINDS:
         schemas[f"{kind.name}Shown"] = _shown(schemas[kind.name])
     schemas["Problem"] = _problem()
@@ -139,6 +141,7 @@ def _other_paths() -> dict[str, Any]:
         **_status_paths("meshexternalservices", "service"),
         **_status_paths("externalservices", "externalService"),
         **_status_paths("meshgateways", "meshGateway"),
+        "/meshes/{mesh}/meshgateways/{name}/dataplanes": _bound_path(),
         "/proxies": rows("proxies", "ProxyRow"),
         "/status/dataplanes": rows("dataplaneStatuses", "ProxyStatus"),
         "/status/zoneegresses": rows("zoneEgressStatuses", "ProxyStatus"),
@@ -147,6 +150,13 @@ def _other_paths() -> dict[str, Any]:
         "/healthy": {"get": operation("healthy", healthy) | unauthenticated},
         "/ready": {"get": operation("ready", healthy | not_ready) | unauthenticated},
     }
+
+
+def _bound_path() -> dict[str, Any]:
+    answers = {"200": answer(list_of(ref("BoundDataplane")), "a page")} | problems(400, 404)
+    parameters = [*page_parameters(10_000), query("zone", {"type": "string"})]
+    listing = operation("meshGatewayDataplanes", answers, parameters)
+    return {"parameters": [path_parameter("mesh"), path_parameter("name")], "get": listing}
 
 
 def _halted_paths() -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from immutables import Map
@@ -16,22 +17,51 @@ HIDDEN = frozenset({"sealed"})
 
 
 def struct_schemas(types: Iterable[type]) -> dict[str, dict[str, Any]]:
-    """A schema per struct that `types` reach, by class name; unknown fields are refused."""
+    """A schema per struct that `types` reach, by class name; unknown fields are refused.
+
+    Structs of one name are told apart by their modules: `RoutePolicyMatch`.
+    """
+    reached = [inspect.type_info(wanted) for wanted in types]
+    classes: dict[type, None] = {}
+    for wanted in reached:
+        _reach(wanted, classes)
+    often = Counter(one.__name__ for one in classes)
+    names = {one: _qualified(one) if often[one.__name__] > 1 else one.__name__ for one in classes}
     found: dict[str, dict[str, Any]] = {}
-    for wanted in types:
-        _schema(inspect.type_info(wanted), found)
+    for wanted in reached:
+        _schema(wanted, found, names)
     return found
 
 
-def _schema(wanted: inspect.Type, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _qualified(one: type) -> str:
+    module = one.__module__.rpartition(".")[2]
+    return "".join(part.capitalize() for part in module.split("_")) + one.__name__
+
+
+def _reach(wanted: inspect.Type, classes: dict[type, None]) -> None:
+    match wanted:
+        case inspect.StructType() if wanted.cls not in classes:
+            classes[wanted.cls] = None
+            for field in wanted.fields:
+                _reach(field.type, classes)
+        case inspect.UnionType():
+            for one in wanted.types:
+                _reach(one, classes)
+        case inspect.VarTupleType():
+            _reach(wanted.item_type, classes)
+        case _:
+            pass
+
+
+def _schema(wanted: inspect.Type, found: dict[str, dict[str, Any]], names: Mapping[type, str]) -> dict[str, Any]:
     match wanted:
         case inspect.StructType():
-            return _struct(wanted, found)
+            return _struct(wanted, found, names)
         case inspect.UnionType():
-            kinds = [_schema(kind, found) for kind in wanted.types if not isinstance(kind, inspect.NoneType)]
+            kinds = [_schema(kind, found, names) for kind in wanted.types if not isinstance(kind, inspect.NoneType)]
             return {"anyOf": [*kinds, {"type": "null"}]} if len(kinds) < len(wanted.types) else {"anyOf": kinds}
         case inspect.VarTupleType():
-            return {"type": "array", "items": _schema(wanted.item_type, found)}
+            return {"type": "array", "items": _schema(wanted.item_type, found, names)}
         case inspect.CustomType() if wanted.cls is Map:
             return {"type": "object"}
         case inspect.LiteralType():
@@ -49,8 +79,8 @@ def _schema(wanted: inspect.Type, found: dict[str, dict[str, Any]]) -> dict[str,
             raise TypeError(f"no schema for {wanted!r}")
 
 
-def _struct(wanted: inspect.StructType, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    name = wanted.cls.__name__
+def _struct(wanted: inspect.StructType, found: dict[str, dict[str, Any]], names: Mapping[type, str]) -> dict[str, Any]:
+    name = names[wanted.cls]
     if name not in found:
         properties: dict[str, Any] = {}
         found[name] = {"type": "object", "properties": properties, "additionalProperties": False}
@@ -62,7 +92,7 @@ def _struct(wanted: inspect.StructType, found: dict[str, dict[str, Any]]) -> dic
             if field.name in text_maps(wanted.cls):
                 properties[field.encode_name] = {"type": "object", "additionalProperties": {"type": "string"}}
             elif field.encode_name not in HIDDEN:
-                properties[field.encode_name] = _schema(field.type, found)
+                properties[field.encode_name] = _schema(field.type, found, names)
         if required:
             found[name]["required"] = required
     return {"$ref": REFERENCE.format(name=name)}

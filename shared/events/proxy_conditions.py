@@ -12,8 +12,10 @@ import msgspec
 from immutables import Map
 
 from shared.events.conditions import Condition
+from shared.events.gateways import bound_to
 from shared.events.in_mesh import nobody_serves
-from shared.events.state import LogState, ProxyStatus, Stored
+from shared.events.state import LogState, ProxyStatus, Stored, ZoneState
+from shared.model.builtin import is_builtin
 from shared.model.external_service import ExternalService
 from shared.model.inbound import SERVICE_TAG
 from shared.model.resource import Dataplane, ResourceKey
@@ -53,10 +55,15 @@ def proxy_condition_rows(
         for key, one in hub.kinds.get("ExternalService", Map()).items()
         if isinstance(one.resource, ExternalService)
     )
-    served = served_in(own) | outside
+    served, state = served_in(own) | outside, ZoneState(zone, hub, own)
     for kind in KINDS:
         for key, stored in sorted(own.kinds.get(kind, Map()).items()):
-            said = (*_connected(statuses.get(key)), *_outbounds(stored, served, zone, elsewhere), *_held(own, key))
+            said = (
+                *_connected(statuses.get(key)),
+                *_bound(state, stored),
+                *_outbounds(stored, served, zone, elsewhere),
+                *_held(own, key),
+            )
             yield ProxyConditionsRow(zone, kind, key.mesh, key.name, said)
 
 
@@ -67,6 +74,19 @@ def _connected(status: ProxyStatus | None) -> Iterator[Condition]:
         yield Condition("Connected", "True", "Connected", "", "")
     else:
         yield Condition("Connected", "False", "Disconnected", "its proxy is not connected", "")
+
+
+def _bound(state: ZoneState, stored: Stored) -> Iterator[Condition]:
+    """Bound, of a builtin gateway: to which MeshGateway."""
+    if not isinstance(stored.resource, Dataplane) or not is_builtin(stored.resource):
+        return
+    gateway = bound_to(state, stored.resource)
+    if gateway is None:
+        told = f"no MeshGateway of mesh {stored.key.mesh} selects its tags: it listens nowhere"
+        yield Condition("Bound", "False", "NoGatewayMatched", told, "")
+    else:
+        origin = f"zone {gateway.key.zone}" if gateway.key.zone else "global"
+        yield Condition("Bound", "True", "Bound", f"MeshGateway {gateway.key.name} of {origin}", "")
 
 
 def _outbounds(

@@ -119,3 +119,12 @@ def test_every_call_but_health_needs_a_token(address: str) -> None:
                 url = address + path.replace("{mesh}", "default").replace("{name}", "web").replace("{n}", "1")
                 expected = 200 if path in ("/healthy", "/ready") else 401
                 assert httpx.request(method, url).status_code == expected, (method, path)
+
+
+def test_structs_of_one_name_have_schemas_of_their_own() -> None:
+    """A match of a service is a port and a protocol, one of a route is a path and headers."""
+    schemas = document("global", "1")["components"]["schemas"]
+    assert "Match" not in schemas
+    assert set(schemas["ResourceMatch"]["properties"]) >= {"port", "protocol"}
+    assert set(schemas["RoutePolicyMatch"]["properties"]) >= {"path", "method", "headers"}
+    assert schemas["MeshExternalServiceSpec"]["properties"]["match"] == {"$ref": "#/components/schemas/ResourceMatch"}

@@ -7,7 +7,7 @@ from typing import Any
 from shared.events.event import ProxyConnected, ProxyDisconnected, PushHeld, PushReleased
 from shared.events.proxy_conditions import proxy_condition_rows, served_in
 from shared.model.resource import key_of
-from tests.builders import LogBuilder, ZoneBuilder, applied, dataplane, egress, external, mesh
+from tests.builders import LogBuilder, ZoneBuilder, applied, dataplane, egress, external, mesh, resource
 
 ONE = {"address": "127.0.0.1", "port": 9997}
 
@@ -84,3 +84,23 @@ def test_a_push_that_is_held_says_so_on_the_proxys_resource() -> None:
     assert "would remove 12 of 20 clusters" in message
     east.write(PushReleased(proxies=(".egress-1",), by="operator"))
     assert "Held" not in said(hub, east)["ZoneEgress egress-1"]
+
+
+def test_a_gateway_says_which_mesh_gateway_it_is_bound_to() -> None:
+    """The best of global's and the zone's own; a sidecar says nothing of it."""
+    hub, east, _ = zones()
+    builtin = {"type": "BUILTIN", "tags": {"kuma.io/service": "edge"}}
+    east.apply(dataplane("edge-1", inbound=[], gateway=builtin), dataplane("web-1"))
+    none = said(hub, east)["Dataplane edge-1"]["Bound"]
+    assert none == ("False", "NoGatewayMatched", "no MeshGateway of mesh default selects its tags: it listens nowhere")
+    conf = {"listeners": [{"port": 80, "protocol": "HTTP"}]}
+    for where, name, tags in ((hub, "shared", {"kuma.io/service": "*"}), (east, "local", {"kuma.io/service": "edge"})):
+        one = resource(type="MeshGateway", name=name, mesh="default", selectors=[{"match": tags}], conf=conf)
+        if isinstance(where, LogBuilder):
+            where.append(applied(one))
+            assert said(hub, east)["Dataplane edge-1"]["Bound"] == ("True", "Bound", "MeshGateway shared of global")
+        else:
+            where.apply(one)
+    told = said(hub, east)
+    assert told["Dataplane edge-1"]["Bound"] == ("True", "Bound", "MeshGateway local of zone east")
+    assert "Bound" not in told["Dataplane web-1"]
