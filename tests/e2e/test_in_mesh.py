@@ -6,7 +6,7 @@ import asyncio
 import json
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,11 @@ class Neighbours(Living):
         """Which application answers how often; "" for none."""
         answers = [await self.ask(protocol) for _ in range(calls)]
         return Counter(one.seen.get("server", "") for one in answers)
+
+    async def back(self, proxies: Collection[str]) -> bool:
+        """Whether these are connected and have answered."""
+        rows = (await self.api("GET", "/proxies", zone="east"))["items"]
+        return {row["proxy"] for row in rows if row["online"] and row["acked"]} >= set(proxies)
 
     async def clusters(self) -> dict[str, str]:
         """The client's in-mesh clusters: name to when Envoy was last told of it."""
@@ -250,7 +255,10 @@ async def test_a_service_probe_says_who_is_ready(system: Neighbours, free_port: 
         await system.apply(json.dumps(system.dataplane("probed-1")), "--zone", "east")
         await system.kill("east-zone")
         await system.start("east-zone")
-        await eventually(state, lambda said: said == "Ready", "it to be ready still")
+        everybody = ONLINE | {"default.probed-1"}
+        await eventually(lambda: system.back(everybody), bool, "every sidecar to be back", within=60)
+        assert await state() == "Ready"
+        await eventually(heard, lambda said: said == b"hello", "an answer still")
     await eventually(state, lambda said: said == "NotReady", "the probe to fail")
     await eventually(heard, lambda said: said == b"", "nobody to be asked")
     # Declared anew it would count as ready, but for the probe.
@@ -301,8 +309,7 @@ async def test_endpoints_outlive_their_control_plane(system: Neighbours) -> None
 
         async def back() -> bool:
             told.add(tuple(await system.endpoints()))
-            listed = await system.api("GET", "/proxies", zone="east")
-            return all(row["online"] and row["acked"] for row in listed["items"] if row["proxy"] in ONLINE)
+            return await system.back(ONLINE)
 
         await eventually(back, bool, "every sidecar to be back", within=60)
         after = answers["backend-2"]
