@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+from shared.model.gateway import TagSelector
 from shared.model.inbound import SERVICE_TAG
 from shared.model.part import NO_LABELS, Labels, Part
 
 ANY = "*"
 TRAFFIC_PERMISSION = "TrafficPermission"
-
-
-class TrafficSelector(Part, frozen=True, kw_only=True):
-    """All tags of `match` must be there; the value `*` is any."""
-
-    match: Labels = NO_LABELS
 
 
 class TrafficPermission(Part, frozen=True, kw_only=True, tag_field="type", tag="TrafficPermission"):
@@ -21,8 +16,8 @@ class TrafficPermission(Part, frozen=True, kw_only=True, tag_field="type", tag="
     name: str
     mesh: str = "default"
     labels: Labels = NO_LABELS
-    sources: tuple[TrafficSelector, ...] = ()
-    destinations: tuple[TrafficSelector, ...] = ()
+    sources: tuple[TagSelector, ...] = ()
+    destinations: tuple[TagSelector, ...] = ()
 
     def rank(self, service: str) -> int:
         """How closely it is about a `kuma.io/service`: 2 by name, 1 with all others, 0 not."""

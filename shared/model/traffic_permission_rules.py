@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from shared.model.gateway import TagSelector
 from shared.model.inbound import SERVICE_TAG
-from shared.model.traffic_permission import TrafficPermission, TrafficSelector
+from shared.model.traffic_permission import TrafficPermission
 from shared.model.value_rules import Found
 
 
@@ -25,7 +26,7 @@ def traffic_permission_warnings(one: TrafficPermission, external: frozenset[str]
     yield f"{about}: an ExternalService of mesh {one.mesh} that no TrafficPermission is about is closed now"
 
 
-def _selectors(path: str, selectors: Sequence[TrafficSelector]) -> Found:
+def _selectors(path: str, selectors: Sequence[TagSelector]) -> Found:
     if not selectors:
         yield path, "must have at least one element"
     for index, selector in enumerate(selectors):

@@ -13,7 +13,8 @@ from shared.events.narrowing import NARROWED_LIMIT
 from shared.events.state import LogState
 from shared.model.resource import ResourceKey
 from tests.builders import LogBuilder, ZoneBuilder, applied, mes, mesh, resource
-from zone_cp.view.project import project, project_next
+from tests.view.stepping import steps
+from zone_cp.view.project import project
 from zone_cp.view.zone_view import MeshView
 
 WORKLOADS = tuple(f"spiffe://default/{name}" for name in ("web", "job", "jobs"))
@@ -62,14 +63,7 @@ def allowed(view: MeshView, workload: str) -> bool:
 def test_everybody_who_loses_a_tcp_service_is_told_of(history: list[Change]) -> None:
     """Whatever order permissions and the mesh's default change in; also when the view is built step by step."""
     hub, zone = world()
-    view = project(zone.state)
-    for change in history:
-        before, state = view.meshes["default"], zone.state
-        hub.append(change)
-        zone.follow(hub)
-        view = project_next(view, state, zone.state)
-        after = view.meshes["default"]
-        assert after == project(zone.state).meshes["default"]
+    for before, after in steps(hub, zone, history):
         for workload in WORKLOADS:
             if allowed(before, workload) and not allowed(after, workload):
                 assert after.lost_by(workload) != before.lost_by(workload)

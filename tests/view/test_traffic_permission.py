@@ -13,7 +13,8 @@ from shared.model import manifest
 from shared.model.resource import ResourceKey
 from shared.model.validate import validate
 from tests.builders import LogBuilder, ZoneBuilder, applied, external, mes, mesh, resource
-from zone_cp.view.project import project, project_next
+from tests.view.stepping import steps
+from zone_cp.view.project import project
 from zone_cp.view.zone_view import MeshView
 
 WORKLOADS = tuple(f"spiffe://default/{name}" for name in ("web", "job", "jobs"))
@@ -105,14 +106,7 @@ about = st.lists(st.sampled_from((*SERVICES, "other", "*")), min_size=1, max_siz
 def test_everybody_who_loses_a_service_is_told_of(history: list[Change]) -> None:
     """Also when the view is built step by step, which gives the same as building it whole."""
     hub, zone = world()
-    view = project(zone.state)
-    for change in history:
-        before, state = view.meshes["default"], zone.state
-        hub.append(change)
-        zone.follow(hub)
-        view = project_next(view, state, zone.state)
-        after = view.meshes["default"]
-        assert after == project(zone.state).meshes["default"]
+    for before, after in steps(hub, zone, history):
         for workload in WORKLOADS:
             if any(allowed(before, one, workload) and not allowed(after, one, workload) for one in SERVICES):
                 assert after.lost_by(workload) != before.lost_by(workload)
