@@ -6,9 +6,10 @@ And access that is not there: for who is denied nothing is dialled, and nothing 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from immutables import Map
@@ -37,17 +38,29 @@ FORBIDDING = "\nrouting: {defaultForbidMeshExternalServiceAccess: true}\n"
 
 
 class Two(LoopbackZone):
-    """A zone with a second sidecar, of the workload `job`, which reaches services at explicit outbounds."""
+    """A zone with a second sidecar, of the workload `job`, which reaches services at explicit outbounds.
 
-    def __init__(self, directory: Path, name: str, mesh: str, *, on_demand: bool) -> None:
+    leads_to: what an outbound to a service says. own: ports of such outbounds of the first sidecar, by service.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        mesh: str,
+        *,
+        on_demand: bool,
+        leads_to: Callable[[str], dict[str, Any]],
+        own: Mapping[str, int] = Map(),
+    ) -> None:
         self.port, self.outbounds = take_port(), {one: take_port() for one in (*SERVICES, "mail")}
-        dataplane = DATAPLANE.format(inbound=take_port(), port=self.port)
-        super().__init__(directory, dataplane, name=name, mesh=mesh, on_demand=on_demand)
-        refs = [
-            {"address": "127.0.0.1", "port": port, "backendRef": {"kind": "MeshExternalService", "name": one}}
-            for one, port in self.outbounds.items()
-        ]
-        text = DATAPLANE.format(inbound=take_port(), port=take_port()) + f"  outbound: {json.dumps(refs)}\n"
+
+        def dataplane(port: int, outbounds: Mapping[str, int]) -> str:
+            refs = [{"address": "127.0.0.1", "port": at, **leads_to(one)} for one, at in outbounds.items()]
+            return DATAPLANE.format(inbound=take_port(), port=port) + f"  outbound: {json.dumps(refs)}\n"
+
+        super().__init__(directory, dataplane(self.port, own), name=name, mesh=mesh, on_demand=on_demand)
+        text = dataplane(take_port(), self.outbounds)
         text = text.replace("name: sidecar", "name: second").replace("service: web", "service: job")
         self.apply(text, origin=ZONE)
         key = key_of(read(text)[0], ZONE)
@@ -67,14 +80,32 @@ class World:
     def __init__(self, directory: Path, servers: Servers, name: str, mesh: str) -> None:
         self.mesh, self.opened = mesh, ExitStack()
         self.dials = f"{name}-{'egress' if mesh == MESH else 'sidecar'}"
-        self.zone = Two(directory, name, mesh, on_demand=name == "on-demand")
+        self.zone = self.made(directory, name)
         self.servers = {one: servers.add(one) for one in self.zone.outbounds}
         self.servers["mail"].greeting = GREETING
         with ExitStack() as failing:
             failing.callback(self.zone.stop)
-            self.change(*(service(one, self.zone.port, server.port) for one, server in self.servers.items()))
+            self.change(*(self.declared(one, server.port) for one, server in self.servers.items()))
             self.begins()
             failing.pop_all()
+
+    def made(self, directory: Path, name: str) -> Two:
+        """The zone, not yet with services."""
+
+        def leads_to(one: str) -> dict[str, Any]:
+            return {"backendRef": {"kind": "MeshExternalService", "name": one}}
+
+        return Two(directory, name, self.mesh, on_demand=name == "on-demand", leads_to=leads_to)
+
+    def declared(self, name: str, port: int) -> str:
+        """A service whose server listens at port."""
+        return service(name, self.zone.port, port)
+
+    def place(self, who: str, name: str) -> tuple[str, int]:
+        """Where a workload connects to."""
+        if who == "web":
+            return self.zone.service(name).vip, self.zone.port
+        return "127.0.0.1", self.zone.outbounds[name]
 
     def begins(self) -> None:
         """Wait until both workloads are answered by everything that is open to all."""
@@ -91,15 +122,14 @@ class World:
 
     def undo(self) -> None:
         """The mesh as it was, without permissions."""
-        for key in self.zone.hub.state.kinds.get("MeshTrafficPermission", Map()):
-            self.zone.hub.append(ResourceDeleted(key=key))
+        for kind in ("MeshTrafficPermission", "TrafficPermission"):
+            for key in self.zone.hub.state.kinds.get(kind, Map()):
+                self.zone.hub.append(ResourceDeleted(key=key))
         self.change(self.mesh)
 
     def open(self, who: str, name: str) -> Held:
         """A connection of a workload that stays open until the test ends."""
-        web = who == "web"
-        host, port = (self.zone.service(name).vip, self.zone.port) if web else ("127.0.0.1", self.zone.outbounds[name])
-        held = Held(host, port)
+        held = Held(*self.place(who, name))
         self.opened.callback(held.close)
         return held
 

@@ -23,18 +23,30 @@ STOP_SECONDS = 60
 BASE_PORT = 18000
 
 
-def tour() -> list[str]:
-    """The commands between the tour's marks."""
+def marked() -> str:
+    """What stands between the tour's marks."""
     text = (ROOT / "README.md").read_text()
-    marked = re.search(r"<!-- tour: begin -->(.*?)<!-- tour: end -->", text, re.DOTALL)
-    assert marked is not None, "the README has lost its tour"
-    return [line.removeprefix("$ ") for line in marked[1].splitlines() if line.startswith("$ ")]
+    found = re.search(r"<!-- tour: begin -->(.*?)<!-- tour: end -->", text, re.DOTALL)
+    assert found is not None, "the README has lost its tour"
+    return found[1]
+
+
+def tour() -> list[str]:
+    """Its commands."""
+    return [line.removeprefix("$ ") for line in marked().splitlines() if line.startswith("$ ")]
+
+
+def files() -> dict[str, str]:
+    """What is to be saved, by the name that the words before it end with."""
+    return dict(re.findall(r"as `([^`]+)`:\n\n```yaml\n(.*?)```", marked(), re.DOTALL))
 
 
 @pytest.fixture(scope="module")
 def playground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory in which `zonal up` runs."""
     directory = tmp_path_factory.mktemp("tour")
+    for name, text in files().items():
+        (directory / name).write_text(text)
     up = subprocess.Popen(
         [sys.executable, "-m", "shared.cli", "up", "--base-port", str(BASE_PORT)],
         cwd=directory,
@@ -120,6 +132,14 @@ def test_the_night_was_taken_back(playground: Path) -> None:
     assert told(playground, "show", str(bad))["row"]["actor"] == "night-shift"
 
 
+def test_the_external_service_is_the_seeds_and_ready(playground: Path) -> None:
+    """The README shows the page's own YAML; every zone gives it its names."""
+    assert files() == {"httpbin.yaml": (ROOT / "tests/e2e/seeds/legacy-httpbin-universal.yaml").read_text()}
+    code, text = zonal(playground, "get", "externalservices")
+    assert code == 0
+    assert [text.count(one) for one in ("httpbin.mesh", "httpbin.org", "Ready=True")] == [2, 2, 2]
+
+
 def test_what_was_deleted_comes_back_with_its_address_and_its_names(playground: Path) -> None:
     """An undo, and the undo of that; as long as they are kept, VIP and names are the same ones (decision 15)."""
     before, resource = facts(playground), told(playground, "get", "mes", "payments")["spec"]
@@ -159,5 +179,5 @@ def test_the_tour_is_not_empty() -> None:
         "verify",
         "bundle",
     )
-    shown = ("get", "inspect", *history)
+    shown = ("get", "inspect", "apply", "migrate externalservice", *history)
     assert all(f"zonal {command}" in words for command in shown)
