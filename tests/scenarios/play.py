@@ -144,6 +144,7 @@ def _describe(zone: ZoneBuilder, view: ZoneView, served: Mapping[str, frozenset[
                 "forbid_external": mesh.forbid_external,
                 "names": dict(sorted(dns_table(view, name).items())),
                 **({"workloads": found} if (found := _workloads(mesh)) else {}),
+                **({"lost access": lost} if (lost := _lost(mesh)) else {}),
                 "services": {str(key): _service(service) for key, service in sorted(mesh.services.items())},
             }
             for name, mesh in sorted(view.meshes.items())
@@ -174,6 +175,13 @@ def _workloads(mesh: MeshView) -> dict[str, Any]:
     }
 
 
+def _lost(mesh: MeshView) -> dict[str, str]:
+    return {
+        " ".join((f"{who.who.type} {who.who.value}", *(f"but {one.type} {one.value}" for one in who.spared))): str(ref)
+        for who, ref in mesh.narrowed
+    }
+
+
 def _service(service: ExternalServiceView) -> dict[str, Any]:
     told: dict[str, Any] = {
         "vip": service.vip,
@@ -189,6 +197,9 @@ def _service(service: ExternalServiceView) -> dict[str, Any]:
         "client_key": service.client_key,
     }
     told |= {field: material.name for field, material in materials.items() if material is not None}
+    if service.permission is not None:
+        lists = {"deny": service.permission.deny, "allow": service.permission.allow}
+        told["permission"] = {name: [f"{one.type} {one.value}" for one in found] for name, found in lists.items() if found}
     if service.zone_pin is not None:
         told["zone_pin"] = service.zone_pin
     if service.failure is not None:
