@@ -1,4 +1,4 @@
-"""TrafficPermissions that take a legacy ExternalService away: who loses it loses the open TCP connections, nobody else."""
+"""TrafficPermissions that take an ExternalService away: who loses it loses the open TCP connections, nobody else."""
 
 from __future__ import annotations
 

@@ -199,7 +199,9 @@ def _service(service: ExternalServiceView) -> dict[str, Any]:
     told |= {field: material.name for field, material in materials.items() if material is not None}
     if service.permission is not None:
         lists = {"deny": service.permission.deny, "allow": service.permission.allow}
-        told["permission"] = {name: [f"{one.type} {one.value}" for one in found] for name, found in lists.items() if found}
+        told["permission"] = {
+            name: [f"{one.type} {one.value}" for one in found] for name, found in lists.items() if found
+        }
     if service.zone_pin is not None:
         told["zone_pin"] = service.zone_pin
     if service.failure is not None:
