@@ -38,9 +38,8 @@ from shared.events.stop import Stopped
 from shared.history.plane import PlaneHistory
 from shared.model import codec
 from shared.model.kinds import KINDS, Kind
+from shared.model.limits import BODY_BYTES_MAX
 
-BODY_MAX_BYTES = 16 * 1024 * 1024
-"""Room for the largest batch (about ten thousand resources)."""
 PRODUCT = "Zonal"
 
 log = structlog.get_logger(__name__)
@@ -101,7 +100,7 @@ def build_api(
         exception_handlers=failures,  # type: ignore[arg-type]
         openapi_config=None,
         logging_config=None,  # the process configured logging
-        request_max_body_size=BODY_MAX_BYTES,
+        request_max_body_size=BODY_BYTES_MAX,
     )
 
 

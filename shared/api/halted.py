@@ -10,6 +10,7 @@ from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
 from shared.api import auth
+from shared.api.body import read
 from shared.api.problem import Problem
 from shared.api.reading import current_reader
 from shared.api.response import Call, json_response
@@ -107,11 +108,8 @@ def halted_parts(plane: Reads, mend: str) -> list[HaltedPart]:
 
 
 def _read(body: bytes) -> _Body:
-    try:
-        asked = msgspec.json.decode(body, type=_Body)
-    except msgspec.DecodeError as error:
-        shape = '{"origin": "global" or a zone, "n": number, "reason": why}'
-        raise Problem(400, "Bad Request", f"the body must be {shape}: {error}") from None
+    shape = '{"origin": "global" or a zone, "n": number, "reason": why}'
+    asked = read(body, _Body, "Bad Request", f"the body must be {shape}")
     if not asked.reason.strip() or len(asked.reason) > REASON_MAX:
         raise Problem(
             400,

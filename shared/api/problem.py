@@ -10,6 +10,7 @@ from litestar import Response
 from litestar.exceptions import HTTPException
 
 from shared.events.decide import Rejected
+from shared.model.limits import BODY_BYTES_MAX, FAULTS_MAX
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -31,8 +32,9 @@ class Problem(Exception):
         super().__init__(f"{status} {title}: {detail}")
         self.status = status
         self.title = title
-        self.detail = detail or title
         self.parameters = tuple(parameters)
+        left = len(self.parameters) - FAULTS_MAX
+        self.detail = (detail or title) + (f"; {left} more faults are not told" if left > 0 else "")
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
@@ -44,9 +46,9 @@ class Problem(Exception):
             "detail": self.detail,
             "details": self.detail,
         }
-        if self.parameters:
-            document["invalid_parameters"] = self.parameters
-            document["causes"] = [{"field": p["field"], "message": p["reason"]} for p in self.parameters]
+        if told := self.parameters[:FAULTS_MAX]:
+            document["invalid_parameters"] = told
+            document["causes"] = [{"field": p["field"], "message": p["reason"]} for p in told]
         return document
 
     def response(self) -> Response[bytes]:
@@ -85,4 +87,5 @@ def from_http(error: HTTPException) -> Problem:
     """A refusal of the framework itself (no such route, wrong method, body too large)."""
     titles = {404: "Not found", 405: "Method not allowed", 413: "Request body is too large"}
     title = titles.get(error.status_code, "Bad request" if error.status_code < 500 else "Internal Server Error")
-    return Problem(error.status_code, title, title, headers=dict(error.headers or {}))
+    detail = f"a body holds at most {BODY_BYTES_MAX} bytes" if error.status_code == 413 else title
+    return Problem(error.status_code, title, detail, headers=dict(error.headers or {}))

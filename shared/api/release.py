@@ -10,6 +10,7 @@ from litestar import Response, post
 from litestar.handlers import HTTPRouteHandler
 
 from shared.api import auth
+from shared.api.body import read
 from shared.api.problem import Problem
 from shared.api.response import Call, json_response
 from shared.api.resume import Halting, resume_route
@@ -58,10 +59,7 @@ def release_routes(releaser: Releaser | None) -> list[HTTPRouteHandler]:
 
     @post("/release", status_code=200)
     async def release(request: Call) -> Response[bytes]:
-        try:
-            asked = msgspec.json.decode(await request.body(), type=_Body)
-        except msgspec.DecodeError as error:
-            raise Problem(400, "Bad Request", f'the body must be {{"proxy": NAME or "{ALL}"}}: {error}') from None
+        asked = read(await request.body(), _Body, "Bad Request", f'the body must be {{"proxy": NAME or "{ALL}"}}')
         proxy = None if asked.proxy == ALL else asked.proxy
         released = await releaser.release(proxy, auth.actor(request))
         if proxy is not None and not (released.proxies or released.quarantines or released.restored):

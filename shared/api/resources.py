@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from litestar import Response
 
 from shared.api import shown
 from shared.api.auth import actor
+from shared.api.body import read_object
 from shared.api.dry_run import DryRuns, is_dry
 from shared.api.problem import Problem, rejected
 from shared.api.response import Call, json_response, number, page
@@ -19,11 +19,11 @@ from shared.events.state import Stored
 from shared.history.supposed import outcome
 from shared.model import kinds, manifest
 from shared.model.kinds import Kind
+from shared.model.limits import RESOURCES_MAX
 from shared.model.resource import Resource, ResourceKey, mesh_of
 
 PAGE_DEFAULT = 100
 PAGE_MAX = 1000
-BATCH_MAX = 20_000
 OTHER_TYPE = "type from the URL has to be the same as in body"
 SEQUENCE_HEADER = "Zonal-Sequence"
 """Of a deletion: the last event of the log that it was written to."""
@@ -78,7 +78,7 @@ class Resources:
         self._require_writable(kind)
         if kind.mesh_scoped:
             await self._require_mesh(mesh)
-        body = await _object(call)
+        body = read_object(await call.body(), INVALID)
         resource = _at_url(_read_one(body, kind, mesh, name), mesh, name)
         if is_dry(call):
             return await self._dry_runs.answer([Put(resource, _expected(call))], call, batch=False)
@@ -106,13 +106,13 @@ class Resources:
 
     async def apply(self, call: Call) -> Response[bytes]:
         """Apply `{"resources": […]}`, all or nothing; with `?dry-run=diff` say what that would lead to instead."""
-        body = await _object(call)
+        body = read_object(await call.body(), INVALID)
         members = body.get("resources")
         if set(body) != {"resources"} or not isinstance(members, list) or not members:
             reason = "must be a list of at least one resource, and the only field"
             raise Problem(400, INVALID, "Resource is not valid", [{"field": "resources", "reason": reason}])
-        if len(members) > BATCH_MAX:
-            reason = f"must hold no more than {BATCH_MAX} resources"
+        if len(members) > RESOURCES_MAX:
+            reason = f"must hold no more than {RESOURCES_MAX} resources"
             raise Problem(400, INVALID, "Resource is not valid", [{"field": "resources", "reason": reason}])
         resources, parameters = _read_batch(members)
         if parameters:
@@ -167,16 +167,6 @@ def _expected(call: Call) -> int | None:
     return int(text)
 
 
-async def _object(call: Call) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(await call.body())
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise Problem(400, INVALID, f"the body is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise Problem(400, INVALID, "the body must be a JSON object")
-    return value
-
-
 def _read_one(body: dict[str, Any], kind: Kind, mesh: str, name: str) -> Resource:
     """The body as a resource; what the URL says already may be left out."""
     if "kind" not in body and "apiVersion" not in body:
@@ -210,10 +200,7 @@ def _read_batch(members: Sequence[Any]) -> tuple[list[Resource], list[dict[str, 
     resources: list[Resource] = []
     parameters: list[dict[str, Any]] = []
     for index, member in enumerate(members):
-        try:
-            parsed = manifest.parse_plain(member)
-        except RecursionError:
-            raise Problem(400, INVALID, "the body is nested too deeply") from None
+        parsed = manifest.parse_plain(member)
         where = f"resources[{index}]"
         if not parsed.faults and len(parsed.documents) != 1:
             parameters.append({"field": where, "reason": "must be one resource", "index": index, "path": ""})

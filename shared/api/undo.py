@@ -16,6 +16,7 @@ from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
 from shared.api.auth import actor
+from shared.api.body import read
 from shared.api.dry_run import DryRuns, is_dry
 from shared.api.history import asked_of
 from shared.api.history_events import event_of
@@ -59,7 +60,7 @@ def undo_routes(past: PlaneHistory | None, store: ResourceStore, zone: str) -> l
 
     @post("/history/undo", status_code=200)
     async def done(request: Call) -> Response[bytes]:
-        body = _read(await request.body())
+        body = read(await request.body(), _Body, INVALID, "the body is no event to undo")
         if body.origin != (zone or GLOBAL):
             here = f"zone {zone}" if zone else "global"
             raise Problem(405, CANNOT, f"events of {body.origin} are taken back there, not at {here}")
@@ -86,13 +87,6 @@ def _or_problem(question: Callable[[], T]) -> T:
         return question()
     except CannotUndo as error:
         raise Problem(400, CANNOT, str(error)) from None
-
-
-def _read(data: bytes) -> _Body:
-    try:
-        return msgspec.json.decode(data, type=_Body)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise Problem(400, INVALID, f"the body is no event to undo: {error}") from None
 
 
 def _check(call: Call, plan: Plan) -> None:

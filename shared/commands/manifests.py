@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from shared.commands.client import ApiRefused, Client
 from shared.commands.failure import CommandFailed
 from shared.model import codec, manifest
+from shared.model.limits import FAULTS_MAX, FILE_BYTES_MAX
 from shared.model.manifest import Document
 from shared.process.exit_code import ExitCode
 
@@ -35,7 +36,7 @@ def read(files: Sequence[str]) -> tuple[Document, ...]:
     faults: list[str] = []
     for name in files:
         try:
-            text = sys.stdin.read() if name == STANDARD_INPUT else Path(name).read_text()
+            text = _text(name)
         except OSError as error:
             raise CommandFailed(f"cannot read {name}: {error.strerror}", ExitCode.USAGE) from None
         except UnicodeDecodeError:
@@ -44,10 +45,18 @@ def read(files: Sequence[str]) -> tuple[Document, ...]:
         faults += [str(fault) for fault in parsed.faults]
         documents += parsed.documents
     if faults:
-        raise CommandFailed("\n".join([*faults, _NOTHING]), ExitCode.REFUSED)
+        raise CommandFailed(_lines(faults), ExitCode.REFUSED)
     if not documents:
         raise CommandFailed(f"{', '.join(files)}: no resource in it", ExitCode.REFUSED)
     return tuple(documents)
+
+
+def _text(name: str) -> str:
+    """A file's text, or one character more than any may have: a device has no end."""
+    if name == STANDARD_INPUT:
+        return sys.stdin.read(FILE_BYTES_MAX + 1)
+    with Path(name).open(encoding="utf-8") as file:
+        return file.read(FILE_BYTES_MAX + 1)
 
 
 def posted(client: Client, path: str, documents: Sequence[Document]) -> dict[str, Any]:
@@ -70,4 +79,9 @@ def refused_at_lines(
         if not isinstance(index, int) or index >= len(documents):
             return None
         told.append(str(documents[index].fault(path, reason)))
-    return CommandFailed("\n".join([*told, _NOTHING]), code) if told else None
+    return CommandFailed(_lines(told), code) if told else None
+
+
+def _lines(faults: Sequence[str]) -> str:
+    left = len(faults) - FAULTS_MAX
+    return "\n".join([*faults[:FAULTS_MAX], *([f"{left} more faults are not told"] if left > 0 else ()), _NOTHING])

@@ -21,6 +21,7 @@ from shared.model import codec, kinds
 from shared.model.external_service import ExternalService
 from shared.model.gateway import MeshGateway
 from shared.model.labels import MES_ORIGINATION_LABEL, allowed_addresses, computed, is_direct
+from shared.model.limits import RESOURCE_BYTES_MAX
 from shared.model.policy import Policy
 from shared.model.policy_warnings import policy_warnings
 from shared.model.resource import (
@@ -47,9 +48,6 @@ NOT_DELETED = "Could not delete a resource"
 CONFLICT = "Could not update a resource"
 CHANGED_CA = "Changing CA when mTLS is enabled is forbidden. Disable mTLS first and then change the CA"
 MESH_IN_USE = "unable to delete mesh, there are still some dataplanes attached"
-
-RESOURCE_MAX_BYTES = 4 * 1024 * 1024
-"""Largest resource, encoded: an event must stay below the 8 MB that nats-server takes."""
 
 _TITLES = {404: NOT_FOUND, 405: "Method not allowed", 409: CONFLICT}
 
@@ -211,8 +209,8 @@ class _Batch:
         after = computed(resource, self.zone)
         if stored is not None:
             after = keep_sealed(after, stored.resource)
-        if (size := len(codec.encode(after))) > RESOURCE_MAX_BYTES:
-            self._refuse(index, "", f"is too large: {size} bytes, at most {RESOURCE_MAX_BYTES} are possible")
+        if (size := len(codec.encode(after))) > RESOURCE_BYTES_MAX:
+            self._refuse(index, "", f"is too large: {size} bytes, at most {RESOURCE_BYTES_MAX} are possible")
             return
         self._staged[key] = after
         self._applied.append(after)

@@ -5,12 +5,12 @@ Kuma 2.14: `secret`, `inline` or `inlineString`. Kuma 3.0: `type: Secret | Insec
 
 from __future__ import annotations
 
-from shared.model.document import Field, Fields, Items, Node, Scalar
+from shared.model.document import Field, Fields, Items, Node, Scalar, child
 from shared.model.external_service import ExternalService
 from shared.model.gateway import MeshGateway
 from shared.model.kinds import Kind
 from shared.model.resource import MeshExternalService
-from shared.model.shape import REQUIRED, Shape, child
+from shared.model.shape import REQUIRED, Shape
 
 SOURCES = frozenset({"caCert", "clientCert", "clientKey"})
 _EACH = frozenset({"[]"})

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from math import isfinite
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import yaml
 
-MAX_BYTES = 4 * 1024 * 1024
-"""Largest file: a batch of about ten thousand small resources."""
-MAX_DOCUMENTS = 20_000
-MAX_DEPTH = 32
-MAX_NODES = 1_000_000
-"""Nodes of one file after aliases were followed: what keeps "billion laughs" short."""
+from shared.model.limits import DEPTH_MAX, FILE_BYTES_MAX, KEY_MAX, NODES_MAX, NUMBER_DIGITS_MAX, RESOURCES_MAX
+
+_SHOWN = 40
+TOO_DEEP = f"nested deeper than {DEPTH_MAX} levels"
 
 _NULL = re.compile(r"(?:null|Null|NULL|~|)\Z")
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -26,7 +25,6 @@ _INT = re.compile(r"[-+]?[0-9]+\Z")
 _OCT = re.compile(r"0o[0-7]+\Z")
 _HEX = re.compile(r"0x[0-9a-fA-F]+\Z")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
-_MAX_INT_DIGITS = 20
 
 _STR_TAGS = frozenset({"tag:yaml.org,2002:str", "!"})
 _CORE_TAGS = _STR_TAGS | {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "seq", "map")}
@@ -85,19 +83,47 @@ Node: TypeAlias = Scalar | Items | Fields
 
 
 class Malformed(Exception):
-    """The text is not the YAML we accept; says where and why."""
+    """The text is not the YAML we accept; says where and why. `path` is that of what is at fault, "" where none is."""
 
-    def __init__(self, line: int, column: int, reason: str) -> None:
+    def __init__(self, line: int, column: int, reason: str, path: str = "") -> None:
         super().__init__(f"{line}:{column}: {reason}")
         self.line = line
         self.column = column
         self.reason = reason
+        self.path = path
+
+
+def child(path: str, key: str) -> str:
+    """Path of a field: `spec.match`; keys that are not names are quoted: `labels["a/b"]`."""
+    if key.isidentifier() and len(key) <= KEY_MAX:
+        return f"{path}.{key}" if path else key
+    return entry(path, key)
+
+
+def entry(path: str, key: str) -> str:
+    """Path of what a map holds under a key: `labels["a"]`."""
+    return f"{path}[{_quoted(key)}]"
+
+
+def given_twice(key: str, line: int) -> str:
+    """What is said of a key that stands in `line` before."""
+    return f"the key {_quoted(key)} is given twice, first in line {line}"
+
+
+def _quoted(key: str) -> str:
+    # Paths are shown in terminals: no character of a key may move their cursor.
+    return msgspec.json.encode(key if len(key) <= KEY_MAX else f"{key[:_SHOWN]}…").decode()
+
+
+def beneath(path: str, rest: str) -> str:
+    """The path of what stands at `rest`, seen from `path`."""
+    return f"{path}.{rest}" if path and rest and not rest.startswith("[") else path + rest
 
 
 def read(text: str) -> Iterator[Node]:
     """The documents of a YAML (or JSON) text, empty ones left out. Raises Malformed at the first fault."""
-    if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise Malformed(1, 1, f"the file is larger than {MAX_BYTES} bytes")
+    if len(text) > FILE_BYTES_MAX or len(text.encode("utf-8", "surrogatepass")) > FILE_BYTES_MAX:
+        raise Malformed(1, 1, f"the file is larger than {FILE_BYTES_MAX} bytes")
     composer = _Composer()
     try:
         for event in yaml.parse(text, Loader=yaml.CSafeLoader):
@@ -106,6 +132,9 @@ def read(text: str) -> Iterator[Node]:
                 document, composer.finished = composer.finished, None
                 if not (isinstance(document, Scalar) and document.value is None):
                     yield document
+    except Malformed as malformed:
+        malformed.path = beneath(composer.path, malformed.path)
+        raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -114,13 +143,15 @@ def read(text: str) -> Iterator[Node]:
         raise Malformed(1, 1, f"not valid YAML: {str(error).splitlines()[0]}") from None
 
 
-def from_plain(value: Any) -> Node:
-    """The tree of decoded JSON; it has no lines. Depth is bounded by the JSON decoder."""
+def from_plain(value: Any, depth: int = DEPTH_MAX) -> Node:
+    """The tree of decoded JSON; it has no lines. Raises Malformed where it nests deeper than `depth`."""
     match value:
+        case dict() | list() | tuple() if depth == 0:
+            raise Malformed(0, 0, TOO_DEEP)
         case dict():
-            return Fields(tuple(Field(str(key), from_plain(item)) for key, item in value.items()))
+            return Fields(tuple(Field(str(key), from_plain(item, depth - 1)) for key, item in value.items()))
         case list() | tuple():
-            return Items(tuple(from_plain(item) for item in value))
+            return Items(tuple(from_plain(item, depth - 1) for item in value))
         case _:
             return Scalar(value)
 
@@ -146,12 +177,15 @@ class _Open:
         self.mapping = mapping
         self.items: list[Node] = []
         self.fields: list[Field] = []
-        self.keys: set[str] = set()
+        self.keys: dict[str, int] = {}
         self.key: Scalar | None = None
         self.size = 1
+        self.depth = 0
 
-    def add(self, node: Node, size: int) -> None:
-        self.size += size
+    def add(self, placed: _Anchored) -> None:
+        node = placed.node
+        self.size += placed.size
+        self.depth = max(self.depth, placed.depth)
         if not self.mapping:
             self.items.append(node)
         elif self.key is None:
@@ -164,14 +198,30 @@ class _Open:
         if not isinstance(node, Scalar) or not isinstance(node.value, str):
             raise Malformed(node.line, node.column, "keys must be text: quote it")
         if node.value in self.keys:
-            raise Malformed(node.line, node.column, f'the key "{node.value}" is given twice')
-        self.keys.add(node.value)
+            reason = given_twice(node.value, self.keys[node.value])
+            raise Malformed(node.line, node.column, reason, child("", node.value))
+        self.keys[node.value] = node.line
         self.key = node
 
     def close(self) -> Node:
         if self.mapping:
             return Fields(tuple(self.fields), self.line, self.column)
         return Items(tuple(self.items), self.line, self.column)
+
+    @property
+    def step(self) -> str:
+        """Where the next node goes, as the end of a path."""
+        if self.mapping:
+            return child("", str(self.key.value)) if self.key else ""
+        return f"[{len(self.items)}]"
+
+
+class _Anchored(NamedTuple):
+    """What an alias stands for: a node, how many values are in it and how deep they nest."""
+
+    node: Node
+    size: int
+    depth: int
 
 
 class _Composer:
@@ -180,46 +230,55 @@ class _Composer:
     def __init__(self) -> None:
         self.finished: Node | None = None
         self._stack: list[_Open] = []
-        self._anchors: dict[str, tuple[Node, int]] = {}
+        self._anchors: dict[str, _Anchored] = {}
         self._documents = 0
         self._nodes = 0
+
+    @property
+    def path(self) -> str:
+        """Where the next node goes."""
+        path = ""
+        for one in self._stack:
+            path = beneath(path, one.step)
+        return path
 
     def take(self, event: Any) -> None:
         match event:
             case yaml.ScalarEvent():
-                self._place(_scalar(event), 1, event.anchor, event)
+                self._place(_Anchored(_scalar(event), 1, 0), event.anchor, event)
             case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
                 _check_tag(event)
-                if len(self._stack) >= MAX_DEPTH:
-                    raise _malformed(event, f"nested deeper than {MAX_DEPTH} levels")
+                if len(self._stack) >= DEPTH_MAX:
+                    raise _malformed(event, TOO_DEEP)
                 self._stack.append(_Open(event, mapping=isinstance(event, yaml.MappingStartEvent)))
             case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
                 closed = self._stack.pop()
-                self._place(closed.close(), closed.size, closed.anchor, event)
+                self._place(_Anchored(closed.close(), closed.size, closed.depth + 1), closed.anchor, event)
             case yaml.AliasEvent():
                 if event.anchor not in self._anchors:
                     raise _malformed(event, f'unknown alias "{event.anchor}"')
-                node, size = self._anchors[event.anchor]
-                self._place(node, size, None, event)
+                self._place(self._anchors[event.anchor], None, event)
             case yaml.DocumentStartEvent():
                 self._anchors = {}
                 self._documents += 1
-                if self._documents > MAX_DOCUMENTS:
-                    raise _malformed(event, f"more than {MAX_DOCUMENTS} documents")
+                if self._documents > RESOURCES_MAX:
+                    raise _malformed(event, f"more than {RESOURCES_MAX} documents")
             case _:
                 pass
 
-    def _place(self, node: Node, size: int, anchor: str | None, event: Any) -> None:
+    def _place(self, placed: _Anchored, anchor: str | None, event: Any) -> None:
         if anchor is not None:
-            self._anchors[anchor] = (node, size)
+            self._anchors[anchor] = placed
+        if len(self._stack) + placed.depth > DEPTH_MAX:
+            raise _malformed(event, TOO_DEEP)
         if isinstance(event, yaml.ScalarEvent | yaml.AliasEvent):
-            self._nodes += size
-            if self._nodes > MAX_NODES:
-                raise _malformed(event, f"more than {MAX_NODES} values once aliases are followed")
+            self._nodes += placed.size
+            if self._nodes > NODES_MAX:
+                raise _malformed(event, f"more than {NODES_MAX} values once aliases are followed")
         if self._stack:
-            self._stack[-1].add(node, size)
+            self._stack[-1].add(placed)
         else:
-            self.finished = node
+            self.finished = placed.node
 
 
 def _malformed(event: Any, reason: str) -> Malformed:
@@ -250,9 +309,12 @@ def _resolve(text: str) -> str | int | float | bool | None:
     if text in _BOOL:
         return _BOOL[text]
     if _INT.match(text) or _OCT.match(text) or _HEX.match(text):
-        if len(text) > _MAX_INT_DIGITS:
+        if len(text) > NUMBER_DIGITS_MAX:
             raise ValueError(text)
         return int(text, 16 if text.startswith("0x") else 8 if text.startswith("0o") else 10)
     if _FLOAT.match(text):
-        return float(text)
+        number = float(text)
+        if not isfinite(number):
+            raise ValueError(text)
+        return number
     return text

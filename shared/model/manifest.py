@@ -15,10 +15,12 @@ from msgspec import field as _field
 
 from shared.model import codec, kinds, shape
 from shared.model.datasource import canonical_data_sources
-from shared.model.document import Field, Fields, Items, Malformed, Node, Scalar, from_plain, plain, read
+from shared.model.document import Field, Fields, Items, Malformed, Node, Scalar, child, from_plain, plain, read
 from shared.model.kinds import Kind
+from shared.model.limits import RESOURCES_MAX
 from shared.model.resource import MESH_LABEL, Resource
 from shared.model.shape import Shape
+from shared.model.sizes import oversized
 
 _ECHOED = ("creationTime", "modificationTime", "kri", "snis", "status", "version")
 """What clients send back with a resource; ignored on input (wire contract 3.2). `version` is our own."""
@@ -88,7 +90,7 @@ def parse(text: str, file: str = "") -> Parsed:
         for node in read(text):
             _add(node, file, documents, faults)
     except Malformed as malformed:
-        faults.append(Fault(file, malformed.line, malformed.column, "", malformed.reason))
+        faults.append(_fault_of(malformed, file))
     return Parsed(tuple(documents), tuple(faults))
 
 
@@ -96,12 +98,21 @@ def parse_plain(value: Any, file: str = "") -> Parsed:
     """The same for one document that was decoded from JSON already."""
     documents: list[Document] = []
     faults: list[Fault] = []
-    _add(from_plain(value), file, documents, faults)
+    try:
+        _add(from_plain(value), file, documents, faults)
+    except Malformed as malformed:
+        faults.append(_fault_of(malformed, file))
     return Parsed(tuple(documents), tuple(faults))
+
+
+def _fault_of(malformed: Malformed, file: str) -> Fault:
+    return Fault(file, malformed.line, malformed.column, malformed.path, malformed.reason)
 
 
 def _add(node: Node, file: str, documents: list[Document], faults: list[Fault]) -> None:
     for single in _members(node):
+        if len(documents) == RESOURCES_MAX:
+            raise Malformed(single.line, single.column, f"more than {RESOURCES_MAX} resources")
         result = _Reader(file).read(single)
         if isinstance(result, Document):
             documents.append(result)
@@ -135,6 +146,9 @@ class _Reader:
         if universal is None or self.kind is None:
             return self._faults()
         universal = canonical_data_sources(universal, self.kind, self.found)
+        if too_large := oversized(universal):
+            self.found += too_large
+            return self._faults()
         resource = None
         if not self.found:
             resource = self._convert(plain(universal))
@@ -249,7 +263,7 @@ class _Reader:
     def _only(self, node: Fields, known: frozenset[str] | set[str], path: str) -> None:
         for field in node.fields:
             if field.key not in known:
-                self._refuse(field, shape.child(path, field.key), "unknown field")
+                self._refuse(field, child(path, field.key), "unknown field")
 
     def _without_sealed(self, node: Fields) -> Fields:
         """`sealed` is ours: nobody may hand in ciphertext."""
@@ -283,7 +297,7 @@ class _Reader:
             match at:
                 case Fields():
                     for field in at.fields:
-                        note(field.value, shape.child(path, field.key))
+                        note(field.value, child(path, field.key))
                 case Items():
                     for index, item in enumerate(at.items):
                         note(item, f"{path}[{index}]")

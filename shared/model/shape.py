@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 from msgspec import inspect
 
-from shared.model.document import Fields, Items, Node, Scalar, plain
+from shared.model.document import Fields, Items, Node, Scalar, child, entry, plain
 
 PORT = "port must be a valid (1-65535)"
 REQUIRED = "must be defined"
@@ -49,13 +49,6 @@ def faults(node: Node, wanted: type, path: str = "") -> tuple[Any, list[Shape]]:
 @cache
 def _info(wanted: type) -> inspect.Type:
     return inspect.type_info(wanted)
-
-
-def child(path: str, key: str) -> str:
-    """Path of a field: `spec.match`; keys that are not names are quoted: `labels["a/b"]`."""
-    if not key.isidentifier():
-        return f'{path}["{key}"]'
-    return f"{path}.{key}" if path else key
 
 
 def _walk(node: Node, wanted: inspect.Type, path: str, found: list[Shape]) -> Any:
@@ -98,20 +91,20 @@ def _walk_struct(node: Node, wanted: inspect.StructType, path: str, found: list[
     maps = text_maps(wanted.cls)
     result: dict[str, Any] = {}
     seen = set()
-    for entry in node.fields:
-        where = child(path, entry.key)
-        if entry.key == wanted.tag_field:
-            result[entry.key] = plain(entry.value)
-        elif entry.key not in known:
-            found.append(Shape(where, _unknown(entry.key, known), entry.line, entry.column))
-        elif not known[entry.key].required and isinstance(entry.value, Scalar) and entry.value.value is None:
+    for one in node.fields:
+        where = child(path, one.key)
+        if one.key == wanted.tag_field:
+            result[one.key] = plain(one.value)
+        elif one.key not in known:
+            found.append(Shape(where, _unknown(one.key, known), one.line, one.column))
+        elif not known[one.key].required and isinstance(one.value, Scalar) and one.value.value is None:
             continue
-        elif known[entry.key].name in maps:
-            seen.add(entry.key)
-            result[entry.key] = _walk_text_map(entry.value, where, found)
+        elif known[one.key].name in maps:
+            seen.add(one.key)
+            result[one.key] = _walk_text_map(one.value, where, found)
         else:
-            seen.add(entry.key)
-            result[entry.key] = _walk(entry.value, known[entry.key].type, where, found)
+            seen.add(one.key)
+            result[one.key] = _walk(one.value, known[one.key].type, where, found)
     for name, field in known.items():
         if field.required and name not in seen:
             found.append(Shape(child(path, name), REQUIRED, node.line, node.column))
@@ -134,8 +127,8 @@ def text_maps(wanted: type) -> frozenset[str]:
 def _walk_text_map(node: Node, path: str, found: list[Shape]) -> Any:
     if not isinstance(node, Fields):
         return _refuse(node, path, "must be an object", found)
-    for entry in node.fields:
-        _expect(entry.value, str, "must be text", f'{path}["{entry.key}"]', found)
+    for field in node.fields:
+        _expect(field.value, str, "must be text", entry(path, field.key), found)
     return plain(node)
 
 

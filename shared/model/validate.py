@@ -27,6 +27,7 @@ from shared.model.labels import (
     allowed_addresses,
     label_faults,
 )
+from shared.model.limits import SOCKET_PATH_BYTES_MAX
 from shared.model.material import base64_fault, holds_private_key, inline_bytes
 from shared.model.policy import Policy
 from shared.model.policy_rules import policy_violations
@@ -64,8 +65,6 @@ NAME_1123 = (
 MESH_CHARACTERS = "invalid characters. Valid characters are numbers, lowercase latin letters and '-', '_', '.' symbols."
 REQUIRED = "must be defined"
 NOT_EMPTY = "must not be empty"
-SOCKET_PATH_MAX = 107
-"""sun_path of Linux, without the closing NUL."""
 
 _1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _1123 = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -250,8 +249,8 @@ def _endpoint(
         socket = address.removeprefix("unix://")
         if not socket.startswith("/") or "\0" in socket or len(socket) < 2:
             yield f"{path}.address", "address has to be a valid IP or hostname or a unix path (unix:///path)"
-        elif len(socket.encode()) > SOCKET_PATH_MAX:
-            yield f"{path}.address", f"a unix path must be no more than {SOCKET_PATH_MAX} bytes"
+        elif len(socket.encode()) > SOCKET_PATH_BYTES_MAX:
+            yield f"{path}.address", f"a unix path must be no more than {SOCKET_PATH_BYTES_MAX} bytes"
         if endpoint.port is not None:
             yield f"{path}.port", "must not be defined when endpoint is a unix path"
         return

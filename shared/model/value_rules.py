@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from shared.model.duration import parse_duration
 from shared.model.header import HeaderMatch
+from shared.model.limits import PATTERN_MAX
 from shared.model.target import IntOrString
 
 Found: TypeAlias = Iterator[tuple[str, str]]
@@ -21,7 +22,6 @@ POSITIVE = "must be greater than 0"
 NOT_NEGATIVE = "must not be negative when defined"
 POSITIVE_WHEN_DEFINED = "must be greater than zero when defined"
 
-PATTERN_MAX = 200
 FORMAT_COMMANDS = frozenset(
     [
         "BYTES_RECEIVED",

@@ -154,6 +154,34 @@ def test_large_bodies_are_refused(api):
     assert api.put(WEB, content=b" " * (17 * 1024 * 1024)).status_code == 413
 
 
+def test_repeated_keys_are_refused(api, store):
+    """A key that stands twice is told with path, line and column, in resources and in batches; nothing is written."""
+    length = len(store.log.events)
+    one = '{"spec": {"match": {"port": 80, "port": 81},\n "endpoints": [{"address": "example.com", "port": 80}]}}'
+    twice = 'the key "{}" is given twice, first in line {} (line {}, column {})'
+    assert causes(api.put(WEB, content=one)) == {"spec.match.port": twice.format("port", 1, 1, 33)}
+    batch = '{"resources": [{"type": "Zone", "name": "a"},\n{"type": "Zone", "name": "b",\n"name": "c"}]}'
+    answer = api.post("/apply", content=batch)
+    assert (answer.status_code, causes(answer)) == (400, {"resources[1].name": twice.format("name", 2, 3, 1)})
+    assert len(store.log.events) == length
+
+
+def test_limits_name_the_field(api, store):
+    """What is too large is refused at its field, in one resource and in a batch; nothing is written."""
+    length = len(store.log.events)
+    spec = {**MES["spec"], "endpoints": [{"address": "example.com", "port": 80}] * 1001}
+    reason = "has 1001 entries, at most 1000 are possible"
+    assert causes(api.put(WEB, json={"spec": spec})) == {"spec.endpoints": reason}
+    good = {"type": "MeshExternalService", "name": "good", "mesh": "default", **MES}
+    batch = {"resources": [good, {**good, "name": "bad", "spec": spec}]}
+    assert causes(api.post("/apply", json=batch)) == {"resources[1].spec.endpoints": reason}
+    wrong = {"resources": [{**good, "name": f"n{n}", "spec": {"match": {"port": n}}} for n in (0, -1)] * 501}
+    problem = api.post("/apply", json=wrong).json()
+    assert len(problem["invalid_parameters"]) == len(problem["causes"]) == 1000
+    assert problem["detail"].endswith("2 more faults are not told")
+    assert len(store.log.events) == length
+
+
 def test_missing_mesh_is_404(api):
     """The mesh of the path must exist, for writes and lists."""
     for response in (

@@ -171,3 +171,11 @@ def test_events_are_found_and_the_newest_come(api: Api) -> None:
     assert len(api.get("/history/events", params={"name": ["a", "b"], "actor": "alice"}).json()["items"]) == 3
     assert api.get("/history/events", params={"actor": "bob"}).json()["items"] == []
     assert api.get("/history/events", params={"kind": "nonsense"}).status_code == 404
+
+
+def test_repeated_keys_are_no_question(api):
+    """An undo of an event that is named twice is one of none."""
+    answer = api.post("/history/undo", content='{"origin": "global", "n": 1,\n"n": 2}')
+    (parameter,) = answer.json()["invalid_parameters"]
+    assert (answer.status_code, parameter["field"]) == (400, "n")
+    assert parameter["reason"].endswith("(line 2, column 1)")

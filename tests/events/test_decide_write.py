@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 from immutables import Map
 from msgspec.structs import replace
 
-from shared.events.decide import RESOURCE_MAX_BYTES, Apply, Decision, Delete, Rejected, decide_write
+from shared.events.decide import Apply, Decision, Delete, Rejected, decide_write
 from shared.events.event import GLOBAL, DataKeyWrapped, ResourceApplied, ResourceDeleted
 from shared.events.sealing import is_sealed, seal_all
 from shared.events.state import LogState
+from shared.model.limits import RESOURCE_BYTES_MAX
 from shared.model.resource import (
     CaBackend,
     Dataplane,
@@ -104,7 +105,7 @@ def test_batches_are_all_or_nothing(hub):
 
 def test_what_no_event_can_hold_is_refused(hub):
     """A resource beyond what the log takes is the author's fault, told at once, not an unreachable log."""
-    named = tuple(SubjectAltName(type="Exact", value="x" * 1000) for _ in range(RESOURCE_MAX_BYTES // 1000))
+    named = tuple(SubjectAltName(type="Exact", value="x" * 1000) for _ in range(RESOURCE_BYTES_MAX // 1000))
     tls = ExternalTls(enabled=True, verification=Verification(subject_alt_names=named))
     (refusal,) = refused(hub, Apply(mes(tls=tls))).refusals
     assert "too large" in refusal.reason
