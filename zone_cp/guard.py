@@ -24,7 +24,7 @@ from shared.model.resource import Dataplane, Resource, ZoneEgress
 from zone_cp.ads import shrink
 from zone_cp.ads.facts import Nacked
 from zone_cp.ads.fence import Fence, mark_of
-from zone_cp.ads.hub import DnsTable
+from zone_cp.ads.names import DnsTable
 from zone_cp.ads.quarantine import Key, contains
 from zone_cp.follow import SYSTEM, Decided
 from zone_cp.quarantines import Quarantines

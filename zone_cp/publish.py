@@ -17,7 +17,7 @@ from immutables import Map
 from shared.events.event import Event
 from shared.events.state import Position, ZoneState
 from shared.model.resource import ResourceKey
-from zone_cp.ads.hub import DnsTable
+from zone_cp.ads.names import DnsTable
 from zone_cp.ads.references import read_ahead
 from zone_cp.gate import NameGate, Tables
 from zone_cp.grace import between

@@ -31,6 +31,10 @@ def compared(kind: type[DeltaStream | SotwStream]) -> Any:
             super().withhold()
             self.thorough.withhold()
 
+        def drained(self, mark: int) -> None:
+            super().drained(mark)
+            self.thorough.drained(mark)
+
         def receive(self, request: Any) -> Sequence[Fact]:
             facts: Sequence[Fact] = super().receive(request)
             assert self.thorough.receive(request) == facts
@@ -40,6 +44,7 @@ def compared(kind: type[DeltaStream | SotwStream]) -> Any:
             said: list[bytes] = super().responses()
             assert self.thorough.responses() == said
             assert self.thorough.delivered == self.delivered
+            assert self.thorough.lingering.newest == self.lingering.newest
             return said
 
     return Compared()

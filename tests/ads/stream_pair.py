@@ -93,6 +93,7 @@ class StreamPair:
 
     def _reset(self) -> None:
         self.server: Any = self._stream()
+        self.drained = 0
         self.up: deque[Any] = deque()
         self.down: deque[Response] = deque()
         self.unacked: deque[Any] = deque()
@@ -157,13 +158,25 @@ class StreamPair:
         self._pump()
         return True
 
-    def run(self) -> list[Any]:
-        """Deliver everything; returns the responses the client got meanwhile."""
+    def run(self, *, waits: bool = True) -> list[Any]:
+        """Deliver everything; returns the responses the client got meanwhile. waits: until old listeners drained."""
         before = len(self.log)
         for _ in range(10_000):
-            if not self.step(downwards=False) and not self.step(downwards=True):
+            if self.step(downwards=False) or self.step(downwards=True):
+                continue
+            if not waits or not self.drain():
                 return self.log[before:]
         raise AssertionError("server and client never fall silent")
+
+    def drain(self) -> bool:
+        """Let the time pass that connections of old listeners have; whether any had."""
+        newest = self.server.lingering.newest
+        if newest == self.drained:
+            return False
+        self.drained = newest
+        self.server.drained(newest)
+        self._pump()
+        return True
 
     def ack(self) -> None:
         """Send the oldest withheld ACK or NACK."""

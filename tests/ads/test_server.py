@@ -23,7 +23,8 @@ from shared.pb.discovery_pb2 import (
 )
 from tests.ads.stream_pair import SHORT, carried, snapshot
 from zone_cp.ads.calls import DRAINING
-from zone_cp.ads.hub import SUPERSEDED, DnsTable
+from zone_cp.ads.hub import SUPERSEDED
+from zone_cp.ads.names import DnsTable
 from zone_cp.ads.server import Admission, Admitted, AdsServer, NodeInfo, Refused
 
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"

@@ -96,6 +96,10 @@ class Stream(RuleBasedStateMachine):
         self.pair.send_stale(short)
 
     @rule()
+    def drain(self) -> None:
+        self.pair.drain()
+
+    @rule()
     def reconnect(self) -> None:
         self.pair.reconnect()
 

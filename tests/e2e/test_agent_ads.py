@@ -20,7 +20,7 @@ from shared.events.state import Position
 from shared.keys.pki import create_authority, issue
 from tests.agent.control_plane import WAIT_SECONDS, on_grpc_loop
 from tests.e2e.test_agent_proxy import DATAPLANE, RUN, TOKEN
-from zone_cp.ads.hub import DnsTable
+from zone_cp.ads.names import DnsTable
 from zone_cp.ads.server import Admission, Admitted, AdsServer, NodeInfo, TlsFiles
 from zone_cp.xds.snapshot import Snapshot
 

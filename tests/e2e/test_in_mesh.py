@@ -8,10 +8,12 @@ import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
 from google.protobuf import json_format
@@ -29,6 +31,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 BASE_PORT = 26200
 FIRST = BASE_PORT + 100
+TIMES = 3
 PROTOCOLS = ("http", "grpc", "tcp")
 OUTBOUND = {one: FIRST + number for number, one in enumerate((*PROTOCOLS, "v2", "absent", "probed"))}
 INBOUND = {name: FIRST + 10 * number for number, name in enumerate(("backend-1", "backend-2"), 1)}
@@ -319,13 +322,20 @@ async def test_endpoints_outlive_their_control_plane(system: Neighbours) -> None
 
 
 async def test_an_outbound_leads_elsewhere_without_a_failure(system: Neighbours) -> None:
-    """Its tags change under calls: listener, routes and cluster are others, made before the old ones are broken."""
+    """Its tags change under calls: listener, routes and cluster are others, made before the old ones are broken. A
+    connection that was idle meanwhile still goes where it led, and is told to go.
+    """
     changed = system.dataplane("client")
     changed["networking"]["outbound"][0]["tags"]["version"] = "v1"
-    async with calls(system):
-        for resource, seen in ((changed, {"backend-1"}), (system.dataplane("client"), set(INBOUND))):
-            await system.apply(json.dumps(resource), "--zone", "east")
-            await eventually(lambda: system.who("http"), lambda found, seen=seen: set(found) == seen, f"{seen}")  # type: ignore[misc]
+    for _ in range(TIMES):
+        async with calls(system):
+            for resource, seen in ((changed, {"backend-1"}), (system.dataplane("client"), set(INBOUND))):
+                async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{OUTBOUND['http']}") as idle:
+                    assert (await idle.get("/")).status_code == HTTPStatus.OK
+                    await system.apply(json.dumps(resource), "--zone", "east")
+                    await eventually(lambda: system.who("http"), lambda found, seen=seen: set(found) == seen, f"{seen}")  # type: ignore[misc]
+                    answer = await idle.get("/")
+                    assert (answer.status_code, answer.headers.get("connection")) == (HTTPStatus.OK, "close")
 
 
 def _told(answer: tuple[int, str, str]) -> bool:

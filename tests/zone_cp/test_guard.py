@@ -20,7 +20,8 @@ from shared.model.resource import ZoneEgress, ZoneEgressNetworking, key_of
 from tests.ads.stream_pair import snapshot
 from tests.builders import LogBuilder, applied, mesh, settings
 from zone_cp.ads.fence import Fence, Mark, lost
-from zone_cp.ads.hub import DnsTable, Hub
+from zone_cp.ads.hub import Hub
+from zone_cp.ads.names import DnsTable
 from zone_cp.ads.shrink import too_many, too_much
 from zone_cp.follow import Decided
 from zone_cp.guard import Guard

@@ -30,7 +30,7 @@ from tests.builders import (
 from tests.xds.views import services_of
 from tests.zone_cp.judged import lets_in
 from zone_cp import grace, order
-from zone_cp.ads.hub import DnsTable
+from zone_cp.ads.names import DnsTable
 from zone_cp.gate import PENDING_LIMIT, NameGate, Tables
 from zone_cp.identity.svid import Svid
 from zone_cp.publish import EgressWatch, Publisher

@@ -23,7 +23,7 @@ from shared.pb.agent_pb2 import (
     ProbedInbounds,
     TlsChecked,
 )
-from zone_cp.ads.hub import DnsChange, DnsTable, dns_change
+from zone_cp.ads.names import DnsChange, DnsTable, dns_change
 
 AGENT_SERVICE = "zonal.agent.v1.Agent"
 

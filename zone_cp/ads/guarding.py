@@ -21,6 +21,11 @@ _NOTHING: Map[str, Encoded] = Map()
 _SERVICES = f"{CLUSTER_PREFIX}/"
 
 
+def is_service(cluster: str) -> bool:
+    """Whether it is a cluster of an external service."""
+    return cluster.startswith(_SERVICES)
+
+
 def is_told(filters: Subscription, target: Snapshot) -> bool:
     """Whether nothing of the filters is left to be said."""
     return filters.is_told(target.resources.get(EXTENSION_CONFIG, _NOTHING))
@@ -38,4 +43,4 @@ def unguarded(clusters: Subscription, target: Snapshot) -> tuple[str, ...]:
     server names of clients, so that they can go at any time.
     """
     gone = clusters.lost(target.resources.get(CLUSTER, _NOTHING), target.lineages.get(CLUSTER, UNKNOWN))
-    return tuple(name for name in gone if name.startswith(_SERVICES))
+    return tuple(name for name in gone if is_service(name))

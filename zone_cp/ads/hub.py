@@ -22,8 +22,8 @@ from immutables import Map
 from shared.events.state import Position
 from zone_cp.ads.delivery import TypeDelivery
 from zone_cp.ads.facts import Fact, RemoteProtocolError
+from zone_cp.ads.lingering import LINGER_SECONDS
 from zone_cp.ads.staging import StagedStream
-from zone_cp.view.lineage import UNKNOWN, Lineage
 from zone_cp.xds.snapshot import CLUSTER, Encoded, Snapshot
 
 LOST = "the connection was lost"
@@ -61,7 +61,8 @@ class Stream:
     """
 
     __slots__ = (
-        "connection", "ended", "fault", "node", "order", "proxy", "reached", "ring", "scope", "speak", "xds",
+        "connection", "draining", "ended", "fault", "node", "order", "proxy", "reached", "ring", "scope", "speak",
+        "xds",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +76,7 @@ class Stream:
         self.xds = xds
         self.scope = scope
         self.reached: Position | None = None
+        self.draining = 0
         self.ring: Callable[[], None] = _ignored
         self.speak: Callable[[], None] = _ignored
         self.fault: BaseException | None = None
@@ -87,6 +89,18 @@ class Stream:
             snapshot = msgspec.structs.replace(snapshot, resources=Map(own))
         self.xds.offer(snapshot)
         self.ring()
+
+    def let_drain(self) -> None:
+        """See to it that what lingers now is removed in time."""
+        newest = self.xds.lingering.newest
+        if newest != self.draining:
+            self.draining = newest
+            asyncio.get_running_loop().call_later(LINGER_SECONDS, self._drained, newest)
+
+    def _drained(self, mark: int) -> None:
+        self.xds.drained(mark)
+        if not self.ended.done():
+            self.ring()
 
     @property
     def reason(self) -> str:
@@ -251,6 +265,7 @@ class Hub:
         responses = stream.xds.responses()
         self.on_moved(stream.proxy)
         self._settle(stream.proxy)
+        stream.let_drain()
         return responses
 
     def _settle(self, proxy: str) -> None:
@@ -351,46 +366,6 @@ class Hub:
 
 def _ignored(*_: object) -> None:
     """Nobody asked to be told."""
-
-
-class DnsTable(msgspec.Struct, frozen=True):
-    """All names one agent answers. version: equal means equal content; names are lower case without trailing dot.
-
-    lineage: which earlier tables `names` was made from.
-    """
-
-    version: str
-    names: Map[str, str]
-    ttl_seconds: int = 5
-    lineage: Lineage = UNKNOWN
-
-
-class DnsChange(msgspec.Struct, frozen=True):
-    """How to get from one table to the next; `full` replaces whatever there was."""
-
-    version: str
-    full: bool
-    upsert: tuple[tuple[str, str], ...]
-    remove: tuple[str, ...]
-    ttl_seconds: int
-
-
-def dns_change(before: DnsTable | None, after: DnsTable) -> DnsChange | None:
-    """Compare two tables; None when the agent has the newer one already."""
-    if before is None:
-        return DnsChange(after.version, True, tuple(sorted(after.names.items())), (), after.ttl_seconds)
-    if before.version == after.version:
-        return None
-    names = after.lineage.since(before.names)
-    if names is None:
-        names = {*before.names, *after.names}
-    upsert = tuple(sorted((name, after.names[name]) for name in names if _gained(name, before.names, after.names)))
-    remove = tuple(sorted(name for name in names if name in before.names and name not in after.names))
-    return DnsChange(after.version, False, upsert, remove, after.ttl_seconds)
-
-
-def _gained(name: str, before: Map[str, str], after: Map[str, str]) -> bool:
-    return name in after and before.get(name) != after[name]
 
 
 def _reached(delivered: Position, position: Position) -> bool:

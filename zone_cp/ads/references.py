@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import msgspec
 from google.protobuf.message import DecodeError
 
 from shared.pb.discovery_pb2 import Cluster, TransportSocket, UpstreamTlsContext
+from zone_cp.ads.subscription import Subscription
 from zone_cp.view.lineage import UNKNOWN
 from zone_cp.xds.snapshot import CLUSTER, Snapshot
 
@@ -52,3 +54,21 @@ def _secrets_of(socket: TransportSocket) -> list[str]:
     combined = common.combined_validation_context.validation_context_sds_secret_config
     configs = (*common.tls_certificate_sds_secret_configs, common.validation_context_sds_secret_config, combined)
     return [config.name for config in configs if config.name]
+
+
+def owe_references(lower: Sequence[Subscription], before: int) -> None:
+    """Clusters sent again make Envoy wait for names it is already subscribed to (rule 17, xds.md §3.3).
+
+    lower: secrets, clusters and endpoints, of which responses after the serial `before` were just sent.
+    """
+    secrets, clusters, endpoints = lower
+    if not secrets.known and not endpoints.known:
+        return
+    for sent in clusters.in_flight.values():
+        for encoded in sent.upserts if sent.serial > before else ():
+            references = references_of(encoded.version, encoded.body)
+            if references.assignment in endpoints.known:
+                endpoints.owe(references.assignment)
+            for name in references.secrets:
+                if name in secrets.known:
+                    secrets.owe(name)

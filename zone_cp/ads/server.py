@@ -36,8 +36,9 @@ from zone_cp.ads.calls import (
 from zone_cp.ads.csds import CSDS_SERVICE, NotUnderstood, client_status
 from zone_cp.ads.delta import DeltaStream
 from zone_cp.ads.facts import Acked, Nacked, RemoteProtocolError
-from zone_cp.ads.hub import CLOSED, LOST, DnsTable, Hub, NodeInfo, ProxyDelivery, Stream
+from zone_cp.ads.hub import CLOSED, LOST, Hub, NodeInfo, ProxyDelivery, Stream
 from zone_cp.ads.introduction import introduced
+from zone_cp.ads.names import DnsTable
 from zone_cp.ads.sotw import SotwStream
 from zone_cp.ads.staging import StagedStream
 from zone_cp.ads.starting import FirstSyncs

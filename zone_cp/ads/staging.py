@@ -12,7 +12,8 @@ all that was sent for it is answered, `clearing` when the removals are. Newer sn
 every stage, and a stage never holds more entries than there are responses in flight, so a slow proxy skips
 intermediate snapshots and a fast sequence of changes starves nothing. All snapshots between `target` and `floor`
 are *retained*: what one of them has is not removed, since the client may still be using it. A listener or
-cluster kept at its last good version after a NACK retains (*pins*) the snapshots it came from.
+cluster kept at its last good version after a NACK retains (*pins*) the snapshots it came from. What goes with a change
+of listeners is removed once their connections have drained (`lingering`).
 
 A variant says how requests change subscriptions, how many responses of a type may wait for their answer (`window`)
 and what a change looks like on the wire (`_parts`, `_encode`); all else is here.
@@ -32,9 +33,10 @@ from shared.events.state import Position
 from zone_cp.ads import guarding
 from zone_cp.ads.delivery import ResourceState, TypeDelivery, delivery_of, states_of
 from zone_cp.ads.facts import Acked, Due, Fact, Nacked, Part, RemoteProtocolError, Sent
+from zone_cp.ads.lingering import Lingering
 from zone_cp.ads.nonces import Nonces
 from zone_cp.ads.pins import Pins
-from zone_cp.ads.references import references_of
+from zone_cp.ads.references import owe_references
 from zone_cp.ads.stages import Stage, enqueue, of_type, postpone
 from zone_cp.ads.subscription import Resources, Subscription
 from zone_cp.view.lineage import UNKNOWN
@@ -92,6 +94,7 @@ class StagedStream(ABC):
         self._floor: Snapshot | None = None
         self._clearing: Stage = []
         self._pins = Pins()
+        self.lingering = Lingering()
 
     @property
     def unanswered(self) -> bool:
@@ -101,6 +104,10 @@ class StagedStream(ABC):
     def offer(self, snapshot: Snapshot) -> None:
         """Say what the proxy should hold from now on; the newest offer wins."""
         self._target = snapshot
+
+    def drained(self, mark: int) -> None:
+        """LINGER_SECONDS have passed since `lingering.newest` was `mark`."""
+        self.lingering.over(mark)
 
     def withhold(self) -> None:
         """Say nothing more until something is offered again: the client keeps what it has."""
@@ -129,7 +136,8 @@ class StagedStream(ABC):
             postpone(self._settling, self._serial)
             postpone(self._clearing, self._serial)
         while self._settling and not self._unanswered(self._settling[0][0]):
-            self._floor = self._settling.pop(0)[1]
+            mark, self._floor = self._settling.pop(0)
+            self.lingering.begin(mark, self._order)
         if self._floor is not None:
             self._remove(self._floor, out)
             if self._floor.position != self.delivered and self._asked_for(self._floor):
@@ -149,6 +157,7 @@ class StagedStream(ABC):
                 return False
         if self._floor is not target or self.delivered is not target.position:
             self._upper = self._floor = target
+            self.lingering.begin(self._serial, self._order)
             self._awaiting.clear()
             self._settling.clear()
             self._clearing.clear()
@@ -249,7 +258,7 @@ class StagedStream(ABC):
         complete &= self._push(clusters, target, out)
         if self._serial != before:
             self._cluster_serial = self._serial
-            self._owe_references(before)
+            owe_references(self._lower, before)
             if secrets.asked:
                 complete &= self._push(secrets, target, out)
         return (not endpoints.asked or self._push(endpoints, target, out)) and complete
@@ -268,20 +277,6 @@ class StagedStream(ABC):
                 return False
             self._drop(clusters, target, names, out)
         return self._push(filters, target, out)
-
-    def _owe_references(self, before: int) -> None:
-        """Clusters sent again make Envoy wait for names it is already subscribed to (rule 17, xds.md §3.3)."""
-        secrets, clusters, endpoints = self._lower
-        if not secrets.known and not endpoints.known:
-            return
-        for sent in clusters.in_flight.values():
-            for encoded in sent.upserts if sent.serial > before else ():
-                references = references_of(encoded.version, encoded.body)
-                if references.assignment in endpoints.known:
-                    endpoints.owe(references.assignment)
-                for name in references.secrets:
-                    if name in secrets.known:
-                        secrets.owe(name)
 
     def _push_upper(self, upper: Snapshot, out: list[bytes]) -> bool:
         """Listeners with their removals (an address may change hands), then routes and all else."""
@@ -327,6 +322,7 @@ class StagedStream(ABC):
             if type_url in {ENDPOINT, SECRET} and self._removing_clusters():
                 continue
             names = subscription.removable(of_type(type_url, self._retained(type_url)))
+            names = self.lingering.left_of(type_url, names)
             self._drop(subscription, floor, names, out)
             if names and self._pins:
                 # SotW has no word for a route that is gone: what it used goes right now.
@@ -377,6 +373,8 @@ class StagedStream(ABC):
                 subscription.postpone(parts[sent:])
                 return False
             self._serial += 1
+            if subscription.type_url == LISTENER and subscription.replaces(part):
+                self.lingering.sent(self._serial)
             nonce = self._nonces.next(subscription.type_url, snapshot.position, self._serial)
             out.append(self._encode(subscription, version, nonce, part))
             subscription.mark_sent(nonce, Sent(self._serial, snapshot.position, *part))

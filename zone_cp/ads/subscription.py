@@ -163,6 +163,11 @@ class Subscription(Asked):
         gone = (name for name in sorted(names) if name in self.known and name not in current)
         return tuple(name for name in gone if not (self._demand.stands(name) or self._is_tombstone(name)))
 
+    def replaces(self, part: Part) -> bool:
+        """Whether a part that was not sent yet takes away or replaces what the client holds."""
+        upserts, removed = part
+        return bool(removed) or any(one.name in self.known for one in upserts)
+
     def _is_tombstone(self, name: str) -> bool:
         return self._demand.covers(name) and self.known[name] == tombstone(name).version
 
