@@ -63,7 +63,11 @@ class Routed(Gateways):
             "servicePort": self.servers[name].port,
             "tags": {"kuma.io/service": name, "kuma.io/protocol": APPLICATIONS[name], "version": "v1"},
         }
-        networking = {"address": "127.0.0.1", "inbound": [inbound], "admin": {"port": self.port(40 + number)}}
+        await self.sidecar(name, [inbound], number)
+
+    async def sidecar(self, name: str, inbound: list[dict[str, Any]], number: int) -> None:
+        """`zonal proxy sidecar` for a Dataplane; number tells its ports from others'."""
+        networking = {"address": "127.0.0.1", "inbound": inbound, "admin": {"port": self.port(40 + number)}}
         resource = {"type": "Dataplane", "mesh": "default", "name": name, "networking": networking}
         path = self.write(f"{name}.yaml", json.dumps(resource), public=True)
         token = self._issuer().dataplane_token("default", name=name, zone="east")

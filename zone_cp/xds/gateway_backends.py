@@ -24,7 +24,7 @@ from shared.model.route_policy import BackendRef
 from shared.naming import spiffe
 from zone_cp.view.gateway_policies import for_listener
 from zone_cp.view.gateways import GatewayView
-from zone_cp.view.policies import Effective, Rule, at_large, effective
+from zone_cp.view.policies import NOTHING_SAID, Effective, Rule, at_large, effective
 from zone_cp.view.routing import Origin
 from zone_cp.view.zone_view import ExternalServiceView, MeshView, Sources
 from zone_cp.xds import defaults
@@ -99,6 +99,31 @@ class Shared(msgspec.Struct, frozen=True):
     service: ExternalServiceView
 
 
+class Led(msgspec.Struct, frozen=True):
+    """Where a route leads. protocols are what the backends among its shares are spoken to in, said what policies say of
+    each of them.
+    """
+
+    shares: Shares
+    protocols: tuple[Protocol, ...]
+    said: tuple[Effective, ...]
+
+    def alike(self, listener: Told) -> Effective:
+        """What holds for the requests of the route: what is said of all of its backends alike, else of every
+        destination. A request has timeouts and retries before it is drawn where it goes.
+        """
+        first = self.said[0] if self.said else listener.at_large
+        same = all((one.timeout, one.retry) == (first.timeout, first.retry) for one in self.said)
+        return first if same else listener.at_large
+
+
+class _Outcome(msgspec.Struct, frozen=True):
+    to: Backend | Closed
+    protocol: Protocol = "tcp"
+    sources: Sources = ()
+    said: Effective = NOTHING_SAID
+
+
 class Destinations:
     """Finds backends, and remembers the clusters that they need, each with the events that it is there because of."""
 
@@ -117,36 +142,29 @@ class Destinations:
 
     def shared_out(
         self, references: Iterable[BackendRef], origin: Origin, listener: Told, wanted: ProtocolClass
-    ) -> tuple[Shares, tuple[Protocol, ...]]:
-        """What references of a route come to, and what the backends among them are spoken to in."""
-        backends: list[Backend] = []
-        closed: list[Closed] = []
-        sources: dict[EventRef, None] = {}
-        protocols: list[Protocol] = []
-        for one in references:
-            if not one.weight:
-                continue
-            self._asked = True
-            outcome, protocol, cited = self._outcome(one, origin, listener, wanted)
-            sources |= dict.fromkeys(cited)
-            if isinstance(outcome, Closed):
-                closed.append(outcome)
-            else:
-                backends.append(outcome)
-                protocols.append(protocol)
-        if not backends and not closed:
+    ) -> Led:
+        """What references of a route come to."""
+        found = [self._outcome(one, origin, listener, wanted) for one in references if one.weight]
+        self._asked = self._asked or bool(found)
+        closed = [one.to for one in found if isinstance(one.to, Closed)]
+        led = [one for one in found if not isinstance(one.to, Closed)]
+        if not found:
             closed.append(Closed(1, MISSING, f"{named(origin)}: {NO_BACKEND}"))
-        return Shares(tuple(backends), tuple(closed), tuple(sources)), tuple(protocols)
+        backends = tuple(one.to for one in led if isinstance(one.to, Backend))
+        sources = tuple(dict.fromkeys(ref for one in found for ref in one.sources))
+        return Led(
+            Shares(backends, tuple(closed), sources),
+            tuple(one.protocol for one in led),
+            tuple(one.said for one in led),
+        )
 
-    def _outcome(
-        self, one: BackendRef, origin: Origin, listener: Told, wanted: ProtocolClass
-    ) -> tuple[Backend | Closed, Protocol, Sources]:
+    def _outcome(self, one: BackendRef, origin: Origin, listener: Told, wanted: ProtocolClass) -> _Outcome:
         if one.kind == SERVICE:
             service = resolved(self.mesh, one, origin.key.zone)
             if service is None:
                 sought = one.name or ", ".join(f"{key}={value}" for key, value in sorted(one.labels.items()))
                 port = f" with port {one.port}" if one.port is not None else ""
-                return self._missing(one, origin, f"no MeshExternalService {sought}{port} is here"), "tcp", ()
+                return _Outcome(self._missing(one, origin, f"no MeshExternalService {sought}{port} is here"))
             return self._external(service, one, origin, listener, wanted)
         name = one.name or ""
         door = self.mesh.services.get(service_door(self.mesh.name, name)) if self.mesh.legacy else None
@@ -157,41 +175,46 @@ class Destinations:
     def _missing(self, one: BackendRef, origin: Origin, why: str) -> Closed:
         return Closed(one.weight, MISSING, f"{named(origin)}: {why}")
 
-    def _in_mesh(self, one: BackendRef, origin: Origin, listener: Told) -> tuple[Backend, Protocol, Sources]:
+    def _in_mesh(self, one: BackendRef, origin: Origin, listener: Told) -> _Outcome:
         where = destination(one.tags.set(SERVICE_TAG, one.name or ""))
         said = listener.about(None)
         name = where.cluster(self.mesh.name) + listener.suffix(None)
         cited = (*endpoints(self.mesh, where, tls=self.mesh.mtls).sources, *said.sources)
         self._need(name, InMesh(where, said), (origin.source, *cited))
-        return Backend("", name, "", one.weight, outside=False), spoken(self.mesh, where), cited
+        backend = Backend("", name, "", one.weight, outside=False)
+        return _Outcome(backend, spoken(self.mesh, where), cited, said)
 
     def _external(
         self, service: ExternalServiceView, one: BackendRef, origin: Origin, listener: Told, wanted: ProtocolClass
-    ) -> tuple[Backend | Closed, Protocol, Sources]:
+    ) -> _Outcome:
         said = listener.about(service)
+
+        def outcome(to: Backend | Closed) -> _Outcome:
+            return _Outcome(to, service.protocol, cited, said)
+
         cited = (*service.judged_sources, *said.sources)
         why = f"{_kind(service.key)} {service.service or service.name}"
         if wanted == "tcp" and service.protocol_class != "tcp":
             mismatch = f"{why} has protocol {service.protocol}, TCP connections cannot be sent there"
-            return self._missing(one, origin, mismatch), service.protocol, cited
+            return outcome(self._missing(one, origin, mismatch))
         host = external_host(service)
         if dialled_through_egress(self.mesh, service.key):
             if service.protocol_class == "http":
-                return Backend(service.sni, defaults.EGRESS_HTTP, host, one.weight), service.protocol, cited
+                return outcome(Backend(service.sni, defaults.EGRESS_HTTP, host, one.weight))
             name = defaults.egress_share(service.sni)
             self._need(name, Shared(service), (origin.source, *cited))
-            return Backend("", name, host, one.weight), service.protocol, cited
+            return outcome(Backend("", name, host, one.weight))
         judge = Judge(self._judged, is_legacy(service.key) or not self.mesh.forbid_external)
         if not judge.allows(service.sni):
-            return Closed(one.weight, DENIED, f"access to {why} is denied to this gateway"), service.protocol, cited
+            return outcome(Closed(one.weight, DENIED, f"access to {why} is denied to this gateway"))
         if service.extension is not None:
             reason = f"{why} is answered by an extension, which a gateway reaches through a zone egress only"
-            return self._missing(one, origin, reason), service.protocol, cited
+            return outcome(self._missing(one, origin, reason))
         made = dialled_by(service, said)
         if suffix := listener.suffix(service):
             made = replace(made, cluster=service.cluster + suffix)
         self._need(made.cluster, Dialled(made, said), (origin.source, *cited))
-        return Backend("", made.cluster, host, one.weight), service.protocol, cited
+        return outcome(Backend("", made.cluster, host, one.weight))
 
     def _need(self, name: str, what: InMesh | Dialled | Shared, cited: Iterable[EventRef]) -> None:
         _, sources = self.needed.setdefault(name, (what, {}))

@@ -61,7 +61,9 @@ def virtual_hosts(found: Destinations, gateway_port: PortView, one: ListenerView
     made: dict[HttpRouting, tuple[bytes, ...]] = {}  # a rule holds in several hosts
     for host in host_routings(found.mesh, found.gateway, gateway_port, one):
         routes: list[bytes] = []
-        for rule in _tuned(host.rules, listener):
+        tuned = _tuned(host.rules, listener)
+        sources |= dict.fromkeys(tuned.sources)
+        for rule in tuned.http:
             if rule not in made:
                 made[rule] = _routes(found, rule, listener, sources)
             routes += made[rule]
@@ -75,7 +77,7 @@ def shared_connections(found: Destinations, listeners: Iterable[tuple[ListenerVi
     sources: dict[EventRef, None] = {}
     for one, listener in listeners:
         for said in tcp_routings(found.mesh, found.gateway, one):
-            shares, _ = found.shared_out(said.backends, said.origin, listener, "tcp")
+            shares = found.shared_out(said.backends, said.origin, listener, "tcp").shares
             sources |= dict.fromkeys((said.origin.source, *shares.sources))
             for backend in shares.backends:
                 weights[backend.cluster] = weights.get(backend.cluster, 0) + backend.weight
@@ -87,34 +89,34 @@ def shared_connections(found: Destinations, listeners: Iterable[tuple[ListenerVi
 # --- rules --------------------------------------------------------------------------------------------------------
 
 
-def _tuned(rules: tuple[HttpRouting, ...], listener: Told) -> tuple[HttpRouting, ...]:
+def _tuned(rules: tuple[HttpRouting, ...], listener: Told) -> Effective:
     """The rules with what policies say about these routes in particular."""
     everything = tuple(rule for rule in listener.rules if rule.to.kind == "Mesh")
-    return with_routes(Effective(http=rules), everything, listener.rules).http
+    return with_routes(Effective(http=rules), everything, listener.rules)
 
 
 def _routes(found: Destinations, rule: HttpRouting, listener: Told, sources: dict[EventRef, None]) -> tuple[bytes, ...]:
     redirected = any(one.type == "RequestRedirect" for one in rule.filters)
-    shares, protocols = found.shared_out(rule.backends, rule.backend_origin, listener, "http")
+    led = found.shared_out(rule.backends, rule.backend_origin, listener, "http")
     mirrors: list[tuple[Backend, IntOrString | None]] = []
-    cited = {rule.origin.source: None, rule.backend_origin.source: None} | dict.fromkeys(shares.sources)
+    cited = {rule.origin.source: None, rule.backend_origin.source: None} | dict.fromkeys(led.shares.sources)
     for one in rule.filters:
         if one.request_mirror is not None:
-            copies, _ = found.shared_out((one.request_mirror.backend_ref,), rule.origin, listener, "http")
+            copies = found.shared_out((one.request_mirror.backend_ref,), rule.origin, listener, "http").shares
             # A copy that nobody can take is not made: the client is none the wiser in any case.
             mirrors += ((to, one.request_mirror.percentage) for to in copies.backends)
             cited |= dict.fromkeys(copies.sources)
-    said = listener.at_large
+    said = led.alike(listener)
     about = msgspec.structs.replace(said, timeout=rule.timeout or said.timeout, retry=rule.retry or said.retry)
-    sources |= cited | dict.fromkeys(said.sources)
+    sources |= cited | dict.fromkeys((*said.sources, *listener.at_large.sources))
     return _encoded(
         Entry(
             name=f"{rule.origin.key.kind}/{rule.origin.key.name}",
             match=rule.match,
             filters=rule.filters,
-            shares=None if redirected else msgspec.structs.replace(shares, sources=()),
+            shares=None if redirected else msgspec.structs.replace(led.shares, sources=()),
             mirrors=tuple(mirrors),
-            tuning=route_tuning(about, class_of(protocols)),
+            tuning=route_tuning(about, class_of(led.protocols)),
             strips_query=rule.strips_query,
         )
     )
