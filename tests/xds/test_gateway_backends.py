@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from envoy_data_plane.envoy.config.route import v3 as route
 
+from shared.events.event import GLOBAL
 from shared.model.resource import Resource
 from tests.builders import gateway, mes, resource
 from tests.xds.test_gateway_routes import compiled, everything_to, http_listener
@@ -31,7 +32,7 @@ def told(*written: Resource) -> tuple[timedelta | None, set[int]]:
     assert isinstance(found, route.RouteConfiguration)
     action = found.virtual_hosts[0].routes[0].route
     assert action is not None
-    return action.timeout, {ref.n for ref in made.sources if not ref.origin}
+    return action.timeout, {ref.n for ref in made.sources if ref.origin == GLOBAL}
 
 
 ALL, ONE = timeout(3, {"kind": "Mesh"}), timeout(7, MES)
