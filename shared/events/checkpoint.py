@@ -1,14 +1,15 @@
 """Checkpoints: a `LogState` as bytes, so that a question about the past need not begin at the first event. Pure.
 
-A checkpoint is kept outside the log and proves nothing by itself: it can be deleted at any time, and before use its
-head is compared with the log's own chain. The bytes are a line of text (what it is, its digest) and MessagePack, not
+Resources that are given by their events (`sketch`) are written as these, so that a checkpoint is nothing without its
+log. It is kept outside the log and proves nothing by itself: it can be deleted at any time, and before use its head is
+compared with the log's own chain. The bytes are a line of text (what it is, its digest) and MessagePack, not
 compressed: that would take longer than all the rest, in a place that can be emptied at any time.
 What follows from the rest (kinds, names, retired, expiring, active leases) is not written but derived.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -17,11 +18,12 @@ from immutables import Map
 
 from shared.events.event import EventRef, ZoneSettingsChanged
 from shared.events.fold import expiry_of
+from shared.events.sketch import Written
 from shared.events.state import Authority, Claim, Hold, Lease, LogState, Narrowed, ProxyStatus, Quarantine, Stored
 from shared.model import codec
 from shared.model.resource import ResourceKey
 
-MAGIC = b"zonal checkpoint 4"
+MAGIC = b"zonal checkpoint 5"
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -61,14 +63,15 @@ class _Image(msgspec.Struct, frozen=True, omit_defaults=True):
     holds: list[Hold] = []
     quarantined: list[Quarantine] = []
     unread: list[tuple[int, str]] = []
+    written: list[Written] = []
 
 
 _decoder = codec.unpacker(_Image)
 
 
-def encode_checkpoint(state: LogState) -> bytes:
-    """The state as bytes, in no particular order."""
-    body = codec.pack(_image(state, _values))
+def encode_checkpoint(state: LogState, written: Iterable[Written] = ()) -> bytes:
+    """The state as bytes, in no particular order. written: resources that it does not hold."""
+    body = codec.pack(_image(state, _values, list(written)))
     return b"%s %s\n%s" % (MAGIC, sha256(body).hexdigest().encode(), body)
 
 
@@ -77,7 +80,7 @@ def checkpoint_text(state: LogState) -> bytes:
     return codec.encode(_image(state, _sorted))
 
 
-def _image(state: LogState, values: Callable[[Map[Any, Any]], list[Any]]) -> _Image:
+def _image(state: LogState, values: Callable[[Map[Any, Any]], list[Any]], written: Sequence[Written] = ()) -> _Image:
     return _Image(
         origin=state.origin,
         n=state.n,
@@ -95,18 +98,20 @@ def _image(state: LogState, values: Callable[[Map[Any, Any]], list[Any]]) -> _Im
         data_keys={kid: dict(wraps) for kid, wraps in state.data_keys.items()},
         skipped=sorted(state.skipped.items()),
         narrowed=[(mesh, sorted(known.items(), key=_loss)) for mesh, known in sorted(state.narrowed.items())],
-        derived=None if _derived(state) == state else _written_out(state),
+        derived=None if _follows(state) else _written_out(state),
         holds=values(state.holds),
         quarantined=values(state.quarantined),
         unread=sorted(state.unread.items()),
+        written=list(written),
     )
 
 
-def decode_checkpoint(data: bytes) -> LogState:
-    """The state that was encoded. Raises CheckpointFault."""
-    line, found, body = data.partition(b"\n")
-    magic, _, digest = line.rpartition(b" ")
-    if not found or magic != MAGIC:
+def decode_checkpoint(data: bytes) -> tuple[LogState, list[Written]]:
+    """The state that was encoded, and the resources that it does not hold. Raises CheckpointFault."""
+    end = data.find(b"\n")
+    magic, _, digest = data[: max(end, 0)].rpartition(b" ")
+    body = memoryview(data)[end + 1 :]
+    if magic != MAGIC:
         raise CheckpointFault("no checkpoint of this version")
     if sha256(body).hexdigest().encode() != digest:
         raise CheckpointFault("the digest is another one: it was damaged")
@@ -115,7 +120,7 @@ def decode_checkpoint(data: bytes) -> LogState:
     except msgspec.DecodeError as error:
         raise CheckpointFault(str(error)) from None
     state = _derived(_plain(image))
-    return state if image.derived is None else _as_written(state, image.derived)
+    return state if image.derived is None else _as_written(state, image.derived), image.written
 
 
 def _plain(image: _Image) -> LogState:
@@ -170,6 +175,33 @@ def _derived(state: LogState) -> LogState:
         names=_nested(names.items()),
         expiring=_nested(expiring.items()),
     )
+
+
+def _follows(state: LogState) -> bool:
+    """Whether what is derived otherwise is what `_derived` makes of the rest, without making most of it."""
+    leases, names = state.leases, state.names
+    active = published = 0
+    ended: list[Lease] = []
+    for lease in state.vips.values():
+        if lease.until is not None:
+            ended.append(lease)
+        elif (found := leases.get(lease.key)) is lease or found == lease:
+            active += 1
+        else:
+            return False
+    held: dict[tuple[str, str], Claim] = {}
+    for place, claim in state.claims.items():
+        if claim.until is not None:
+            held[place] = claim
+        elif (own := names.get(claim.key)) is not None and own.get(claim.hostname) == claim:
+            published += 1
+        else:
+            return False
+    if active != len(leases) or published != sum(map(len, names.values())):
+        return False
+    few = LogState(state.origin, vips=Map({lease.ip: lease for lease in ended}), claims=Map(held))
+    few = _derived(few)
+    return few.retired == state.retired and few.expiring == state.expiring
 
 
 def _written_out(state: LogState) -> _Derived:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Collection, Iterable, Sequence
 from itertools import compress
+from typing import NamedTuple, Protocol
 from zlib import crc32
 
 import msgspec
@@ -25,9 +26,9 @@ FORMAT = 2
 EVENTS_LIMIT = 2**32 - 1
 CHANGES_LIMIT = 200
 STRIDE = 7_000
-"""Checkpoints stand at multiples of this after their base. To lay one takes as long as to fold 3,000 events."""
-OTHER_WEIGHT = 2
-"""What it costs to fold an event that is not about a resource, in events that are."""
+"""Checkpoints stand at multiples of this after their base."""
+OTHERS_PER_STRIDE = 2
+"""With more events that no later one overtakes than a stride divided by this, a checkpoint is worth what it takes."""
 SPAN_STRIDES = 5
 """At most so many lie between two checkpoints, however little there is to fold: the columns are walked as well."""
 
@@ -69,6 +70,24 @@ class _Header(msgspec.Struct):
     subject: str
     change: _Typed
     cause: str
+
+
+class Lines(Protocol):
+    """The encoded events, one after the other, a line feed behind each: bytes, or a mapped file."""
+
+    def __getitem__(self, part: slice, /) -> bytes:
+        """Some of the bytes."""
+        ...
+
+
+class Lasting(NamedTuple):
+    """Events of a part of a log that were not overtaken within it. others: to be folded. written: by its subject, what
+    wrote or deleted a resource last; deleted: what deleted one last.
+    """
+
+    others: set[int]
+    written: dict[int, int]
+    deleted: dict[int, int]
 
 
 class Image(msgspec.Struct, frozen=True, array_like=True):
@@ -150,8 +169,8 @@ class LogIndex:
         if len(self.changes) > CHANGES_LIMIT:
             raise DamagedLog(self.origin, len(self) + 1, f"more than {CHANGES_LIMIT} kinds of changes")
         self.change_of.extend(changes)
-        self.id_of.extend([mark(header.id) for header in headers])
-        self.cause_of.extend([mark(header.cause) for header in headers])
+        self.id_of.extend([crc32(header.id.encode()) for header in headers])  # `mark`, a million times
+        self.cause_of.extend([crc32(header.cause.encode()) for header in headers])
         start = self.starts[-1]
         ends = []
         for line in lines:
@@ -229,15 +248,11 @@ class LogIndex:
                     break
         return found
 
-    def survivors(self, base: LogState, until: int) -> Sequence[int]:
-        """The events after `base` and up to `until` that must be folded to know the state at `until`; it is the last.
-
-        An overtaken change that nobody can read is not among them: it is missing in `LogState.skipped`, nowhere else.
-        """
-        after = base.n
+    def lasting(self, after: int, until: int) -> Lasting:
+        """Which events with after < n <= until last: what was overtaken is not among them."""
         numbers = range(after + 1, until + 1)
         if not self.ordered or not numbers:
-            return numbers
+            return Lasting(set(numbers), {}, {})
         subjects, changes = self.subject_of[after:until], bytes(self.change_of[after:until])
 
         def chosen(*classes: int) -> bytes:
@@ -246,29 +261,42 @@ class LogIndex:
         def last(*classes: int) -> dict[int, int]:
             return dict(compress(zip(subjects, numbers, strict=True), chosen(*classes)))
 
-        kept = set(compress(numbers, chosen(_OTHER)))
-        written = last(_APPLIED, _DELETED)
-        kept.update(written.values())
-        kept.update(created for n in written.values() if (created := self.created_by[n - 1]) > after)
-        kept.update(last(_DELETED).values())
+        others = set(compress(numbers, chosen(_OTHER)))
+        written, deleted = last(_APPLIED, _DELETED), last(_DELETED)
         if access := self._access():
-            kept.update(compress(numbers, map(access.__contains__, subjects)))
+            others.update(compress(numbers, map(access.__contains__, subjects)))
+            for subject in access:
+                written.pop(subject, None)
+                deleted.pop(subject, None)
         connected = last(_CONNECTED)
-        kept.update(connected.values())
+        others.update(connected.values())
         ends = compress(zip(subjects, numbers, strict=True), chosen(_DISCONNECTED))
-        kept.update(n for subject, n in ends if n > connected.get(subject, 0))
+        others.update(n for subject, n in ends if n > connected.get(subject, 0))
+        return Lasting(others, written, deleted)
+
+    def survivors(self, base: LogState, until: int) -> Sequence[int]:
+        """The events after `base` and up to `until` that must be folded to know the state at `until`; it is the last.
+
+        An overtaken change that nobody can read is not among them: it is missing in `LogState.skipped`, nowhere else.
+        """
+        after = base.n
+        if not self.ordered or until <= after:
+            return range(after + 1, until + 1)
+        found = self.lasting(after, until)
+        kept = found.others
+        kept.update(found.written.values())
+        kept.update(created for n in found.written.values() if (created := self.created_by[n - 1]) > after)
+        kept.update(found.deleted.values())
         kept.add(until)
         return sorted(kept)
 
-    def next_checkpoint(self, after: int, work: int, stride: int = STRIDE) -> int | None:
-        """The first place after `after`, in strides, that over `work` events must be folded for; None: not yet."""
-        others, written = 0, set[int]()
-        choice, resources = self._choice((_OTHER,)), self._choice((_APPLIED, _DELETED))
+    def next_checkpoint(self, after: int, stride: int = STRIDE) -> int | None:
+        """The first place after `after`, in strides, that many events must be folded for; None: not yet."""
+        others = 0
+        choice = self._choice((_OTHER,))
         for place in range(after + stride, len(self) + 1, stride):
-            changes = self.change_of[place - stride : place]
-            others += changes.translate(choice).count(1)
-            written.update(compress(self.subject_of[place - stride : place], changes.translate(resources)))
-            if OTHER_WEIGHT * others + len(written) > work or place - after >= SPAN_STRIDES * stride:
+            others += self.change_of[place - stride : place].translate(choice).count(1)
+            if OTHERS_PER_STRIDE * others > stride or place - after >= SPAN_STRIDES * stride:
                 return place
         return None
 

@@ -32,8 +32,9 @@ from shared.events.event import (
     event_hash,
 )
 from shared.events.fold import fold_all, fold_part
-from shared.events.index import STRIDE, LogIndex, mark
+from shared.events.index import STRIDE, Lines, LogIndex, mark
 from shared.events.search import Wanted, found
+from shared.events.sketch import Sketch, Sketcher
 from shared.events.state import LogState
 
 _SKIPPED = str(EventSkipped.__struct_config__.tag)
@@ -61,14 +62,6 @@ class Checkpoints(Protocol):
 
     def drop(self, n: int) -> None:
         """Forget one that is of no use."""
-        ...
-
-
-class Lines(Protocol):
-    """The encoded events, one after the other, a line feed behind each: bytes, or a mapped file."""
-
-    def __getitem__(self, part: slice, /) -> bytes:
-        """Some of the bytes."""
         ...
 
 
@@ -195,7 +188,17 @@ class PastLog:
         if not self._laid:
             self._laid = True
             self._lay_checkpoints()
-        return self._remember(self._on(self._nearest(n), n))
+        held = max((place for place in self._states if place <= n), default=0)
+        if held and n - held <= self._near(self._states[held]):
+            # As quick as a checkpoint, and it shares with the state that is held all that did not change since.
+            return self._remember(self._on(self._states[held], n))
+        sketch = self._sketch(held, n)
+        if sketch is None and held:
+            return self._remember(self._on(self._states[held], n))
+        sketcher, base = self._sketcher, sketch or self._nothing
+        later = sketcher.advanced(base, n)
+        self._let_go += (base, later)
+        return self._remember(sketcher.state(later))
 
     def state_after(self, before: LogState, n: int) -> LogState:
         """The same, made from an earlier state of this log where that is near: all that did not change since is the
@@ -210,45 +213,46 @@ class PastLog:
         self._lines = lines
         self._laid = False
 
+    @property
+    def _sketcher(self) -> Sketcher:
+        return Sketcher(self.index, self._lines)
+
+    @property
+    def _nothing(self) -> Sketch:
+        return Sketch(LogState(origin=self.origin), {})
+
     def _lay_checkpoints(self) -> None:
         """Add those that are missing, so that no question has many more events to fold."""
         if self._checkpoints is None:
             return
-        state = self._nearest(max(self._checkpoints.places(), default=0))
-        while (place := self.index.next_checkpoint(state.n, self._work(state), self._stride)) is not None:
-            state = self._remember(self._on(state, place))
-            self._checkpoints.save(place, encode_checkpoint(state))
+        sketch = self._sketch(0, len(self)) or self._nothing
+        while (place := self.index.next_checkpoint(sketch.rest.n, self._stride)) is not None:
+            sketch = self._sketcher.advanced(sketch, place)
+            self._checkpoints.save(place, encode_checkpoint(sketch.rest, sketch.written.values()))
 
-    def _work(self, state: LogState) -> int:
+    def _near(self, state: LogState) -> int:
         # To read a checkpoint takes about as long as to fold half of what it holds.
         size = len(state.resources) + len(state.vips) + len(state.claims) + len(state.proxies)
         return max(self._stride, size // 2)
 
-    def _nearest(self, n: int) -> LogState:
-        """The last state at or before n that is known; the empty one if none is."""
-        held = max((place for place in self._states if place <= n), default=0)
-        if held and n - held <= self._work(self._states[held]):
-            # As quick as a checkpoint, and it shares with the state that is held all that did not change since.
-            self._states.move_to_end(held)
-            return self._states[held]
+    def _sketch(self, after: int, until: int) -> Sketch | None:
+        """That of the last checkpoint with after < n <= until."""
         if (kept := self._checkpoints) is not None:
             for place in sorted(kept.places(), reverse=True):
-                if held < place <= n and (state := self._confirmed(kept, place)) is not None:
-                    return state
-        if held:
-            self._states.move_to_end(held)
-            return self._states[held]
-        return LogState(origin=self.origin)
+                if after < place <= until and (sketch := self._confirmed(kept, place)) is not None:
+                    return sketch
+        return None
 
-    def _confirmed(self, kept: Checkpoints, place: int) -> LogState | None:
-        """The state of the checkpoint at `place`, if the chain of this log goes on from there."""
+    def _confirmed(self, kept: Checkpoints, place: int) -> Sketch | None:
+        """The checkpoint at `place`, if the chain of this log goes on from there."""
         data = kept.load(place)
         if data is None:
             return None
         with suppress(CheckpointFault):
-            state = decode_checkpoint(data)
-            if (state.origin, state.n, state.head) == (self.origin, place, self.head(place)):
-                return state
+            rest, written = decode_checkpoint(data)
+            if (rest.origin, rest.n, rest.head) == (self.origin, place, self.head(place)):
+                self._let_go.append(written)
+                return self._sketcher.of(rest, written)
         kept.drop(place)
         return None
 

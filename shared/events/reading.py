@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from shared.events.event import GLOBAL
-from shared.events.index import WITHHELD, LogIndex
-from shared.events.past import Lines, PastLog
+from shared.events.index import WITHHELD, Lines, LogIndex
+from shared.events.past import PastLog
 from shared.events.subject import place_of
 from shared.model.resource import ResourceKey
 

@@ -14,9 +14,12 @@ import mmap
 import os
 import re
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from io import FileIO
 from pathlib import Path
 from typing import Self
 
@@ -24,13 +27,15 @@ import msgspec
 
 from shared.events.event import GLOBAL
 from shared.events.history import History
-from shared.events.index import Image, LogIndex
-from shared.events.past import Lines, PastLog
+from shared.events.index import Image, Lines, LogIndex
+from shared.events.past import PastLog
 from shared.events.subject import escape, unescape
 from shared.process.collector import collector_paused
 
 CHECKPOINTS_LIMIT = 256
 """Per origin. They are spread over the log, so more of them would save little."""
+WRITES_LIMIT = 8
+"""Pieces of events that wait to be written, of about a MB each."""
 _MAGIC = b"zonal index 1 "
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -79,6 +84,37 @@ class CheckpointFiles:
         return self._directory / f"checkpoint-{n}"
 
 
+class _Appending:
+    """Appends to a file in a thread of its own: others who sync the same disk hold writes up, and reading goes on."""
+
+    def __init__(self, out: FileIO) -> None:
+        self._out = out
+        self._thread = ThreadPoolExecutor(1)
+        self._under_way: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def append(self, data: bytes) -> None:
+        """Write it some time; waits where WRITES_LIMIT pieces do so already. Raises OSError of an earlier one."""
+        if len(self._under_way) >= WRITES_LIMIT:
+            self._under_way.popleft().result()
+        self._under_way.append(self._thread.submit(self._write, data))
+
+    def settle(self) -> None:
+        """All of it is written. Raises OSError."""
+        while self._under_way:
+            self._under_way.popleft().result()
+
+    def _write(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[self._out.write(left) :]
+
+
 class OriginCache:
     """What is kept of one origin's log. `past` is it, as far as it was read."""
 
@@ -101,20 +137,25 @@ class OriginCache:
 
         keep: for the next process as well, which takes a moment. It raises DamagedLog for what does not come next.
         """
-        with collector_paused(), self._events.open("ab") as out:
+        with collector_paused(), self._events.open("ab", buffering=0) as out:
             out.truncate(self.index.starts[-1])
             out.seek(0, os.SEEK_END)
+            with _Appending(out) as written:
 
-            def extend(lines: Sequence[bytes]) -> None:
-                out.write(b"\n".join(lines) + b"\n")
-                self.index.extend(lines)
+                def extend(lines: Sequence[bytes]) -> None:
+                    self.index.extend(lines)
+                    written.append(b"\n".join(lines) + b"\n")
 
-            try:
-                yield extend
-            finally:
-                out.truncate(self.index.starts[-1])
-                out.flush()
-                self._grown(keep=keep)
+                try:
+                    yield extend
+                finally:
+                    try:
+                        written.settle()
+                    except OSError:
+                        self.forget()
+                        raise
+                    out.truncate(self.index.starts[-1])
+                    self._grown(keep=keep)
 
     def forget(self) -> None:
         """Begin anew: it is another log's past."""

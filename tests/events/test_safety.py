@@ -43,4 +43,4 @@ def test_a_quarantine_is_of_one_version() -> None:
 def test_a_checkpoint_keeps_them() -> None:
     """A state that is read back is the state that was written."""
     state = log(HELD, QUARANTINED).state
-    assert decode_checkpoint(encode_checkpoint(state)) == state
+    assert decode_checkpoint(encode_checkpoint(state)) == (state, [])
