@@ -40,7 +40,7 @@ from shared.process.settings import ZoneSettings
 from shared.process.web import serve_api
 from shared.process.writer import event_time
 from zone_cp.ads.delta import Acked, Nacked
-from zone_cp.ads.server import Admitted, AdsServer, NodeInfo, Refused, TlsFiles, grpc_status
+from zone_cp.ads.server import Admitted, AdsServer, NodeInfo, Refused, Status, TlsFiles
 from zone_cp.checks import ZoneChecker
 from zone_cp.follow import SYSTEM, ZoneOwner
 from zone_cp.gauges import zone_registry
@@ -333,7 +333,7 @@ class _Zone:
             judged = join(node.id, node.metadata, principal, self._owner.state)
         if isinstance(judged, NotAdmitted):
             log.info("proxy refused", proxy=node.id, status=judged.status, reason=judged.reason)
-            return Refused(grpc_status(judged.status), judged.reason)
+            return Refused(Status[judged.status], judged.reason)
         if isinstance(judged, Joining):
             if replaces(judged, self._owner.state):
                 self._safety.guard.forget(judged.proxy)

@@ -136,7 +136,7 @@ class Bare:
 
     def __init__(self) -> None:
         self._contexts: set[Context] = set()
-        self._grown = asyncio.Condition()
+        self._changed = asyncio.Condition()
         self._answers = Answers()
         self._server = aio.server(options=(("grpc.so_reuseport", 0), ("grpc.max_send_message_length", -1)))
         untyped: Any = self._stream
@@ -154,9 +154,9 @@ class Bare:
         await self._server.stop(0.0)
 
     async def joined(self, count: int) -> None:
-        """Wait until so many clients are there. Raises TimeoutError."""
-        async with asyncio.timeout(SECONDS), self._grown:
-            await self._grown.wait_for(lambda: len(self._contexts) >= count)
+        """Wait until so many clients are there, and those of before are gone. Raises TimeoutError."""
+        async with asyncio.timeout(SECONDS), self._changed:
+            await self._changed.wait_for(lambda: len(self._contexts) == count)
 
     async def push(self, responses: Sequence[bytes]) -> Spent:
         """Send encoded responses to every client; what it took until all are ACKed. Raises TimeoutError."""
@@ -167,18 +167,25 @@ class Bare:
         return Spent.since(started)
 
     async def _stream(self, _: object, context: Context) -> None:
+        try:
+            await self._read(context)
+        finally:  # also when the client is gone, which cancels this
+            self._contexts.discard(context)
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _read(self, context: Context) -> None:
         while True:
             raw: Any = await context.read()
             if raw is aio.EOF:
-                self._contexts.discard(context)
                 return
             request = DeltaDiscoveryRequest.FromString(raw)
             if request.response_nonce:
                 self._answers.take()
             elif request.type_url == CLUSTER:
-                async with self._grown:
+                async with self._changed:
                     self._contexts.add(context)
-                    self._grown.notify_all()
+                    self._changed.notify_all()
 
 
 def _asks(stream: Any) -> bool:

@@ -149,7 +149,7 @@ class LogState(msgspec.Struct, frozen=True):
     quarantined: Map[tuple[str, str, str], Quarantine] = Map()
 
 
-class Position(msgspec.Struct, frozen=True, order=True):
+class Position(msgspec.Struct, frozen=True, order=True, gc=False):
     """A moment of a zone: global's sequence g and the zone's own sequence z."""
 
     g: int

@@ -25,7 +25,7 @@ from tests.ads.stream_pair import SHORT, carried, snapshot
 from zone_cp.ads.calls import DRAINING
 from zone_cp.ads.hub import SUPERSEDED
 from zone_cp.ads.names import DnsTable
-from zone_cp.ads.server import Admission, Admitted, AdsServer, NodeInfo, Refused
+from zone_cp.ads.server import Admission, Admitted, AdsServer, NodeInfo, Refused, Status
 
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 ATTACH = "/zonal.agent.v1.Agent/Attach"
@@ -55,9 +55,9 @@ class World:
 
     async def admit(self, node: NodeInfo, token: str | None) -> Admission:
         if token is None:
-            return Refused(grpc.StatusCode.UNAUTHENTICATED, "no dataplane token: give one with --dataplane-token-file")
+            return Refused(Status.UNAUTHENTICATED, "no dataplane token: give one with --dataplane-token-file")
         if token != f"token-of-{node.id}":
-            return Refused(grpc.StatusCode.PERMISSION_DENIED, f"this token is not for {node.id}")
+            return Refused(Status.PERMISSION_DENIED, f"this token is not for {node.id}")
         return Admitted(node.id, first=node.id == self.first)
 
     def call(self, method: str, proxy: str, token: str | None = "") -> Any:

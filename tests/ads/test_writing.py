@@ -1,4 +1,4 @@
-"""The writer of a stream never writes twice at the same time, and says the newest when it is free."""
+"""The writer of a stream says nothing while its client takes no more, and the newest when it does again."""
 
 from __future__ import annotations
 
@@ -12,52 +12,50 @@ pytestmark = pytest.mark.anyio
 
 
 class Wire:
-    """A call whose writes end when the test says so."""
+    """A call that takes one message, and the next when the test says so."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
         self.due: list[bytes] = []
         self.faults: list[BaseException] = []
-        self.under_way: asyncio.Future[None] | None = None
-        self.writer = Writer(self._take, self._write, self.faults.append)
+        self.blocked = False
+        self.fault: Exception | None = None
+        self.writer = Writer(self._take, self.send, self.faults.append)
 
     def _take(self) -> list[bytes]:
         due, self.due = self.due, []
         return due
 
-    async def _write(self, message: bytes) -> None:
-        assert self.under_way is None, "two writes at once"
+    def send(self, message: bytes) -> bool:
+        assert not self.blocked, "nothing is to be sent now"
+        if self.fault is not None:
+            raise self.fault
         self.written.append(message)
-        self.under_way = asyncio.get_running_loop().create_future()
-        await self.under_way
+        self.blocked = True
+        return False
 
     def speak(self, *due: bytes) -> None:
         """These are due now, in place of what was before."""
         self.due = list(due)
         self.writer.speak()
 
-    async def done(self, fault: Exception | None = None) -> None:
-        """The write that is under way ends."""
-        future, self.under_way = self.under_way, None
-        assert future is not None
-        if fault is None:
-            future.set_result(None)
-        else:
-            future.set_exception(fault)
-        await asyncio.sleep(0)
+    def done(self) -> None:
+        """The call takes more."""
+        self.blocked = False
+        self.writer.go_on()
 
 
 async def test_what_falls_due_meanwhile_is_said_when_the_write_is_done() -> None:
-    """The first message goes out at once; of two that fall due while it is written, the newest."""
+    """The first message goes out at once; of two that fall due while it takes no more, the newest."""
     wire = Wire()
     wire.speak(b"1")
     assert wire.written == [b"1"]
     wire.speak(b"2")
     wire.speak(b"3")
     assert wire.written == [b"1"]
-    await wire.done()
+    wire.done()
     assert wire.written == [b"1", b"3"]
-    await wire.done()
+    wire.done()
     wire.speak(b"4")
     assert wire.written[2:] == [b"4"]
 
@@ -68,15 +66,29 @@ async def test_all_of_one_moment_is_written_before_the_next() -> None:
     wire.speak(b"1", b"2")
     wire.speak(b"3")
     for _ in range(3):
-        await wire.done()
+        wire.done()
     assert wire.written == [b"1", b"2", b"3"]
 
 
-async def test_a_call_that_ends_is_told_once() -> None:
-    """A write that fails ends the stream with its reason; nothing is written after it, whoever asks."""
+async def test_a_call_that_takes_more_at_once_is_given_all() -> None:
+    """No turn of the loop between messages that need not wait."""
+    written: list[bytes] = []
+    due = [[b"1", b"2"], []]
+
+    def send(message: bytes) -> bool:
+        written.append(message)
+        return True
+
+    Writer(lambda: due.pop(0), send, lambda _: None).speak()
+    assert written == [b"1", b"2"]
+
+
+async def test_a_call_that_fails_is_told_once() -> None:
+    """It ends the stream with its reason; nothing is written after it, whoever asks."""
     wire = Wire()
     wire.speak(b"1", b"2")
-    await wire.done(OSError("gone"))
+    wire.fault = OSError("gone")
+    wire.done()
     wire.speak(b"3")
     assert [str(fault) for fault in wire.faults] == ["gone"]
     assert wire.written == [b"1"]
@@ -89,16 +101,16 @@ async def test_a_state_that_breaks_ends_its_own_stream_only() -> None:
         raise ValueError("broken")
 
     wire = Wire()
-    Writer(broken, wire._write, wire.faults.append).speak()
+    Writer(broken, wire.send, wire.faults.append).speak()
     assert [str(fault) for fault in wire.faults] == ["broken"]
 
 
 async def test_a_writer_that_is_closed_writes_no_more() -> None:
-    """The stream ended while a write was under way: what is left of it is dropped, and nobody is told."""
+    """The stream ended while its call took no more: what is left of it is dropped, and nobody is told."""
     wire = Wire()
     wire.speak(b"1", b"2")
     wire.writer.close()
-    await wire.done()
+    wire.done()
     wire.speak(b"3")
     assert (wire.written, wire.faults) == ([b"1"], [])
 
@@ -114,6 +126,6 @@ async def test_a_ring_lets_its_caller_finish() -> None:
     await asyncio.sleep(0)
     assert wire.written == [b"2"]
     wire.writer.ring()
-    await wire.done()
+    wire.done()
     await asyncio.sleep(0)
     assert wire.written == [b"2"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import grpc
 from immutables import Map
 
 from shared.events.state import Position
 from tests.conformance.contract import SERVICE, messages
+from zone_cp.ads.rpc.calls import Call, Method
+from zone_cp.ads.rpc.exchange import Status
 from zone_cp.ads.server import Admission, Admitted, AdsServer, NodeInfo, Refused
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Encoded, Snapshot
 from zone_cp.xds.wire import encode, piece
@@ -40,15 +41,15 @@ class ConformancePlane:
             on_ack=lambda _proxy, _fact: None,
             on_nack=lambda _proxy, _fact: None,
             on_observation=lambda _proxy, _seen: None,
-            services=(self._service(),),
+            methods=self._methods(),
         )
 
     async def _admit(self, node: NodeInfo, token: str | None) -> Admission:
         if not node.id:
-            return Refused(grpc.StatusCode.INVALID_ARGUMENT, "the first request of a stream must name its node")
+            return Refused(Status.INVALID_ARGUMENT, "the first request of a stream must name its node")
         return Admitted(node.id)
 
-    def _service(self) -> grpc.GenericRpcHandler:
+    def _methods(self) -> dict[str, Method]:
         requests = {"SetState": "State", "ClearState": "Node"}
         calls: dict[str, Callable[[Any], Snapshot]] = {
             "SetState": self._set_state,
@@ -56,28 +57,27 @@ class ConformancePlane:
             "SetResource": self._set_resource,
             "RemoveResource": self._remove_resource,
         }
-        methods = {
-            name: self._method(messages()[requests.get(name, "ResourceChange")], change)
+        return {
+            f"/{SERVICE}/{name}": self._method(messages()[requests.get(name, "ResourceChange")], change)
             for name, change in calls.items()
         }
-        return grpc.method_handlers_generic_handler(SERVICE, methods)
 
-    def _method(self, message: Any, change: Callable[[Any], Snapshot]) -> Any:
-        async def call(request: Any, context: Any) -> Any:
+    def _method(self, message: Any, change: Callable[[Any], Snapshot]) -> Method:
+        async def method(call: Call) -> None:
+            request = message.FromString(await call.read() or b"")
             if not request.node:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "node is missing")
+                await call.abort(Status.INVALID_ARGUMENT, "node is missing")
             try:
                 changed = change(request)
             except ValueError as error:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+                await call.abort(Status.INVALID_ARGUMENT, str(error))
             self._changes += 1
             snapshot = Snapshot(Position(self._changes, 0), changed.resources, changed.versions)
             self._state[request.node] = snapshot
             self.server.offer(request.node, snapshot)
-            return messages()["Done"](position=str(snapshot.position))
+            await call.write(messages()["Done"](position=str(snapshot.position)).SerializeToString())
 
-        untyped: Any = call
-        return grpc.unary_unary_rpc_method_handler(untyped, message.FromString, messages()["Done"].SerializeToString)
+        return method
 
     def _of(self, node: str) -> Snapshot:
         return self._state.get(node) or Snapshot(Position(0, 0), Map())

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
-import grpc
 import httpx
 import pytest
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType, ClusterEdsClusterConfig
@@ -53,7 +52,7 @@ from immutables import Map
 from shared.demo import certificates
 from shared.events.state import Position
 from zone_cp.ads.delta import Acked, Nacked
-from zone_cp.ads.server import Admission, Admitted, AdsServer, NodeInfo, Refused, TlsFiles
+from zone_cp.ads.server import Admission, Admitted, AdsServer, NodeInfo, Refused, Status, TlsFiles
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Encoded, Snapshot
 from zone_cp.xds.wire import encode
 
@@ -111,7 +110,7 @@ class ControlPlane:
 
     async def admit(self, node: NodeInfo, token: str | None) -> Admission:
         if token != TOKEN:
-            return Refused(grpc.StatusCode.UNAUTHENTICATED, "this token is unknown")
+            return Refused(Status.UNAUTHENTICATED, "this token is unknown")
         return Admitted(node.id)
 
     def hear(self, _proxy: str, fact: Acked | Nacked) -> None:

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import grpc
 import jwt
 import pytest
 from cryptography import x509
@@ -25,7 +24,7 @@ from shared.events.state import Position
 from tests.e2e.grpc_client import SECONDS, client, echo, say
 from tests.xds.views import Secrets, mesh_view, sidecar, zone_view
 from zone_cp.ads.delta import Acked, Nacked
-from zone_cp.ads.server import Admission, Admitted, AdsServer, NodeInfo, Refused, TlsFiles
+from zone_cp.ads.server import Admission, Admitted, AdsServer, NodeInfo, Refused, Status, TlsFiles
 from zone_cp.view.policies import NOTHING_SAID
 from zone_cp.view.workloads import Instance, Workloads, WorkloadService
 from zone_cp.xds.compile import compile_proxy
@@ -100,7 +99,7 @@ async def test_a_grpc_client_resolves_calls_and_follows_an_in_mesh_service(secur
 
     async def admit(node: NodeInfo, token: str | None) -> Admission:
         if secure and token != issued:
-            return Refused(grpc.StatusCode.UNAUTHENTICATED, "this token is unknown")
+            return Refused(Status.UNAUTHENTICATED, "this token is unknown")
         return Admitted(node.id)
 
     issued = jwt.encode({"exp": int(time.time()) + 600}, "k" * 32)

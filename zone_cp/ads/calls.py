@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeAlias
 
-import grpc
 from google.protobuf.message import DecodeError
-from grpc import aio
 
 from zone_cp.ads.facts import RemoteProtocolError
 from zone_cp.ads.hub import CLOSED, Stream
-from zone_cp.ads.waiting import OneWait
+from zone_cp.ads.rpc.calls import Call
+from zone_cp.ads.rpc.exchange import Status
 
-Context: TypeAlias = "aio.ServicerContext[bytes, bytes]"
 FIRST_REQUEST_SECONDS = 10.0
 DRAINING = "the control plane is stopping: reconnect"
 
 
-async def next_message(context: Context) -> bytes | None:
-    """The next message, None at the end of the stream."""
-    raw: Any = await context.read()
-    return None if raw is aio.EOF else raw
-
-
-async def first_message(context: Context) -> bytes:
+async def first_message(call: Call) -> bytes:
     """The first message; a call without one in time is aborted."""
     raw = None
     with suppress(TimeoutError):
         async with asyncio.timeout(FIRST_REQUEST_SECONDS):
-            raw = await next_message(context)
+            raw = await call.read()
     if raw is None:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the stream ended before its first message")
+        await call.abort(Status.INVALID_ARGUMENT, "the stream ended before its first message")
     return raw
 
 
-def token_of(context: Context) -> str | None:
+def token_of(call: Call) -> str | None:
     """The bearer token of the call's metadata."""
-    for key, value in context.invocation_metadata() or ():
+    for key, value in call.metadata:
         if key == "authorization":
-            text = value.decode(errors="replace") if isinstance(value, bytes) else value
-            scheme, _, token = text.partition(" ")
+            scheme, _, token = value.partition(" ")
             if scheme.lower() == "bearer" and token:
                 return token.strip()
     return None
@@ -57,65 +47,44 @@ async def cancel(tasks: tuple[asyncio.Task[None], ...]) -> None:
             await task
 
 
-def bytes_stream(behavior: Callable[[object, Context], Coroutine[Any, Any, None]]) -> Any:
-    """A bidirectional method that takes and gives bytes as they are."""
-    untyped: Any = behavior
-    return grpc.stream_stream_rpc_method_handler(untyped)
-
-
 class Reader:
-    """The one reader of a stream: takes each message in the turn in which it is there. Belongs to one event loop.
+    """Takes each message of a stream in the turn in which it is there. failed: is told what `take` raised.
 
-    take: is given every message; ended: is called when the client has no more to say; failed: is told what ended the
-    call, or what `take` raised.
+    It is the fault of this one stream, and its connection is not to suffer for it.
     """
 
-    __slots__ = ("_ended", "_failed", "_read", "_take", "_wait")
+    __slots__ = ("_failed", "_take")
 
-    def __init__(
-        self,
-        read: Callable[[], Coroutine[Any, Any, Any]],
-        take: Callable[[bytes], None],
-        ended: Callable[[], None],
-        failed: Callable[[BaseException], None],
-    ) -> None:
-        self._read, self._take, self._ended = read, take, ended
-        self._failed = failed
-        self._wait = OneWait(self._here, failed)
+    def __init__(self, take: Callable[[bytes], None], failed: Callable[[BaseException], None]) -> None:
+        self._take, self._failed = take, failed
 
     def begin(self, first: Callable[[], None]) -> None:
-        """Do this first, as if it was a message; then read until the end."""
+        """Do this first, as if it was a message."""
         try:
             first()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this stream's end
             self._failed(error)
-        else:
-            self._wait.begin(self._read())
 
-    def close(self) -> None:
-        """Take no more."""
-        self._wait.close()
-
-    def _here(self, raw: Any) -> None:
-        if raw is aio.EOF:
-            self._ended()
-            return
-        self._take(raw)
-        self._wait.begin(self._read())
+    def take(self, raw: bytes) -> None:
+        """A message has come."""
+        try:
+            self._take(raw)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(error)
 
 
-def outcome(stream: Stream) -> tuple[grpc.StatusCode | None, str]:
+def outcome(stream: Stream) -> tuple[Status | None, str]:
     """Why a stream is over, and the status to end it with; None when the client has closed it."""
     match stream.fault:
         case RemoteProtocolError() as error:
-            limit = grpc.StatusCode.RESOURCE_EXHAUSTED if error.limit else grpc.StatusCode.INVALID_ARGUMENT
+            limit = Status.RESOURCE_EXHAUSTED if error.limit else Status.INVALID_ARGUMENT
             return limit, str(error)
         case DecodeError():
-            return grpc.StatusCode.INVALID_ARGUMENT, "a request could not be decoded"
+            return Status.INVALID_ARGUMENT, "a request could not be decoded"
         case None:
             pass
         case error:
-            return grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+            return Status.INTERNAL, f"{type(error).__name__}: {error}"
     if stream.reason == CLOSED:
         return None, CLOSED
-    return grpc.StatusCode.UNAVAILABLE if stream.reason == DRAINING else grpc.StatusCode.ABORTED, stream.reason
+    return Status.UNAVAILABLE if stream.reason == DRAINING else Status.ABORTED, stream.reason

@@ -21,7 +21,7 @@ class RemoteProtocolError(Exception):
         self.limit = limit
 
 
-class Acked(msgspec.Struct, frozen=True):
+class Acked(msgspec.Struct, frozen=True, gc=False):
     """The client accepted a response: it holds `versions` (name, version) and no longer holds `removed`."""
 
     type_url: str
@@ -31,7 +31,7 @@ class Acked(msgspec.Struct, frozen=True):
     removed: tuple[str, ...]
 
 
-class Nacked(msgspec.Struct, frozen=True):
+class Nacked(msgspec.Struct, frozen=True, gc=False):
     """The client refused a response made of `names`. `rejected` (name, version) is the culprit once it is certain."""
 
     type_url: str
@@ -45,7 +45,7 @@ class Nacked(msgspec.Struct, frozen=True):
 Fact: TypeAlias = Acked | Nacked
 
 
-class Sent(msgspec.Struct, frozen=True):
+class Sent(msgspec.Struct, frozen=True, gc=False):
     """A response in flight. serial counts the responses of the stream."""
 
     serial: int
@@ -54,7 +54,7 @@ class Sent(msgspec.Struct, frozen=True):
     removed: tuple[str, ...]
 
 
-class Due(msgspec.Struct, frozen=True):
+class Due(msgspec.Struct, frozen=True, gc=False):
     """What must be sent now: resources, and names to be declared nonexistent."""
 
     upserts: tuple[Encoded, ...] = ()

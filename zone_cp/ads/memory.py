@@ -23,18 +23,20 @@ def trimmer() -> Callable[[], object] | None:
 
 
 class AfterStorm:
-    """Belongs to one event loop. trim: None where nothing can be done."""
+    """Belongs to one event loop. trim: None where nothing can be done; forget: lets go of what only a storm needs."""
 
-    def __init__(self, trim: Callable[[], object] | None) -> None:
+    def __init__(self, trim: Callable[[], object] | None, forget: Callable[[], object] = lambda: None) -> None:
         """Nothing is to be given back yet."""
-        self._trim = trim
+        self._trim, self._forget = trim, forget
         self._alarm: asyncio.TimerHandle | None = None
 
     def again(self) -> None:
         """A client has just been brought up to date: if it was the last for a while, memory is given back."""
-        if self._trim is None:
-            return
         if self._alarm is not None:
             self._alarm.cancel()
-        loop = asyncio.get_running_loop()
-        self._alarm = loop.call_later(QUIET_SECONDS, loop.run_in_executor, None, self._trim)
+        self._alarm = asyncio.get_running_loop().call_later(QUIET_SECONDS, self._over)
+
+    def _over(self) -> None:
+        self._forget()
+        if self._trim is not None:
+            asyncio.get_running_loop().run_in_executor(None, self._trim)

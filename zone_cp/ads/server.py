@@ -1,21 +1,18 @@
 """AdsServer: the asyncio skin around the hub. Reads, admits, feeds, writes; decides nothing about xDS.
 
-Traps that this file is shaped by (design/xds.md §2): one writer per stream, since overlapping writes kill the
-call; pending-request limits raised, since the C core silently cancels random streams of a reconnect storm;
-bytes in and out without (de)serializers; the server is stopped before its loop ends.
+Calls are carried by our own small gRPC server (`rpc`), in this loop and thread: a message costs a few Python calls
+there, and a stream has no task, future or queue of its own while it is served.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias, assert_never
 
-import grpc
 import msgspec
 from google.protobuf.message import DecodeError
-from grpc import aio
 
 from shared.events.state import Position
 from shared.pb.agent_pb2 import Observation, ProbedInbounds
@@ -24,12 +21,9 @@ from shared.pb.status_pb2 import ClientStatusRequest
 from zone_cp.ads.agents import AGENT_SERVICE, Agents
 from zone_cp.ads.calls import (
     DRAINING,
-    Context,
     Reader,
-    bytes_stream,
     cancel,
     first_message,
-    next_message,
     outcome,
     token_of,
 )
@@ -39,13 +33,17 @@ from zone_cp.ads.facts import Acked, Nacked, RemoteProtocolError
 from zone_cp.ads.hub import CLOSED, LOST, Hub, NodeInfo, ProxyDelivery, Stream
 from zone_cp.ads.introduction import introduced
 from zone_cp.ads.names import DnsTable
+from zone_cp.ads.rpc.calls import Call, Method
+from zone_cp.ads.rpc.exchange import Status
+from zone_cp.ads.rpc.listener import Listener
+from zone_cp.ads.rpc.secure import server_context
 from zone_cp.ads.sotw import SotwStream
 from zone_cp.ads.staging import StagedStream
 from zone_cp.ads.starting import FirstSyncs
 from zone_cp.ads.writing import Writer
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, RUNTIME, SECRET, Snapshot
 
-__all__ = ["ADS_SERVICE", "Admission", "Admitted", "AdsServer", "NodeInfo", "Refused", "TlsFiles", "grpc_status"]
+__all__ = ["ADS_SERVICE", "Admission", "Admitted", "AdsServer", "NodeInfo", "Refused", "Status", "TlsFiles"]
 
 ADS_SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 SERVICES = (
@@ -59,23 +57,6 @@ SERVICES = (
     ("envoy.service.runtime.v3.RuntimeDiscoveryService", "Runtime", RUNTIME),
 )
 """Service, what its methods are called after `Stream` and `Delta`, and its one type; "" for all."""
-MAX_REQUEST_BYTES = 64 * 1024 * 1024
-MAX_PENDING_SECONDS = 600
-"""How long a call may wait to be taken up; the C core cancels it after 30 s by default, and a storm may take longer."""
-
-OPTIONS = (
-    ("grpc.server.max_pending_requests", 100_000),
-    ("grpc.server.max_pending_requests_hard_limit", 100_000),
-    ("grpc.server_max_unrequested_time_in_server", MAX_PENDING_SECONDS),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
-    ("grpc.so_reuseport", 0),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.http2.max_pings_without_data", 0),
-)
 
 
 class TlsFiles(msgspec.Struct, frozen=True):
@@ -99,13 +80,8 @@ class Admitted(msgspec.Struct, frozen=True):
 class Refused(msgspec.Struct, frozen=True):
     """The stream ends with this status and a reason that helps the operator of the proxy."""
 
-    status: grpc.StatusCode
+    status: Status
     reason: str
-
-
-def grpc_status(name: str) -> grpc.StatusCode:
-    """The gRPC status of that name, for those who judge without gRPC."""
-    return grpc.StatusCode[name]
 
 
 Admission: TypeAlias = Admitted | Refused
@@ -150,11 +126,11 @@ class AdsServer:
         on_observation: Callable[[str, Observation], None],
         on_probed: Callable[[str, ProbedInbounds | None], None] = lambda _proxy, _said: None,
         connection_prefix: str = "",
-        services: Sequence[grpc.GenericRpcHandler] = (),
+        methods: Mapping[str, Method] | None = None,
         may_inspect: Callable[[str | None], bool] = lambda _token: False,
         jitter: Callable[[], float] = lambda: 0.5,
     ) -> None:
-        """port 0 takes a free one; connection_prefix makes ids unique across restarts; services go beside xDS.
+        """port 0 takes a free one; connection_prefix makes ids unique across restarts; methods go beside xDS, by path.
 
         may_inspect: whether a token opens CSDS. jitter: numbers in [0, 1), random.random in production.
         """
@@ -163,12 +139,12 @@ class AdsServer:
         self._on_connected, self._on_disconnected = on_connected, on_disconnected
         self._on_ack, self._on_nack = on_ack, on_nack
         self._prefix = connection_prefix
-        self._services = services
+        self._methods = dict(methods or {})
         self._may_inspect = may_inspect
         self._starts = FirstSyncs(jitter)
         self._count = 0
         self._draining = False
-        self._server: aio.Server | None = None
+        self._listener: Listener | None = None
         self._reported: dict[str, Stream] = {}
         self.hub = Hub()
         self.agents = Agents(on_observation, on_probed)
@@ -176,35 +152,27 @@ class AdsServer:
     # -- life -------------------------------------------------------------------------------------------------
 
     async def start(self) -> int:
-        """Listen; returns the port. Raises RuntimeError when the port is taken."""
-        self._server = server = aio.server(options=OPTIONS)
-        server.add_generic_rpc_handlers(
-            (
-                *(self._xds_service(*service) for service in SERVICES),
-                self._csds_service(),
-                *self._services,
-                grpc.method_handlers_generic_handler(AGENT_SERVICE, {"Attach": bytes_stream(self._attach)}),
-            )
-        )
-        target = f"{self._address}:{self._port}"
-        if self._tls is None:
-            port = server.add_insecure_port(target)
-        else:
-            credentials = grpc.ssl_server_credentials([(self._tls.key, self._tls.certificate)])
-            port = server.add_secure_port(target, credentials)
-        await server.start()
-        return port
+        """Listen; returns the port. Raises OSError when the port is taken."""
+        methods: dict[str, Method] = {f"/{AGENT_SERVICE}/Attach": self._attach} | self._methods
+        for service, name, scope in SERVICES:
+            for prefix, variant in (("Delta", DELTA), ("Stream", SOTW)):
+                methods[f"/{service}/{prefix}{name}"] = partial(self._xds, variant, scope)
+        for name in ("StreamClientStatus", "FetchClientStatus"):
+            methods[f"/{CSDS_SERVICE}/{name}"] = self._status
+        self._listener = Listener(methods)
+        tls = None if self._tls is None else server_context(self._tls.certificate, self._tls.key)
+        return await self._listener.start(self._address, self._port, tls)
 
     async def stop(self, drain_seconds: float) -> None:
         """Tell agents to move, end every stream, and wait at most drain_seconds for that."""
-        if self._server is None:
+        if self._listener is None:
             return
         self._draining = True
         self.agents.drain()
         for stream in self.hub.streams():
             stream.end(DRAINING)
-        await self._server.stop(drain_seconds)
-        self._server = None
+        await self._listener.stop(drain_seconds)
+        self._listener = None
 
     # -- what is served ---------------------------------------------------------------------------------------
 
@@ -243,27 +211,22 @@ class AdsServer:
 
     # -- xDS --------------------------------------------------------------------------------------------------
 
-    def _xds_service(self, service: str, name: str, scope: str) -> grpc.GenericRpcHandler:
-        methods = {
-            f"{prefix}{name}": bytes_stream(partial(self._xds, variant, scope))
-            for prefix, variant in (("Delta", DELTA), ("Stream", SOTW))
-        }
-        return grpc.method_handlers_generic_handler(service, methods)
-
-    async def _xds(self, variant: Variant, scope: str, _: object, context: Context) -> None:
+    async def _xds(self, variant: Variant, scope: str, call: Call) -> None:
         self._count += 1
         order = self._count
         if self._draining:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, DRAINING)
+            await call.abort(Status.UNAVAILABLE, DRAINING)
         try:
-            node, request = introduced(variant.request, await first_message(context))
+            node, request = introduced(variant.request, await first_message(call))
         except DecodeError:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request could not be decoded")
-        admitted = await self._admitted(node, context)
+            await call.abort(Status.INVALID_ARGUMENT, "the first request could not be decoded")
+        admitted = await self._admitted(node, call)
+        call.drop_metadata()
         stream = Stream(node, admitted.proxy, f"{self._prefix}{order}", order, xds=variant.stream(), scope=scope)
-        older = await self._attached(stream, context)
-        reader = Reader(context.read, partial(self._read, stream, variant), partial(stream.end, CLOSED), stream.fail)
-        writer = Writer(partial(self.hub.responses, stream), context.write, stream.fail)
+        older = await self._attached(stream, call)
+        reader = Reader(partial(self._read, stream, variant), stream.fail)
+        writer = Writer(partial(self.hub.responses, stream), call.send, stream.fail)
+        call.when_ready(writer.go_on)
         tasks: list[asyncio.Task[None]] = []
         reason = LOST
         try:
@@ -274,35 +237,36 @@ class AdsServer:
                 stream.ring, stream.speak = writer.ring, writer.speak
             else:
                 due = partial(self.hub.responses, stream)
-                tasks.append(asyncio.create_task(self._starts.begin(stream, writer, due, context.write)))
+                tasks.append(asyncio.create_task(self._starts.begin(stream, writer, due, call.write)))
                 tasks[0].add_done_callback(tasks.remove)
             reader.begin(partial(self._take, stream, request))
             del request  # it would live as long as the stream
+            call.listen(reader.take, partial(stream.end, CLOSED))
             await stream.ended
             status, reason = outcome(stream)
             if status is not None:
-                await _silence(reader, writer, tasks)
-                await context.abort(status, reason)
+                await _silence(call, writer, tasks)
+                await call.abort(status, reason)
         finally:
             self.hub.detach(stream)
             self._report_end(stream, reason)
-            await _silence(reader, writer, tasks)
+            await _silence(call, writer, tasks)
 
-    async def _attached(self, stream: Stream, context: Context) -> Stream | None:
+    async def _attached(self, stream: Stream, call: Call) -> Stream | None:
         """Let the stream serve its proxy; returns the older one that it takes the place of."""
         try:
             older = self.hub.attach(stream)
         except RemoteProtocolError as error:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+            await call.abort(Status.RESOURCE_EXHAUSTED, str(error))
         if older is stream:
-            await context.abort(grpc.StatusCode.ABORTED, stream.reason)
+            await call.abort(Status.ABORTED, stream.reason)
         return older
 
-    async def _admitted(self, node: NodeInfo, context: Context) -> Admitted:
-        admission = await self._admit(node, token_of(context))
+    async def _admitted(self, node: NodeInfo, call: Call) -> Admitted:
+        admission = await self._admit(node, token_of(call))
         match admission:
             case Refused(status=status, reason=reason):
-                await context.abort(status, reason)
+                await call.abort(status, reason)
             case Admitted():
                 return admission
         assert_never(admission)
@@ -339,43 +303,31 @@ class AdsServer:
 
     # -- CSDS -------------------------------------------------------------------------------------------------
 
-    def _csds_service(self) -> grpc.GenericRpcHandler:
-        fetch: Any = self._fetch_status
-        methods = {
-            "StreamClientStatus": bytes_stream(self._stream_status),
-            "FetchClientStatus": grpc.unary_unary_rpc_method_handler(fetch),
-        }
-        return grpc.method_handlers_generic_handler(CSDS_SERVICE, methods)
-
-    async def _fetch_status(self, raw: bytes, context: Context) -> bytes:
-        if not self._may_inspect(token_of(context)):
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "CSDS takes a token of the role admin")
-        try:
-            return client_status(self.hub.streams(), ClientStatusRequest.FromString(raw)).SerializeToString()
-        except DecodeError:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request could not be decoded")
-        except NotUnderstood as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-
-    async def _stream_status(self, _: object, context: Context) -> None:
-        raw: bytes | None = await first_message(context)
-        while raw is not None:
-            await context.write(await self._fetch_status(raw, context))
-            raw = await next_message(context)
+    async def _status(self, call: Call) -> None:
+        while (raw := await call.read()) is not None:
+            if not self._may_inspect(token_of(call)):
+                await call.abort(Status.PERMISSION_DENIED, "CSDS takes a token of the role admin")
+            try:
+                said = client_status(self.hub.streams(), ClientStatusRequest.FromString(raw))
+            except DecodeError:
+                await call.abort(Status.INVALID_ARGUMENT, "the request could not be decoded")
+            except NotUnderstood as error:
+                await call.abort(Status.INVALID_ARGUMENT, str(error))
+            await call.write(said.SerializeToString())
 
     # -- agents -----------------------------------------------------------------------------------------------
 
-    async def _attach(self, _: object, context: Context) -> None:
+    async def _attach(self, call: Call) -> None:
         if self._draining:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, DRAINING)
-        hello = self.agents.hello(await first_message(context))
+            await call.abort(Status.UNAVAILABLE, DRAINING)
+        hello = self.agents.hello(await first_message(call))
         if hello is None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message of Attach must be a Hello")
-        admitted = await self._admitted(NodeInfo(hello.proxy), context)
+            await call.abort(Status.INVALID_ARGUMENT, "the first message of Attach must be a Hello")
+        admitted = await self._admitted(NodeInfo(hello.proxy), call)
         agent = self.agents.attach(admitted.proxy, hello)
         tasks: tuple[asyncio.Task[None], ...] = (
-            asyncio.create_task(self.agents.read(agent, partial(next_message, context))),
-            asyncio.create_task(self.agents.write(agent, context.write)),
+            asyncio.create_task(self.agents.read(agent, call.read)),
+            asyncio.create_task(self.agents.write(agent, call.write)),
         )
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -384,7 +336,7 @@ class AdsServer:
             await cancel(tasks)
 
 
-async def _silence(reader: Reader, writer: Writer, tasks: list[asyncio.Task[None]]) -> None:
-    reader.close()
+async def _silence(call: Call, writer: Writer, tasks: list[asyncio.Task[None]]) -> None:
+    call.deafen()
     writer.close()
     await cancel(tuple(tasks))

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from zone_cp.ads.hub import Stream
 from zone_cp.ads.memory import AfterStorm, trimmer
+from zone_cp.ads.rpc import frames
 from zone_cp.ads.writing import Write, Writer
 
 FIRST_SYNCS_MAX = 32
@@ -29,7 +30,7 @@ class FirstSyncs:
         """All places are free."""
         self._places = asyncio.Semaphore(FIRST_SYNCS_MAX)
         self._jitter = jitter
-        self._after = AfterStorm(trimmer())
+        self._after = AfterStorm(trimmer(), frames.forget)
 
     async def begin(self, stream: Stream, writer: Writer, due: Callable[[], Sequence[bytes]], write: Write) -> None:
         """Bring a stream's client up to date, in its turn; from then on `writer` says what is due, without a task.

@@ -24,7 +24,7 @@ from shared.keys.directory import KeysDirectory
 from shared.keys.files import KeyFileError
 from shared.keys.seal import Keyring
 from zone_cp.ads.facts import Nacked
-from zone_cp.ads.server import Admitted, AdsServer, NodeInfo, Refused, TlsFiles, grpc_status
+from zone_cp.ads.server import Admitted, AdsServer, NodeInfo, Refused, Status, TlsFiles
 from zone_cp.agent.admin import AdminUnreachable
 from zone_cp.agent.bootstrap import ControlPlane
 from zone_cp.agent.dns_server import DnsServer
@@ -203,7 +203,7 @@ class ScratchPlane:
         for one in self._proxies.values():
             if token == one.token:
                 return Admitted(one.name, first=True)
-        return Refused(grpc_status("UNAUTHENTICATED"), "this control plane serves its own proxies only")
+        return Refused(Status.UNAUTHENTICATED, "this control plane serves its own proxies only")
 
     def _nacked(self, proxy: str, nack: Nacked) -> None:
         self._proxies[proxy].nacked(nack)

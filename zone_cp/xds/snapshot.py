@@ -26,7 +26,7 @@ other way. A limit is there before its listener.
 """
 
 
-class Encoded(msgspec.Struct, frozen=True):
+class Encoded(msgspec.Struct, frozen=True, gc=False):
     """One xDS resource, encoded once and shared by every stream.
 
     body is the resource message itself; field is the bytes of a whole `resources` entry of a

@@ -1,0 +1,349 @@
+"""Connection: one HTTP/2 connection of a gRPC client, seen from the server. Bytes in, calls and bytes out; no IO.
+
+What RFC 9113 asks of a server, and no more than gRPC needs of it: no pushes, no priorities, response headers that no
+table remembers. Limits are named here; a client that goes beyond them loses its connection with the reason in a GOAWAY.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from hpack import Decoder
+from hpack.exceptions import HPACKError
+
+from zone_cp.ads.rpc import frames
+from zone_cp.ads.rpc.exchange import RECEIVE_WINDOW, Exchange, literal
+from zone_cp.ads.rpc.frames import ConnectionBroken, Fault, StreamBroken
+
+CONNECTION_WINDOW = 4 * 1024 * 1024
+"""What all streams of a connection may send before it is credited; each is held to its own window beside."""
+MAX_STREAMS = 2_048
+"""Calls that one connection may have under way: a client may have a stream for every subscription of a single type."""
+MAX_HEADER_BYTES = 64 * 1024
+MAX_RESETS = 1_000
+"""Calls that a client may begin and give up again, beyond those that came to their end."""
+MAX_UNREAD_ANSWERS = 1_000
+"""Pings and settings that are answered to a client which does not read."""
+
+_SETTINGS = {
+    frames.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
+    frames.INITIAL_WINDOW_SIZE: RECEIVE_WINDOW,
+    frames.MAX_HEADER_LIST_SIZE: MAX_HEADER_BYTES,
+}
+_OPENING = frames.settings(_SETTINGS) + frames.window_update(0, CONNECTION_WINDOW - frames.FIRST_WINDOW)
+_PING = b"zonal..."
+_CONNECTION_FIELDS = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+
+
+class Connection:
+    """write sends bytes or keeps them until the socket takes them; begin is given every call, once it is understood."""
+
+    __slots__ = (
+        "_begin", "_block", "_block_flags", "_block_stream", "_decoder", "_first_window", "_last", "_resets", "_rest",
+        "_room", "_shrink_table", "_unread", "exchanges", "is_going", "is_open", "max_frame", "paused", "stalled",
+        "window", "write",
+    )  # fmt: skip
+
+    def __init__(self, write: Callable[[bytes], None], begin: Callable[[Exchange], None]) -> None:
+        self.write = write
+        self._begin = begin
+        self.is_open = False
+        self.is_going = False
+        self.paused = False
+        self.window = frames.FIRST_WINDOW
+        self.max_frame = frames.LEAST_MAX_FRAME
+        self.exchanges: dict[int, Exchange] = {}
+        self.stalled: dict[int, Exchange] = {}
+        self._first_window = frames.FIRST_WINDOW
+        self._room = CONNECTION_WINDOW
+        self._last = 0
+        self._rest = b""
+        self._decoder: Decoder | None = None
+        self._block: list[bytes] = []
+        self._block_stream = self._block_flags = 0
+        self._shrink_table = False
+        self._resets = 0
+        self._unread = 0
+
+    # --- what the client says ------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Take what came. Raises ConnectionBroken."""
+        if self._rest:
+            data = self._rest + data
+        at = 0
+        if not self.is_open:
+            at = len(frames.PREFACE)
+            if data[:at] != frames.PREFACE[: len(data)]:
+                raise ConnectionBroken(Fault.PROTOCOL_ERROR, "this is gRPC: HTTP/2 with prior knowledge, or ALPN h2")
+            if len(data) < at:
+                self._rest = data
+                return
+            self.is_open = True
+            self.write(_OPENING)
+        size = len(data)
+        while size - at >= frames.HEAD_BYTES:
+            high, low, kind, flags, stream = frames.head_of(data, at)
+            length = high << 8 | low
+            if length > frames.LEAST_MAX_FRAME:
+                raise ConnectionBroken(Fault.FRAME_SIZE_ERROR, f"a frame of {length} octets")
+            end = at + frames.HEAD_BYTES + length
+            if end > size:
+                break
+            self._take(kind, flags, stream & frames.MOST_WINDOW, data[at + frames.HEAD_BYTES : end])
+            at = end
+        self._rest = data[at:] if at < size else b""
+
+    def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if self._block_stream and (kind != frames.CONTINUATION or stream != self._block_stream):
+            raise ConnectionBroken(Fault.PROTOCOL_ERROR, "a header block was interrupted")
+        if kind == frames.DATA:
+            self._data(flags, stream, payload)
+        elif kind == frames.WINDOW_UPDATE:
+            self._window_update(stream, payload)
+        elif kind == frames.HEADERS:
+            self._headers(flags, stream, payload)
+        elif kind == frames.CONTINUATION:
+            self._continuation(flags, payload)
+        elif kind in {frames.SETTINGS, frames.PING, frames.GOAWAY}:
+            self._about_connection(kind, flags, stream, payload)
+        elif kind == frames.RST_STREAM:
+            self._reset(stream, payload)
+        elif kind == frames.PUSH_PROMISE:
+            raise ConnectionBroken(Fault.PROTOCOL_ERROR, "clients do not push")
+        # PRIORITY and unknown types say nothing to us (sections 5.3.2 and 5.5).
+
+    def _data(self, flags: int, stream: int, payload: bytes) -> None:
+        octets = len(payload)
+        self._room -= octets
+        if self._room < 0:
+            raise ConnectionBroken(Fault.FLOW_CONTROL_ERROR, "more was sent than the connection's window had")
+        if CONNECTION_WINDOW - self._room > CONNECTION_WINDOW // 2:
+            self.write(frames.window_update(0, CONNECTION_WINDOW - self._room))
+            self._room = CONNECTION_WINDOW
+        exchange = self.exchanges.get(stream)
+        if exchange is None:
+            self._known(stream)  # of a stream that is over: what was on its way when it ended
+            return
+        try:
+            if exchange.ended:
+                raise StreamBroken(Fault.STREAM_CLOSED, "data after the end")  # noqa: TRY301 - as those below
+            exchange.receive(frames.unpadded(flags, payload) if flags else payload, octets)
+            if flags & frames.END_STREAM and not exchange.is_over:
+                exchange.half_close()
+        except StreamBroken as broken:
+            self._break(stream, broken.fault)
+
+    def _known(self, stream: int) -> None:
+        """Raises ConnectionBroken for a stream that was never opened (section 5.1.1)."""
+        if stream > self._last or not stream % 2:
+            raise ConnectionBroken(Fault.PROTOCOL_ERROR, f"stream {stream} was never opened")
+
+    def _break(self, stream: int, fault: Fault) -> None:
+        self.write(frames.reset(stream, fault))
+        exchange = self.exchanges.pop(stream, None)
+        if exchange is not None:
+            exchange.lose()
+
+    def _reset(self, stream: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise ConnectionBroken(Fault.FRAME_SIZE_ERROR, "RST_STREAM has four octets")
+        self._known(stream)
+        exchange = self.exchanges.pop(stream, None)
+        if exchange is not None:
+            self._resets += 1
+            if self._resets > MAX_RESETS:
+                raise ConnectionBroken(Fault.ENHANCE_YOUR_CALM, "too many calls were begun and given up")
+            exchange.lose()
+
+    def _window_update(self, stream: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise ConnectionBroken(Fault.FRAME_SIZE_ERROR, "WINDOW_UPDATE has four octets")
+        octets = int.from_bytes(payload, "big") & frames.MOST_WINDOW
+        if not stream:
+            self.window += octets
+            if not octets or self.window > frames.MOST_WINDOW:
+                raise ConnectionBroken(Fault.FLOW_CONTROL_ERROR if octets else Fault.PROTOCOL_ERROR, "a false window")
+            self.go_on()
+            return
+        exchange = self.exchanges.get(stream)
+        if exchange is None:
+            self._known(stream)
+        elif not octets or exchange.window + octets > frames.MOST_WINDOW:
+            self._break(stream, Fault.FLOW_CONTROL_ERROR if octets else Fault.PROTOCOL_ERROR)
+        else:
+            exchange.window += octets
+            exchange.go_on()
+
+    def _about_connection(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if stream:
+            raise ConnectionBroken(Fault.PROTOCOL_ERROR, "what concerns the connection was said of a stream")
+        if kind == frames.GOAWAY:
+            return  # it begins no calls then; those that it has go on
+        if kind == frames.PING:
+            if len(payload) != 8:
+                raise ConnectionBroken(Fault.FRAME_SIZE_ERROR, "PING has eight octets")
+            if not flags & frames.ACK:
+                self._answer(frames.frame(frames.PING, frames.ACK, 0, payload))
+        elif flags & frames.ACK:
+            if payload:
+                raise ConnectionBroken(Fault.FRAME_SIZE_ERROR, "an acknowledgment of settings says nothing else")
+        else:
+            for name, value in frames.settings_in(payload):
+                self._set(name, value)
+            self._answer(frames.frame(frames.SETTINGS, frames.ACK, 0, b""))
+
+    def _answer(self, data: bytes) -> None:
+        self._unread = self._unread + 1 if self.paused else 0
+        if self._unread > MAX_UNREAD_ANSWERS:
+            raise ConnectionBroken(Fault.ENHANCE_YOUR_CALM, "the client asks and does not read")
+        self.write(data)
+
+    def _set(self, name: int, value: int) -> None:
+        if name == frames.HEADER_TABLE_SIZE:
+            self._shrink_table = True
+        elif name == frames.ENABLE_PUSH and value > 1:
+            raise ConnectionBroken(Fault.PROTOCOL_ERROR, "ENABLE_PUSH is 0 or 1")
+        elif name == frames.MAX_FRAME_SIZE:
+            if not frames.LEAST_MAX_FRAME <= value <= frames.MOST_MAX_FRAME:
+                raise ConnectionBroken(Fault.PROTOCOL_ERROR, f"MAX_FRAME_SIZE {value}")
+            self.max_frame = value
+        elif name == frames.INITIAL_WINDOW_SIZE:
+            if value > frames.MOST_WINDOW:
+                raise ConnectionBroken(Fault.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE {value}")
+            grown, self._first_window = value - self._first_window, value
+            for exchange in self.exchanges.values():
+                exchange.window += grown  # below zero where it shrank (section 6.9.2)
+                if exchange.window > frames.MOST_WINDOW:
+                    raise ConnectionBroken(Fault.FLOW_CONTROL_ERROR, "a window grew beyond all windows")
+            self.go_on()
+
+    # --- calls begin ---------------------------------------------------------------------------------------------
+
+    def _headers(self, flags: int, stream: int, payload: bytes) -> None:
+        payload = frames.unpadded(flags, payload)
+        if flags & frames.WITH_PRIORITY:
+            if len(payload) < 5:
+                raise ConnectionBroken(Fault.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
+            payload = payload[5:]
+        if stream not in self.exchanges and (stream <= self._last or not stream % 2):
+            raise ConnectionBroken(Fault.STREAM_CLOSED, f"stream {stream} cannot be opened")
+        self._block_stream, self._block_flags = stream, flags
+        self._block = []
+        self._continuation(flags, payload)
+
+    def _continuation(self, flags: int, payload: bytes) -> None:
+        stream = self._block_stream
+        if not stream:
+            raise ConnectionBroken(Fault.PROTOCOL_ERROR, "CONTINUATION of nothing")
+        self._block.append(payload)
+        if sum(len(part) for part in self._block) + len(self._block) > MAX_HEADER_BYTES:
+            raise ConnectionBroken(Fault.ENHANCE_YOUR_CALM, f"more than {MAX_HEADER_BYTES} octets of header fields")
+        if not flags & frames.END_HEADERS:
+            return
+        block, self._block, self._block_stream = b"".join(self._block), [], 0
+        if self._decoder is None:
+            self._decoder = Decoder(max_header_list_size=MAX_HEADER_BYTES)
+        try:
+            fields: Iterable[tuple[bytes, bytes]] = self._decoder.decode(block, raw=True)
+        except (HPACKError, ValueError) as error:
+            raise ConnectionBroken(Fault.COMPRESSION_ERROR, f"header fields: {type(error).__name__}") from error
+        self._opened(stream, fields)
+
+    def _opened(self, stream: int, fields: Iterable[tuple[bytes, bytes]]) -> None:
+        ends = bool(self._block_flags & frames.END_STREAM)
+        exchange = self.exchanges.get(stream)
+        try:
+            if exchange is not None:  # trailers
+                if not ends:
+                    raise StreamBroken(Fault.PROTOCOL_ERROR, "headers in the middle of a call")  # noqa: TRY301
+                exchange.half_close()
+                return
+            self._last = stream
+            pseudo, metadata = _sorted_out(fields)
+        except StreamBroken as broken:
+            self._break(stream, broken.fault)
+            return
+        if len(self.exchanges) >= MAX_STREAMS or self.is_going:
+            self.write(frames.reset(stream, Fault.REFUSED_STREAM))
+            return
+        exchange = Exchange(self, stream, self._first_window, pseudo.get(b":path", b"").decode("latin-1"), metadata)
+        self.exchanges[stream] = exchange
+        if (refusal := _refusal(pseudo, metadata)) is not None:
+            exchange.refuse(refusal)
+            return
+        self._begin(exchange)
+        if ends and not exchange.is_over:
+            exchange.half_close()
+
+    # --- what it is told -----------------------------------------------------------------------------------------
+
+    def block(self, fields: bytes, stream: int, *, last: bool) -> bytes:
+        """Encoded header fields as a HEADERS frame; see `Wire`."""
+        if self._shrink_table:  # the client made its table smaller: say that ours is empty (RFC 7541, section 4.2)
+            self._shrink_table = False
+            fields = b"\x20" + fields
+        return frames.frame(frames.HEADERS, frames.END_HEADERS | (frames.END_STREAM if last else 0), stream, fields)
+
+    def forget(self, stream: int) -> None:
+        """A call came to its end."""
+        self.exchanges.pop(stream, None)
+        self._resets = max(0, self._resets - 1)
+
+    def pause(self) -> None:
+        """The socket takes no more for now."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """The socket takes more."""
+        self.paused = False
+        self._unread = 0
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Let those send who had to wait."""
+        for exchange in tuple(self.stalled.values()):
+            exchange.go_on()
+
+    def ping(self) -> None:
+        """Ask whether the client is there."""
+        self.write(frames.frame(frames.PING, 0, 0, _PING))
+
+    def go_away(self, fault: Fault = Fault.NO_ERROR, message: str = "") -> None:
+        """Take no more calls; those there are go on."""
+        self.is_going = True
+        self.write(frames.go_away(self._last, fault, message))
+
+    def lose(self) -> None:
+        """The client is gone."""
+        exchanges, self.exchanges = self.exchanges, {}
+        for exchange in exchanges.values():
+            exchange.lose()
+
+
+def _sorted_out(
+    fields: Iterable[tuple[bytes, bytes]],
+) -> tuple[dict[bytes, bytes], tuple[tuple[str, str], ...]]:
+    """Pseudo header fields, and all others. Raises StreamBroken where they are malformed (section 8.2 and 8.3)."""
+    pseudo: dict[bytes, bytes] = {}
+    metadata: list[tuple[str, str]] = []
+    for name, value in fields:
+        if name[:1] == b":":
+            if metadata or name in pseudo:
+                raise StreamBroken(Fault.PROTOCOL_ERROR, "a pseudo header field out of place")
+            pseudo[bytes(name)] = bytes(value)
+        elif name != name.lower() or name in _CONNECTION_FIELDS:
+            raise StreamBroken(Fault.PROTOCOL_ERROR, "a header field that HTTP/2 has not")
+        else:
+            metadata.append((name.decode("latin-1"), value.decode("latin-1")))
+    if not {b":method", b":scheme", b":path"} <= pseudo.keys():
+        raise StreamBroken(Fault.PROTOCOL_ERROR, "a pseudo header field is missing")
+    return pseudo, tuple(metadata)
+
+
+def _refusal(pseudo: dict[bytes, bytes], metadata: tuple[tuple[str, str], ...]) -> bytes | None:
+    """What to answer to a request that is no gRPC, None when it is."""
+    if pseudo[b":method"] != b"POST":
+        return literal(":status", "405")
+    kind = dict(metadata).get("content-type", "")
+    return None if kind.startswith("application/grpc") else literal(":status", "415")

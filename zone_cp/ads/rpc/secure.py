@@ -1,0 +1,95 @@
+"""Secure: TLS around a connection's bytes, without the buffer of 256 KiB that asyncio's own keeps for each."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from zone_cp.ads.rpc.frames import ConnectionBroken, Fault
+
+READ_BYTES = 256 * 1024
+_RECORD_BYTES = 16 * 1024
+_ALPN = "h2"
+
+
+def server_context(certificate: bytes, key: bytes) -> ssl.SSLContext:
+    """A server's side, TLS 1.2 and later, with this chain and private key in PEM. Raises ssl.SSLError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols([_ALPN])
+    with _readable(certificate + b"\n" + key) as path:
+        context.load_cert_chain(path)
+    return context
+
+
+@contextmanager
+def _readable(data: bytes) -> Iterator[str]:
+    """A path from which these bytes can be read, in memory where the system can do that: OpenSSL takes keys from files
+    only. Nobody else can read it, and it is gone afterwards.
+    """
+    if not hasattr(os, "memfd_create"):
+        with tempfile.NamedTemporaryFile() as file:  # made for its owner alone
+            file.write(data)
+            file.flush()
+            yield file.name
+        return
+    descriptor = os.memfd_create("zonal", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(data)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+class Secure:
+    """One connection's TLS. Bytes of the socket in, those of the client out, and the other way round; no IO."""
+
+    __slots__ = ("_incoming", "_object", "_outgoing", "is_agreed")
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self.is_agreed = False
+
+    def opened(self, data: bytes | memoryview) -> bytes | None:
+        """What the client said, None when it has closed. There may be something to send, see `pending`.
+
+        Raises ConnectionBroken, ssl.SSLError.
+        """
+        self._incoming.write(data)
+        if not self.is_agreed:
+            try:
+                self._object.do_handshake()
+            except ssl.SSLWantReadError:
+                return b""
+            if self._object.selected_alpn_protocol() != _ALPN:  # RFC 9113, section 3.2
+                raise ConnectionBroken(Fault.PROTOCOL_ERROR, "HTTP/2 was not agreed on")
+            self.is_agreed = True
+        found: list[bytes] = []
+        try:
+            while self._incoming.pending or self._object.pending():
+                part = self._object.read(READ_BYTES)
+                if not part:
+                    return b"".join(found) or None
+                found.append(part)
+        except ssl.SSLWantReadError:
+            pass  # the rest of a record is still to come
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return b"".join(found) or None
+        return b"".join(found)
+
+    def sealed(self, data: bytes) -> bytes:
+        """What to send so that the client reads this."""
+        left = memoryview(data)
+        while left:
+            left = left[self._object.write(left) :]  # a record at a time
+        return self._outgoing.read()
+
+    def pending(self) -> bytes:
+        """What TLS itself has to say."""
+        return self._outgoing.read() if self._outgoing.pending else b""
