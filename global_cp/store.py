@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from global_cp.follow import GlobalOwner
-from shared.api.plane import considered, listed, proxy_rows, proxy_statuses, sealed_commands, versions
+from shared.api.plane import Observing, considered, listed, proxy_rows, proxy_statuses, sealed_commands, versions
 from shared.api.store import ProxyRow, ProxyStatus, Put, Remove, ServiceStatus, Written
 from shared.events.decide import Rejected
+from shared.events.proxy_conditions import KINDS as PROXY_KINDS
 from shared.events.proxy_conditions import served_in
 from shared.events.sealing import Seal
 from shared.events.state import Stored, ZoneState
@@ -76,7 +77,17 @@ class GlobalStore:
         state = self._owner.state
         logs = {zone: log for zone, log in sorted(state.zones.items()) if sees(zone)}
         served = {zone: served_in(log) for zone, log in logs.items()}
-        return [row for zone, log in logs.items() for row in proxy_statuses(kind, state.hub, log, zone, served)]
+        return [
+            row
+            for zone, log in logs.items()
+            for row in proxy_statuses(kind, state.hub, log, zone, served, self._observed(zone))
+        ]
+
+    def _observed(self, zone: str) -> Observing:
+        """What a zone says of its proxies beside what its log does."""
+        rows = self._statuses.get(zone, {}).values()
+        said = {(row.kind, row.mesh, row.name): row.conditions for row in rows if row.kind in PROXY_KINDS}
+        return lambda key: said.get((key.kind, key.mesh, key.name), ())
 
     async def proxies(self) -> Sequence[ProxyRow]:
         """See ResourceStore."""

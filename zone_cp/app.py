@@ -31,7 +31,7 @@ from shared.nats.log import JetStreamLog
 from shared.nats.outbox import Outbox, StatusOutbox
 from shared.nats.pull import RawEvent
 from shared.nats.status import StatusStream
-from shared.pb.agent_pb2 import Observation
+from shared.pb.agent_pb2 import ListenerLost, Observation
 from shared.process import lifecycle, logs
 from shared.process.exit_code import ExitCode
 from shared.process.held import AlreadyHeld, held
@@ -39,6 +39,7 @@ from shared.process.metrics import render
 from shared.process.settings import ZoneSettings
 from shared.process.web import serve_api
 from shared.process.writer import event_time
+from zone_cp.addresses import Addresses
 from zone_cp.ads.delta import Acked, Nacked
 from zone_cp.ads.server import Admitted, AdsServer, NodeInfo, Refused, Status, TlsFiles
 from zone_cp.checks import ZoneChecker
@@ -51,8 +52,9 @@ from zone_cp.join import Joining, NotAdmitted, connected, disconnected, end_of, 
 from zone_cp.probes import Probes
 from zone_cp.progress import ZoneProgress
 from zone_cp.publish import EgressWatch, Publisher
+from zone_cp.quarantines import is_of_the_host
 from zone_cp.record import Recorder
-from zone_cp.refusals import Refusals
+from zone_cp.refusals import RefusedServices
 from zone_cp.safety import Safety
 from zone_cp.status import StatusBoard
 from zone_cp.store import ZoneStore
@@ -96,8 +98,6 @@ class _Zone:
         self._verifier = self._keys.token_verifier()
         self._joining: dict[str, Joining] = {}
         self._life_id = f"{event_time()}/"
-        self._refusals = Refusals()
-        self._told: frozenset[str] = frozenset()
         self._decoded: tuple[Sequence[RawEvent], list[Event]] | None = None
         self._taken: tuple[int, int] | None = None
 
@@ -128,6 +128,7 @@ class _Zone:
         life.start("record marks", self._safety.marks.run())
         life.on_stop("marks recorded", self._safety.marks.settle)
         life.start("record status", self._board.run())
+        life.start("try addresses", self._addresses.run())
         life.start("say progress", self._progress.run())
         source = topology.hub_log_from_zone(connection, settings.name)
         self._copier = Copier(source, copy, on_fault=_halted("copy of global's log"), ahead=self._look_ahead)
@@ -168,9 +169,10 @@ class _Zone:
             present=lambda: self._publisher.state or self._owner.state,
             record=self._recorder.record,
         )
+        self._addresses = Addresses(self._safety.guard, self._ads.hub, status, self._present)
         self._publisher = Publisher(
             self._secrets,
-            self._safety.guard,
+            self._addresses,
             self._authorities,
             self._published,
             offered=self._offered,
@@ -178,6 +180,7 @@ class _Zone:
         )
         name, state, plan = self._settings.name, lambda: self._owner.state, self._publisher
         self._board = StatusBoard(name, status, self._present, plan.failures, plan.closed)
+        self._refusals = RefusedServices(plan, self._board.nacked, self._safety.quarantines.reasons)
         self._watch = EgressWatch(self._ads, self._delivered)
         self._progress = ZoneProgress(name, self._ads.hub, status, state=state, plan=plan, kept=self._safety)
 
@@ -205,6 +208,7 @@ class _Zone:
             on_nack=self._on_nack,
             on_observation=self._on_observation,
             on_probed=self._probes.told,
+            on_lost=self._on_lost,
             connection_prefix=self._life_id,
             may_inspect=self._may_inspect,
             jitter=random.random,
@@ -222,6 +226,7 @@ class _Zone:
             self._keys.sealer().seal,
             logs=sources,
             statuses=self._board.statuses,
+            addresses=self._addresses.conditions,
             acked=self._acked,
             waits=self._safety.reason,
             allowed=settings.allowed_addresses,
@@ -302,7 +307,7 @@ class _Zone:
         if turn.regrouped:
             self._secrets.keep(turn.fleet.workloads())
         self._watch.expect(turn.fleet.view, turn.fleet.egresses())
-        self._tell_refusals()
+        self._refusals.tell()
         self._board.changed(turn.difference)
 
     def _present(self) -> tuple[ZoneState, ZoneView] | None:
@@ -336,7 +341,7 @@ class _Zone:
             return Refused(Status[judged.status], judged.reason)
         if isinstance(judged, Joining):
             if replaces(judged, self._owner.state):
-                self._safety.guard.forget(judged.proxy)
+                self._addresses.forget(judged.proxy)
             self._joining[judged.proxy] = judged
             return Admitted(judged.proxy, first=isinstance(judged.resource, ZoneEgress))
         return Admitted(judged)
@@ -353,40 +358,28 @@ class _Zone:
     def _on_disconnected(self, proxy: str, connection: str, reason: str) -> None:
         log.info("proxy disconnected", proxy=proxy, connection=connection, reason=reason)
         self._recorder.record(partial(disconnected, proxy, connection, end_of(reason)), f"proxy:{proxy}")
-        if self._refusals.disconnected(proxy):
-            self._judge_refusals()
+        self._refusals.disconnected(proxy)
+        self._addresses.gone(proxy)
 
     def _end_return(self) -> None:
         self._progress.lost()
         self._recorder.record(lambda state: stale(state, self._life_id), SYSTEM)
 
     def _on_nack(self, proxy: str, nack: Nacked) -> None:
+        if is_of_the_host(nack):
+            self._addresses.refused(proxy, nack)
+            return
         what = {"type_url": nack.type_url, "names": [name for name, _ in nack.rejected]}
         log.warning("proxy refused configuration", proxy=proxy, **what, reason=nack.message)
         self._safety.guard.refused(proxy, nack)
-        if self._refusals.nacked(proxy, nack):
-            self._judge_refusals()
+        self._refusals.nacked(proxy, nack)
 
     def _on_ack(self, proxy: str, ack: Acked) -> None:
-        if self._refusals and self._refusals.acked(proxy, ack):
-            self._judge_refusals()
+        self._refusals.acked(proxy, ack)
+        self._addresses.accepted(proxy, ack)
 
-    def _judge_refusals(self) -> None:
-        self._publisher.refuse(self._refusals.clusters(self._safety.quarantines.reasons()))
-        self._tell_refusals()
-
-    def _tell_refusals(self) -> None:
-        view, quarantined = self._publisher.view, tuple(self._safety.quarantines.reasons())
-        said = (
-            {}
-            if view is None or not (self._refusals or quarantined or self._told)
-            else self._refusals.services(view, quarantined)
-        )
-        for cluster in self._told.difference(said):
-            self._board.nacked(cluster, "")
-        for cluster, message in said.items():
-            self._board.nacked(cluster, message)
-        self._told = frozenset(said)
+    def _on_lost(self, proxy: str, lost: ListenerLost) -> None:
+        self._addresses.lost(proxy, lost)
 
     def _on_observation(self, proxy: str, seen: Observation) -> None:
         self._board.observed(proxy, seen.cluster, Observed(seen.failing, seen.reason, proxy, seen.time))

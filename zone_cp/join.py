@@ -19,6 +19,7 @@ from shared.model.labels import computed
 from shared.model.resource import Dataplane, Resource, ResourceKey, ZoneEgress, key_of, mesh_of
 from shared.model.validate import validate
 from zone_cp.probes import SERVICE_PROBES, as_probed_before
+from zone_cp.view.zone_view import EXCLUSIVE
 
 RESOURCE_METADATA = "dataplane.resource"
 SERVICE_TAG = "kuma.io/service"
@@ -28,7 +29,7 @@ _ENDS: tuple[tuple[str, Literal["drained", "superseded", "lost"]], ...] = (
     ("stopping", "drained"),
     ("lost", "lost"),
 )
-_FEATURES = frozenset({"redirect", "bind-vips", "proxyless", SERVICE_PROBES})
+_FEATURES = frozenset({"redirect", "bind-vips", "proxyless", SERVICE_PROBES, EXCLUSIVE})
 _FEATURE_PREFIXES = ("access-log=",)
 
 

@@ -27,10 +27,15 @@ from zone_cp.xds.snapshot import LISTENER, Encoded, Snapshot
 
 QUARANTINES_MAX = 1_024
 """Of a zone; what is refused beyond it stays with the stream that heard it."""
-OF_THE_HOST = ("cannot bind", "Address already in use", "Permission denied")
+OF_THE_HOST = ("cannot bind", "cannot listen", "Address already in use", "Permission denied")
 """How Envoy says that a listener's address is not to be had on this host."""
 
 log = structlog.get_logger(__name__)
+
+
+def is_of_the_host(nack: Nacked) -> bool:
+    """Whether an address is not to be had on the proxy's host, which says nothing of other proxies."""
+    return nack.type_url == LISTENER and any(sign in nack.message for sign in OF_THE_HOST)
 
 
 class Guilty(msgspec.Struct, frozen=True):
@@ -66,7 +71,7 @@ class Quarantines:
 
         moment_of: a moment at which the proxy was given a version, None where none is known.
         """
-        if nack.type_url == LISTENER and any(sign in nack.message for sign in OF_THE_HOST):
+        if is_of_the_host(nack):
             return ()
         found = [(nack.type_url, name, version) for name, version in nack.rejected]
         new = tuple(key for key in found if key not in self._guilty)[: QUARANTINES_MAX - len(self._guilty)]

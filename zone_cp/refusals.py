@@ -6,8 +6,8 @@ them an Envoy refuses, the service answers 503 and its condition must say why (d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeAlias
 
 from immutables import Map
 
@@ -67,6 +67,66 @@ class Refusals:
                 if said:
                     found[service.cluster] = said
         return Map(found)
+
+
+class Plan(Protocol):
+    """What has to know which clusters are refused (`zone_cp.publish.Publisher`)."""
+
+    @property
+    def view(self) -> ZoneView | None:
+        """What is published; None before the first."""
+
+    def refuse(self, clusters: frozenset[str]) -> None:
+        """These clusters are refused now, and no others."""
+
+
+class RefusedServices:
+    """Tells of refusals wherever they lead to: the plan, and through `tell(cluster, message)` each service's condition.
+
+    quarantined: what is refused by whoever had it.
+    """
+
+    def __init__(
+        self, plan: Plan, tell: Callable[[str, str], None], quarantined: Callable[[], Iterable[Reason]]
+    ) -> None:
+        self._plan = plan
+        self._tell = tell
+        self._quarantined = quarantined
+        self._refusals = Refusals()
+        self._told: frozenset[str] = frozenset()
+
+    def nacked(self, proxy: str, nack: Nacked) -> None:
+        """Take a NACK in."""
+        if self._refusals.nacked(proxy, nack):
+            self._judge()
+
+    def acked(self, proxy: str, ack: Acked) -> None:
+        """Take an ACK in."""
+        if self._refusals and self._refusals.acked(proxy, ack):
+            self._judge()
+
+    def disconnected(self, proxy: str) -> None:
+        """A proxy that is gone refuses nothing."""
+        if self._refusals.disconnected(proxy):
+            self._judge()
+
+    def _judge(self) -> None:
+        self._plan.refuse(self._refusals.clusters(self._quarantined()))
+        self.tell()
+
+    def tell(self) -> None:
+        """Bring the conditions up to date: what is published is another."""
+        view, quarantined = self._plan.view, tuple(self._quarantined())
+        said = (
+            {}
+            if view is None or not (self._refusals or quarantined or self._told)
+            else self._refusals.services(view, quarantined)
+        )
+        for cluster in self._told.difference(said):
+            self._tell(cluster, "")
+        for cluster, message in said.items():
+            self._tell(cluster, message)
+        self._told = frozenset(said)
 
 
 def resource_names(service: ExternalServiceView) -> Iterator[str]:

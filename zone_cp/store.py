@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from shared.api.plane import considered, listed, proxy_rows, proxy_statuses, sealed_commands, versions
+from shared.api.plane import Observing, considered, listed, proxy_rows, proxy_statuses, sealed_commands, versions
 from shared.api.store import ProxyRow, ProxyStatus, Put, Remove, ServiceStatus, Written
 from shared.events.decide import Command, Decision, Rejected, decide_write
 from shared.events.event import Change, DataKeyWrapped
@@ -47,6 +47,7 @@ class ZoneStore:
         *,
         logs: Mapping[str, JetStreamLog],
         statuses: Callable[[], Mapping[str, ServiceStatus]],
+        addresses: Observing,
         acked: Callable[[str], str],
         waits: Callable[[str], str],
         allowed: tuple[str, ...],
@@ -57,6 +58,7 @@ class ZoneStore:
         self._seal = seal
         self._logs = logs
         self._statuses = statuses
+        self._addresses = addresses
         self._acked = acked
         self._waits = waits
         self._allowed = allowed
@@ -129,7 +131,9 @@ class ZoneStore:
     async def proxy_statuses(self, kind: str, sees: Callable[[str], bool]) -> Sequence[ProxyStatus]:
         """See ResourceStore."""
         state = self._owner.state
-        return proxy_statuses(kind, state.hub, state.own, state.zone) if sees(state.zone) else []
+        if not sees(state.zone):
+            return []
+        return proxy_statuses(kind, state.hub, state.own, state.zone, observed=self._addresses)
 
     async def proxies(self) -> Sequence[ProxyRow]:
         """See ResourceStore."""

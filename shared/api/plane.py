@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeAlias
 
 from shared.api.store import ProxyRow, ProxyStatus, Put, Remove, StatusCondition
 from shared.events.decide import Apply, Command, Decision, Delete, Rejected, Result
@@ -11,6 +12,7 @@ from shared.events.proxy_conditions import NOBODY, proxy_condition_rows
 from shared.events.sealing import Seal, seal_all
 from shared.events.state import LogState, Stored, ZoneState
 from shared.history.supposed import Considered
+from shared.model.resource import ResourceKey
 
 
 def listed(logs: Sequence[LogState], kind: str, mesh: str | None) -> list[Stored]:
@@ -52,8 +54,17 @@ def versions(results: Sequence[Result], written: Sequence[Event]) -> tuple[Resul
     )
 
 
-def proxy_statuses(
-    kind: str, hub: LogState, own: LogState, zone: str, elsewhere: Mapping[str, Collection[tuple[str, str]]] = NOBODY
+Observing: TypeAlias = Callable[[ResourceKey], tuple[StatusCondition, ...]]
+"""What is observed of a proxy, beside what the logs say; by its resource."""
+
+
+def proxy_statuses(  # noqa: PLR0917 - two logs, and what is known beside them
+    kind: str,
+    hub: LogState,
+    own: LogState,
+    zone: str,
+    elsewhere: Mapping[str, Collection[tuple[str, str]]] = NOBODY,
+    observed: Observing = lambda _: (),
 ) -> list[ProxyStatus]:
     """Dataplanes or ZoneEgresses of a zone. elsewhere: by zone, what is served there, where that is known."""
     return [
@@ -62,7 +73,10 @@ def proxy_statuses(
             mesh=row.mesh,
             name=row.name,
             kind=row.kind,
-            conditions=tuple(StatusCondition(one.type, one.status, one.reason, one.message) for one in row.conditions),
+            conditions=(
+                *(StatusCondition(one.type, one.status, one.reason, one.message) for one in row.conditions),
+                *observed(ResourceKey(row.kind, row.mesh, row.name, zone)),
+            ),
             position=str(own.n),
         )
         for row in proxy_condition_rows(hub, own, zone, elsewhere=elsewhere)

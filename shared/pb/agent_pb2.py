@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15shared/pb/agent.proto\x12\x0ezonal.agent.v1\"\xbc\x02\n\x0c\x41gentMessage\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.zonal.agent.v1.HelloH\x00\x12\x32\n\x0bobservation\x18\x02 \x01(\x0b\x32\x1b.zonal.agent.v1.ObservationH\x00\x12)\n\x07\x64ns_ack\x18\x03 \x01(\x0b\x32\x16.zonal.agent.v1.DnsAckH\x00\x12\x31\n\x0btls_checked\x18\x04 \x01(\x0b\x32\x1a.zonal.agent.v1.TlsCheckedH\x00\x12\x35\n\rconfig_dumped\x18\x05 \x01(\x0b\x32\x1c.zonal.agent.v1.ConfigDumpedH\x00\x12\x30\n\x06probed\x18\x06 \x01(\x0b\x32\x1e.zonal.agent.v1.ProbedInboundsH\x00\x42\t\n\x07message\"+\n\x05Hello\x12\r\n\x05proxy\x18\x01 \x01(\t\x12\x13\n\x0b\x64ns_version\x18\x02 \x01(\t\"M\n\x0bObservation\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x61iling\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04time\x18\x04 \x01(\t\"A\n\x0eProbedInbounds\x12/\n\x08inbounds\x18\x01 \x03(\x0b\x32\x1d.zonal.agent.v1.ProbedInbound\"=\n\rProbedInbound\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05ready\x18\x03 \x01(\x08\"\x19\n\x06\x44nsAck\x12\x0f\n\x07version\x18\x01 \x01(\t\"\xcf\x01\n\x0e\x43ontrolMessage\x12(\n\x03\x64ns\x18\x01 \x01(\x0b\x32\x19.zonal.agent.v1.DnsUpdateH\x00\x12&\n\x05\x64rain\x18\x02 \x01(\x0b\x32\x15.zonal.agent.v1.DrainH\x00\x12-\n\tcheck_tls\x18\x03 \x01(\x0b\x32\x18.zonal.agent.v1.CheckTlsH\x00\x12\x31\n\x0b\x63onfig_dump\x18\x04 \x01(\x0b\x32\x1a.zonal.agent.v1.ConfigDumpH\x00\x42\t\n\x07message\"x\n\tDnsUpdate\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04\x66ull\x18\x02 \x01(\x08\x12\'\n\x06upsert\x18\x03 \x03(\x0b\x32\x17.zonal.agent.v1.DnsName\x12\x0e\n\x06remove\x18\x04 \x03(\t\x12\x13\n\x0bttl_seconds\x18\x05 \x01(\r\"#\n\x07\x44nsName\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02ip\x18\x02 \x01(\t\"\x07\n\x05\x44rain\"\xad\x02\n\x08\x43heckTls\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x0b\n\x03tls\x18\x04 \x01(\x08\x12\x0b\n\x03sni\x18\x05 \x01(\t\x12\x13\n\x0bmin_version\x18\x06 \x01(\t\x12\x13\n\x0bmax_version\x18\x07 \x01(\t\x12\x0f\n\x07\x63iphers\x18\x08 \x03(\t\x12\x0c\n\x04\x61lpn\x18\t \x03(\t\x12\x0c\n\x04mode\x18\n \x01(\t\x12(\n\x05names\x18\x0b \x03(\x0b\x32\x19.zonal.agent.v1.NameMatch\x12\n\n\x02\x63\x61\x18\x0c \x01(\x0c\x12\x0f\n\x07\x63\x61_path\x18\r \x01(\t\x12\x14\n\x0c\x63lient_chain\x18\x0e \x01(\x0c\x12\x12\n\nclient_key\x18\x0f \x01(\x0c\x12\x14\n\x0cnames_listed\x18\x10 \x01(\x08\"8\n\tNameMatch\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\x08\"@\n\nTlsChecked\x12\n\n\x02id\x18\x01 \x01(\t\x12&\n\x05steps\x18\x02 \x03(\x0b\x32\x17.zonal.agent.v1.TlsStep\"\x7f\n\x07TlsStep\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06result\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x05 \x01(\t\x12&\n\x05\x66\x61\x63ts\x18\x06 \x03(\x0b\x32\x17.zonal.agent.v1.TlsFact\"&\n\x07TlsFact\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\x18\n\nConfigDump\x12\n\n\x02id\x18\x01 \x01(\t\"<\n\x0c\x43onfigDumped\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tgzip_json\x18\x02 \x01(\x0c\x12\r\n\x05\x65rror\x18\x03 \x01(\t2S\n\x05\x41gent\x12J\n\x06\x41ttach\x12\x1c.zonal.agent.v1.AgentMessage\x1a\x1e.zonal.agent.v1.ControlMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15shared/pb/agent.proto\x12\x0ezonal.agent.v1\"\xf3\x02\n\x0c\x41gentMessage\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.zonal.agent.v1.HelloH\x00\x12\x32\n\x0bobservation\x18\x02 \x01(\x0b\x32\x1b.zonal.agent.v1.ObservationH\x00\x12)\n\x07\x64ns_ack\x18\x03 \x01(\x0b\x32\x16.zonal.agent.v1.DnsAckH\x00\x12\x31\n\x0btls_checked\x18\x04 \x01(\x0b\x32\x1a.zonal.agent.v1.TlsCheckedH\x00\x12\x35\n\rconfig_dumped\x18\x05 \x01(\x0b\x32\x1c.zonal.agent.v1.ConfigDumpedH\x00\x12\x30\n\x06probed\x18\x06 \x01(\x0b\x32\x1e.zonal.agent.v1.ProbedInboundsH\x00\x12\x35\n\rlistener_lost\x18\x07 \x01(\x0b\x32\x1c.zonal.agent.v1.ListenerLostH\x00\x42\t\n\x07message\"+\n\x05Hello\x12\r\n\x05proxy\x18\x01 \x01(\t\x12\x13\n\x0b\x64ns_version\x18\x02 \x01(\t\"M\n\x0bObservation\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x61iling\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0c\n\x04time\x18\x04 \x01(\t\"A\n\x0eProbedInbounds\x12/\n\x08inbounds\x18\x01 \x03(\x0b\x32\x1d.zonal.agent.v1.ProbedInbound\"=\n\rProbedInbound\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05ready\x18\x03 \x01(\x08\",\n\x0cListenerLost\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x19\n\x06\x44nsAck\x12\x0f\n\x07version\x18\x01 \x01(\t\"\xcf\x01\n\x0e\x43ontrolMessage\x12(\n\x03\x64ns\x18\x01 \x01(\x0b\x32\x19.zonal.agent.v1.DnsUpdateH\x00\x12&\n\x05\x64rain\x18\x02 \x01(\x0b\x32\x15.zonal.agent.v1.DrainH\x00\x12-\n\tcheck_tls\x18\x03 \x01(\x0b\x32\x18.zonal.agent.v1.CheckTlsH\x00\x12\x31\n\x0b\x63onfig_dump\x18\x04 \x01(\x0b\x32\x1a.zonal.agent.v1.ConfigDumpH\x00\x42\t\n\x07message\"x\n\tDnsUpdate\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04\x66ull\x18\x02 \x01(\x08\x12\'\n\x06upsert\x18\x03 \x03(\x0b\x32\x17.zonal.agent.v1.DnsName\x12\x0e\n\x06remove\x18\x04 \x03(\t\x12\x13\n\x0bttl_seconds\x18\x05 \x01(\r\"#\n\x07\x44nsName\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02ip\x18\x02 \x01(\t\"\x07\n\x05\x44rain\"\xad\x02\n\x08\x43heckTls\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x0b\n\x03tls\x18\x04 \x01(\x08\x12\x0b\n\x03sni\x18\x05 \x01(\t\x12\x13\n\x0bmin_version\x18\x06 \x01(\t\x12\x13\n\x0bmax_version\x18\x07 \x01(\t\x12\x0f\n\x07\x63iphers\x18\x08 \x03(\t\x12\x0c\n\x04\x61lpn\x18\t \x03(\t\x12\x0c\n\x04mode\x18\n \x01(\t\x12(\n\x05names\x18\x0b \x03(\x0b\x32\x19.zonal.agent.v1.NameMatch\x12\n\n\x02\x63\x61\x18\x0c \x01(\x0c\x12\x0f\n\x07\x63\x61_path\x18\r \x01(\t\x12\x14\n\x0c\x63lient_chain\x18\x0e \x01(\x0c\x12\x12\n\nclient_key\x18\x0f \x01(\x0c\x12\x14\n\x0cnames_listed\x18\x10 \x01(\x08\"8\n\tNameMatch\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\x08\"@\n\nTlsChecked\x12\n\n\x02id\x18\x01 \x01(\t\x12&\n\x05steps\x18\x02 \x03(\x0b\x32\x17.zonal.agent.v1.TlsStep\"\x7f\n\x07TlsStep\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06result\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x05 \x01(\t\x12&\n\x05\x66\x61\x63ts\x18\x06 \x03(\x0b\x32\x17.zonal.agent.v1.TlsFact\"&\n\x07TlsFact\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\x18\n\nConfigDump\x12\n\n\x02id\x18\x01 \x01(\t\"<\n\x0c\x43onfigDumped\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tgzip_json\x18\x02 \x01(\x0c\x12\r\n\x05\x65rror\x18\x03 \x01(\t2S\n\x05\x41gent\x12J\n\x06\x41ttach\x12\x1c.zonal.agent.v1.AgentMessage\x1a\x1e.zonal.agent.v1.ControlMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,39 +32,41 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shared.pb.agent_pb2', _glob
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AGENTMESSAGE']._serialized_start=42
-  _globals['_AGENTMESSAGE']._serialized_end=358
-  _globals['_HELLO']._serialized_start=360
-  _globals['_HELLO']._serialized_end=403
-  _globals['_OBSERVATION']._serialized_start=405
-  _globals['_OBSERVATION']._serialized_end=482
-  _globals['_PROBEDINBOUNDS']._serialized_start=484
-  _globals['_PROBEDINBOUNDS']._serialized_end=549
-  _globals['_PROBEDINBOUND']._serialized_start=551
-  _globals['_PROBEDINBOUND']._serialized_end=612
-  _globals['_DNSACK']._serialized_start=614
-  _globals['_DNSACK']._serialized_end=639
-  _globals['_CONTROLMESSAGE']._serialized_start=642
-  _globals['_CONTROLMESSAGE']._serialized_end=849
-  _globals['_DNSUPDATE']._serialized_start=851
-  _globals['_DNSUPDATE']._serialized_end=971
-  _globals['_DNSNAME']._serialized_start=973
-  _globals['_DNSNAME']._serialized_end=1008
-  _globals['_DRAIN']._serialized_start=1010
-  _globals['_DRAIN']._serialized_end=1017
-  _globals['_CHECKTLS']._serialized_start=1020
-  _globals['_CHECKTLS']._serialized_end=1321
-  _globals['_NAMEMATCH']._serialized_start=1323
-  _globals['_NAMEMATCH']._serialized_end=1379
-  _globals['_TLSCHECKED']._serialized_start=1381
-  _globals['_TLSCHECKED']._serialized_end=1445
-  _globals['_TLSSTEP']._serialized_start=1447
-  _globals['_TLSSTEP']._serialized_end=1574
-  _globals['_TLSFACT']._serialized_start=1576
-  _globals['_TLSFACT']._serialized_end=1614
-  _globals['_CONFIGDUMP']._serialized_start=1616
-  _globals['_CONFIGDUMP']._serialized_end=1640
-  _globals['_CONFIGDUMPED']._serialized_start=1642
-  _globals['_CONFIGDUMPED']._serialized_end=1702
-  _globals['_AGENT']._serialized_start=1704
-  _globals['_AGENT']._serialized_end=1787
+  _globals['_AGENTMESSAGE']._serialized_end=413
+  _globals['_HELLO']._serialized_start=415
+  _globals['_HELLO']._serialized_end=458
+  _globals['_OBSERVATION']._serialized_start=460
+  _globals['_OBSERVATION']._serialized_end=537
+  _globals['_PROBEDINBOUNDS']._serialized_start=539
+  _globals['_PROBEDINBOUNDS']._serialized_end=604
+  _globals['_PROBEDINBOUND']._serialized_start=606
+  _globals['_PROBEDINBOUND']._serialized_end=667
+  _globals['_LISTENERLOST']._serialized_start=669
+  _globals['_LISTENERLOST']._serialized_end=713
+  _globals['_DNSACK']._serialized_start=715
+  _globals['_DNSACK']._serialized_end=740
+  _globals['_CONTROLMESSAGE']._serialized_start=743
+  _globals['_CONTROLMESSAGE']._serialized_end=950
+  _globals['_DNSUPDATE']._serialized_start=952
+  _globals['_DNSUPDATE']._serialized_end=1072
+  _globals['_DNSNAME']._serialized_start=1074
+  _globals['_DNSNAME']._serialized_end=1109
+  _globals['_DRAIN']._serialized_start=1111
+  _globals['_DRAIN']._serialized_end=1118
+  _globals['_CHECKTLS']._serialized_start=1121
+  _globals['_CHECKTLS']._serialized_end=1422
+  _globals['_NAMEMATCH']._serialized_start=1424
+  _globals['_NAMEMATCH']._serialized_end=1480
+  _globals['_TLSCHECKED']._serialized_start=1482
+  _globals['_TLSCHECKED']._serialized_end=1546
+  _globals['_TLSSTEP']._serialized_start=1548
+  _globals['_TLSSTEP']._serialized_end=1675
+  _globals['_TLSFACT']._serialized_start=1677
+  _globals['_TLSFACT']._serialized_end=1715
+  _globals['_CONFIGDUMP']._serialized_start=1717
+  _globals['_CONFIGDUMP']._serialized_end=1741
+  _globals['_CONFIGDUMPED']._serialized_start=1743
+  _globals['_CONFIGDUMPED']._serialized_end=1803
+  _globals['_AGENT']._serialized_start=1805
+  _globals['_AGENT']._serialized_end=1888
 # @@protoc_insertion_point(module_scope)

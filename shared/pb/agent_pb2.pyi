@@ -7,20 +7,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class AgentMessage(_message.Message):
-    __slots__ = ("hello", "observation", "dns_ack", "tls_checked", "config_dumped", "probed")
+    __slots__ = ("hello", "observation", "dns_ack", "tls_checked", "config_dumped", "probed", "listener_lost")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_FIELD_NUMBER: _ClassVar[int]
     DNS_ACK_FIELD_NUMBER: _ClassVar[int]
     TLS_CHECKED_FIELD_NUMBER: _ClassVar[int]
     CONFIG_DUMPED_FIELD_NUMBER: _ClassVar[int]
     PROBED_FIELD_NUMBER: _ClassVar[int]
+    LISTENER_LOST_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     observation: Observation
     dns_ack: DnsAck
     tls_checked: TlsChecked
     config_dumped: ConfigDumped
     probed: ProbedInbounds
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., observation: _Optional[_Union[Observation, _Mapping]] = ..., dns_ack: _Optional[_Union[DnsAck, _Mapping]] = ..., tls_checked: _Optional[_Union[TlsChecked, _Mapping]] = ..., config_dumped: _Optional[_Union[ConfigDumped, _Mapping]] = ..., probed: _Optional[_Union[ProbedInbounds, _Mapping]] = ...) -> None: ...
+    listener_lost: ListenerLost
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., observation: _Optional[_Union[Observation, _Mapping]] = ..., dns_ack: _Optional[_Union[DnsAck, _Mapping]] = ..., tls_checked: _Optional[_Union[TlsChecked, _Mapping]] = ..., config_dumped: _Optional[_Union[ConfigDumped, _Mapping]] = ..., probed: _Optional[_Union[ProbedInbounds, _Mapping]] = ..., listener_lost: _Optional[_Union[ListenerLost, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("proxy", "dns_version")
@@ -57,6 +59,14 @@ class ProbedInbound(_message.Message):
     address: str
     ready: bool
     def __init__(self, port: _Optional[int] = ..., address: _Optional[str] = ..., ready: _Optional[bool] = ...) -> None: ...
+
+class ListenerLost(_message.Message):
+    __slots__ = ("name", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class DnsAck(_message.Message):
     __slots__ = ("version",)

@@ -36,6 +36,22 @@ async def test_endless_line_does_not_stop_the_relay(tmp_path: Path) -> None:
     assert child.pid is None
 
 
+async def test_a_dropped_listener_is_told(tmp_path: Path) -> None:
+    """Envoy says in its log alone that it could not listen at what it had accepted."""
+    line = "[2026-11-26 15:01:03.550][1][error][config] [source/l.cc:873] final pre-worker listener init for listener"
+    heard: list[tuple[str, str]] = []
+    script = f"echo \"{line} 'outbound/127.0.0.1:80' failed: cannot listen() errno=98\"; echo done; exec sleep 60"
+    child = Envoy(Path("/bin/sh"), ["-c", script], tmp_path / "a", lambda name, reason: heard.append((name, reason)))
+    running = asyncio.create_task(child.run())
+    async with asyncio.timeout(20):
+        while "done" not in child._last_lines:  # noqa: ASYNC110 - what a child has said has no event
+            await asyncio.sleep(0.02)
+    assert heard == [("outbound/127.0.0.1:80", "cannot listen() errno=98")]
+    assert child.lost == dict(heard)
+    await child.stop(0)
+    await asyncio.wait_for(running, 10)
+
+
 def test_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was given wins over $ENVOY, that over the wheel; a name that is nothing is refused."""
     monkeypatch.setenv("ENVOY", "/bin/true")

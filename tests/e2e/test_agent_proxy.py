@@ -166,7 +166,7 @@ async def test_start_and_graceful_stop(world: World) -> None:
         metadata = node.metadata
         assert metadata["dataplane.proxyType"] == "dataplane"
         assert json.loads(metadata["dataplane.resource"])["networking"]["inbound"][0]["port"] == 18080
-        assert list(metadata["features"]) == ["bind-vips", f"access-log={place}/access.log"]
+        assert list(metadata["features"]) == ["bind-vips", "exclusive-ports", f"access-log={place}/access.log"]
         await world.plane.until(lambda: world.plane.hellos)
         assert world.plane.hellos[0].proxy == "default.app"
         assert set(world.plane.ads_tokens + world.plane.attach_tokens) == {f"Bearer {TOKEN}"}

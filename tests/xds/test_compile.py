@@ -92,6 +92,18 @@ def test_internal_headers_are_overwritten_never_appended() -> None:
         assert text.count('"append_action": "OVERWRITE_IF_EXISTS_OR_ADD"') == text.count('"append": {') > 0
 
 
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_explicit_listeners_are_exclusive_where_envoy_was_made_for_it(*, exclusive: bool) -> None:
+    """VIPs and outbounds of both kinds; the flag of a listener that listens cannot be changed."""
+    tagged = Outbound(port=7001, tags=Map({"kuma.io/service": "other"}))
+    proxy = sidecar(*(["exclusive-ports"] if exclusive else []), outbound=(outbound_to("echo", 7000), tagged))
+    found = plain(compiled(zone_view(mesh_view(PAYMENTS, ECHO)), proxy))["Listener"]
+    assert len(found) == 4
+    assert {name for name, one in found.items() if one.get("enable_reuse_port") is not None} == (
+        {name for name in found if name.startswith("outbound/")} if exclusive else set()
+    )
+
+
 def test_without_redirect_there_is_one_listener_per_vip() -> None:
     """Small listeners on VIP:port, and explicit ones for backendRef outbounds."""
     snapshot = compiled(zone_view(mesh_view(PAYMENTS, ECHO)), sidecar(outbound=(outbound_to("echo", 7000),)))

@@ -37,6 +37,7 @@ class World:
             Sealer({"east": keyring.public}).seal,
             logs={},
             statuses=lambda: self.rows,
+            addresses=lambda _: (),
             acked=lambda proxy: f"acked {proxy}",
             waits=lambda _: "",
             allowed=(),

@@ -19,6 +19,7 @@ from shared.pb.agent_pb2 import (
     DnsUpdate,
     Drain,
     Hello,
+    ListenerLost,
     Observation,
     ProbedInbounds,
     TlsChecked,
@@ -64,9 +65,11 @@ class Agents:
         self,
         on_observation: Callable[[str, Observation], None],
         on_probed: Callable[[str, ProbedInbounds | None], None],
+        on_lost: Callable[[str, ListenerLost], None],
     ) -> None:
-        """Both run on the loop and must not block. on_probed is told None when an agent is gone."""
+        """All run on the loop and must not block. on_probed is told None when an agent is gone."""
         self._on_observation = on_observation
+        self._on_lost = on_lost
         self._on_probed = on_probed
         self._agents: dict[str, Agent] = {}
         self._tables: dict[str, DnsTable] = {}
@@ -177,6 +180,8 @@ class Agents:
                     self._on_observation(agent.proxy, message.observation)
                 case "probed" if self._agents.get(agent.proxy) is agent:
                     self._on_probed(agent.proxy, message.probed)
+                case "listener_lost" if self._agents.get(agent.proxy) is agent:
+                    self._on_lost(agent.proxy, message.listener_lost)
                 case "dns_ack":
                     self._acked(agent, message.dns_ack.version)
                 case "tls_checked":

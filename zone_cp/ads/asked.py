@@ -151,6 +151,16 @@ class Asked:
         self.rejected.pop((name, version), None)
         self._touched[name] = None
 
+    def lose(self, name: str, reason: str) -> str | None:
+        """The client dropped what it had accepted: as if it had refused it. The version; None where it has none."""
+        held = self.held.pop(name, None)
+        if held is None or any(name == one.name for sent in self.in_flight.values() for one in sent.upserts):
+            return None
+        self.known.pop(name, None)
+        self.rejected[name, version_of(held)] = reason
+        self._touched[name] = None
+        return version_of(held)
+
     def owe(self, name: str) -> None:
         """Send this name again, changed or not."""
         self._owed[name] = None

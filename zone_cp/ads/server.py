@@ -15,7 +15,7 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from shared.events.state import Position
-from shared.pb.agent_pb2 import Observation, ProbedInbounds
+from shared.pb.agent_pb2 import ListenerLost, Observation, ProbedInbounds
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from shared.pb.status_pb2 import ClientStatusRequest
 from zone_cp.ads.agents import AGENT_SERVICE, Agents
@@ -125,6 +125,7 @@ class AdsServer:
         on_nack: Callable[[str, Nacked], None],
         on_observation: Callable[[str, Observation], None],
         on_probed: Callable[[str, ProbedInbounds | None], None] = lambda _proxy, _said: None,
+        on_lost: Callable[[str, ListenerLost], None] = lambda _proxy, _lost: None,
         connection_prefix: str = "",
         methods: Mapping[str, Method] | None = None,
         may_inspect: Callable[[str | None], bool] = lambda _token: False,
@@ -147,7 +148,7 @@ class AdsServer:
         self._listener: Listener | None = None
         self._reported: dict[str, Stream] = {}
         self.hub = Hub()
-        self.agents = Agents(on_observation, on_probed)
+        self.agents = Agents(on_observation, on_probed, on_lost)
 
     # -- life -------------------------------------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ class Agent:
         self._token = Token(settings.dataplane_token_file, place.token_secret)
         self._dns = Names(place.dns_table, _upstreams(settings.dns_upstream))
         self._dns_enabled = settings.dns_enabled and settings.kind == "sidecar"
-        self._envoy = Envoy(find_envoy(settings.envoy or None), self._arguments(), place.admin_address)
+        self._envoy = Envoy(find_envoy(settings.envoy or None), self._arguments(), place.admin_address, self._tell_lost)
         self._prober = Prober(self._resource, self._tell_probed)
         self._channel = Channel(
             self._plane,
@@ -81,6 +81,7 @@ class Agent:
             dns_version=lambda: self._dns.table.version,
             failing=self._outcomes.failing,
             probed=self._prober.outcomes,
+            lost=lambda: self._envoy.lost,
             on_control=self._on_control,
         )
         self._checks: set[asyncio.Task[None]] = set()
@@ -173,7 +174,10 @@ class Agent:
         if self._settings.kind == "gateway":
             return ()
         redirect = isinstance(self._resource, Dataplane) and self._resource.networking.transparent_proxying is not None
-        return (boot.REDIRECT_FEATURE if redirect else boot.BIND_VIPS_FEATURE,)
+        return (boot.REDIRECT_FEATURE if redirect else boot.BIND_VIPS_FEATURE, boot.EXCLUSIVE_FEATURE)
+
+    def _tell_lost(self, name: str, reason: str) -> None:
+        self._channel.lost(name, reason)
 
     def _tell_probed(self) -> None:
         self._channel.probed()

@@ -27,7 +27,7 @@ INTERNAL_LISTENER = "envoy.bootstrap.internal_listener"
 GATEWAY_RUNTIME = "gateway.listeners"
 """Name of a gateway's runtime layer, and of the resource that fills it."""
 SERVICE_PROBES_FEATURE = "service-probes"
-REDIRECT_FEATURE, BIND_VIPS_FEATURE = "redirect", "bind-vips"
+REDIRECT_FEATURE, BIND_VIPS_FEATURE, EXCLUSIVE_FEATURE = "redirect", "bind-vips", "exclusive-ports"
 
 CONNECT_SECONDS = 2
 KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_TIMEOUT_SECONDS = 10, 5

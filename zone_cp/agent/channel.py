@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -45,7 +45,7 @@ _OPTIONS = (
 
 
 class Channel:
-    """Attach one proxy. `token`, `dns_version`, `failing` and `probed` are asked at the beginning of every stream."""
+    """Attach one proxy. `token` and what it says of itself are asked for at the beginning of every stream."""
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class Channel:
         dns_version: Callable[[], str],
         failing: Callable[[], Iterable[Transition]],
         probed: Callable[[], pb.ProbedInbounds],
+        lost: Callable[[], Mapping[str, str]],
         on_control: Control,
     ) -> None:
         self._plane = plane
@@ -64,6 +65,7 @@ class Channel:
         self._dns_version = dns_version
         self._failing = failing
         self._probed = probed
+        self._lost = lost
         self._on_control = on_control
         self._pending: dict[str, pb.AgentMessage] = {}
         self._wake = asyncio.Event()
@@ -76,6 +78,10 @@ class Channel:
     def probed(self) -> None:
         """Tell what the service probes say now; on a broken line the next stream begins with it."""
         self._send("probed", pb.AgentMessage(probed=self._probed()))
+
+    def lost(self, name: str, reason: str) -> None:
+        """Tell that Envoy dropped a listener; on a broken line the next stream begins with it."""
+        self._send(f"listener/{name}", _listener_lost(name, reason))
 
     def acknowledge(self, dns_version: str) -> None:
         """Tell that the table of this version answers queries."""
@@ -165,11 +171,17 @@ class Channel:
             await call.write(pb.AgentMessage(probed=said))
         for transition in self._failing():
             await call.write(_observation(transition))
+        for name, reason in dict(self._lost()).items():
+            await call.write(_listener_lost(name, reason))
         while True:
             while self._pending:
                 await call.write(self._pending.pop(next(iter(self._pending))))
             self._wake.clear()
             await self._wake.wait()
+
+
+def _listener_lost(name: str, reason: str) -> pb.AgentMessage:
+    return pb.AgentMessage(listener_lost=pb.ListenerLost(name=name, reason=reason))
 
 
 def _observation(transition: Transition) -> pb.AgentMessage:

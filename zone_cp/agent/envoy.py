@@ -10,7 +10,7 @@ import signal
 import sys
 import sysconfig
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,6 +34,8 @@ MAX_TEXT = 2000
 
 log = structlog.get_logger()
 _LINE = re.compile(r"\[[^]]*\]\[\d+\]\[(\w+)\]\[(\w+)\] (?:\[[^]]*\] )?(.*)")
+# Envoy says of these nowhere else: it has ACKed the listener when it is ready for it, and only then listens.
+_LOST = re.compile(r"final pre-worker listener init for listener '([^']+)' failed: (.*)")
 _LEVELS = {
     "trace": "debug",
     "debug": "debug",
@@ -81,14 +83,23 @@ def find_envoy(given: str | None = None) -> Path:
 class Envoy:
     """One Envoy. `run` starts it and starts it again until `stop` or a crash loop; `ready` waits for it."""
 
-    def __init__(self, binary: Path, arguments: Sequence[str], admin_address_path: Path) -> None:
+    def __init__(
+        self,
+        binary: Path,
+        arguments: Sequence[str],
+        admin_address_path: Path,
+        on_lost: Callable[[str, str], None] = lambda _name, _reason: None,
+    ) -> None:
+        """on_lost: told the name of a listener that Envoy accepted and dropped again, and why."""
         self._argv = (str(binary), *arguments)
         self._admin_address_path = admin_address_path
         self._child: asyncio.subprocess.Process | None = None
         self._workers_started = asyncio.Event()
         self._stopping = asyncio.Event()
         self._last_lines: deque[str] = deque(maxlen=8)
+        self._on_lost = on_lost
         self.restarts = 0
+        self.lost: dict[str, str] = {}
 
     @property
     def pid(self) -> int | None:
@@ -105,6 +116,7 @@ class Envoy:
 
     async def _start(self) -> asyncio.subprocess.Process:
         self._workers_started.clear()
+        self.lost.clear()
         self._admin_address_path.unlink(missing_ok=True)
         tether = (sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid()))
         self._child = await asyncio.create_subprocess_exec(
@@ -215,4 +227,7 @@ class Envoy:
                 self._workers_started.set()
             if level == "info":
                 level = "debug"  # logged for our sake only
+            if lost := _LOST.search(text):
+                self.lost[lost[1]] = lost[2]
+                self._on_lost(lost[1], lost[2])
         getattr(log, _LEVELS.get(level, "info"))("envoy", component=component, text=text)

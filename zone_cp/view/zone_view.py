@@ -34,6 +34,7 @@ from zone_cp.view.workloads import NO_WORKLOADS, Workloads
 Origination: TypeAlias = Literal["egress", "sidecar"]
 Sources: TypeAlias = tuple[EventRef, ...]
 FEW_SOURCES = 8
+EXCLUSIVE = "exclusive-ports"
 Reading: TypeAlias = tuple[Literal["secret", "key"], str]
 """A Secret by its name, or a data key by its id."""
 
@@ -215,7 +216,7 @@ class ProxyView(msgspec.Struct, frozen=True, cache_hash=True):
 
     features known to the compiler: `redirect` (all outbound traffic arrives at one original-destination
     listener), `bind-vips` (one listener per VIP:port; the default without redirect), `proxyless` (no Envoy but a gRPC
-    client's own resolver).
+    client's own resolver), `exclusive-ports` (explicit listeners share their ports with no other process).
     """
 
     proxy: str
@@ -223,3 +224,8 @@ class ProxyView(msgspec.Struct, frozen=True, cache_hash=True):
     features: tuple[str, ...]
     system_ca_path: str
     sources: Sources
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether its Envoy was made for exclusive listeners: one cannot be made exclusive while it listens."""
+        return EXCLUSIVE in self.features

@@ -20,6 +20,8 @@ from zone_cp.xds.server_names import Use
 from zone_cp.xds.shape import address, extension, metadata, part, scalar
 from zone_cp.xds.upstream_tls import SOCKET, References, parameters, san, sds, validation
 
+_NO = bytes(google.BoolValue(value=False))
+
 
 def chain(
     filters: Iterable[bytes], *, name: str = "", match: bytes = b"", socket: bytes = b"", lost: str = ""
@@ -69,13 +71,18 @@ def listening(
     inspector: bytes = b"",
     rest: bytes = b"",
     matcher: bytes = b"",
+    exclusive: bool = False,
 ) -> bytes:
-    """A Listener on host:port. `rest` is the chain of whatever no other chain matches, `matcher` what picks one."""
+    """A Listener on host:port. `rest` is the chain of whatever no other chain matches, `matcher` what picks one.
+
+    exclusive: where another process listens there, Envoy refuses it. By default the two would share the connections.
+    """
     body = part(listener.Listener, "name", name) + part(listener.Listener, "address", address(host, port))
     body += b"".join(part(listener.Listener, "filter_chains", one) for one in chains)
     body += part(listener.Listener, "filter_chain_matcher", matcher) if matcher else b""
     body += part(listener.Listener, "default_filter_chain", rest) if rest else b""
     body += part(listener.Listener, "listener_filters", inspector) if inspector else b""
+    body += part(listener.Listener, "enable_reuse_port", _NO) if exclusive else b""
     return body + scalar(listener.Listener, "traffic_direction", direction)
 
 

@@ -44,7 +44,7 @@ def outbound_resources(
         name = f"outbound/{outbound.address}:{outbound.port}"
         only = _filter(mesh.name, where, protocol, replace(logged, stat_prefix=name), tuning)
         served = endpoints(mesh, where, tls=mesh.mtls).sources
-        body = _listener(name, outbound.address, outbound.port, only)
+        body = _listener(name, outbound.address, outbound.port, only, exclusive=proxy.exclusive)
         yield encode(LISTENER, name, body, tuple(dict.fromkeys((*proxy.sources, *served, *said.sources))))
 
 
@@ -66,5 +66,6 @@ def _filter(mesh: str, where: Destination, protocol: Protocol, logged: Logged, t
 
 
 @lru_cache(maxsize=4096)
-def _listener(name: str, host: str, port: int, only: bytes) -> bytes:
-    return listening(name, host, port, (chain((only,)),), direction=core.TrafficDirection.OUTBOUND)
+def _listener(name: str, host: str, port: int, only: bytes, *, exclusive: bool) -> bytes:
+    direction = core.TrafficDirection.OUTBOUND
+    return listening(name, host, port, (chain((only,)),), direction=direction, exclusive=exclusive)

@@ -77,6 +77,7 @@ class _Door(msgspec.Struct, frozen=True):
     host: str
     port: int
     tuning: Tuning
+    exclusive: bool
 
 
 class _Seat(msgspec.Struct, frozen=True):
@@ -215,7 +216,7 @@ def _service_part(seat: _Seat, service: ExternalServiceView, served: Served | No
     if not seat.redirected:
         tuning = service_tuning(seat.said, service, seat.judged, replace(seat.parties, destination=service.name))
         sources = _union(seat.mesh.sources, seat.said.sources_about(service))
-        shared += (_listener(seat.outlet_of(service.key), service, (service.vip, service.port), tuning, sources),)
+        shared += (_listener(seat, service, (service.vip, service.port), tuning, sources),)
     return Part(own, shared)
 
 
@@ -243,7 +244,7 @@ def _rest(seat: _Seat, source: SecretSource, extra: Sequence[ExtraRoutes]) -> It
         if chosen is not None:
             tuning = service_tuning(said, chosen, judged, replace(seat.parties, destination=chosen.name))
             sources = _union(proxy.sources, mesh.sources, said.sources_about(chosen))
-            yield _listener(seat.outlet_of(chosen.key), chosen, (outbound.address, outbound.port), tuning, sources)
+            yield _listener(seat, chosen, (outbound.address, outbound.port), tuning, sources)
     yield from outbound_resources(
         mesh,
         proxy,
@@ -350,10 +351,11 @@ def _redirect_listener(  # noqa: PLR0917 - what it is made of, as the key of a c
 
 
 def _listener(
-    outlet: Outlet, service: ExternalServiceView, bind: tuple[str, int], tuning: Tuning, sources: Sources
+    seat: _Seat, service: ExternalServiceView, bind: tuple[str, int], tuning: Tuning, sources: Sources
 ) -> Encoded:
+    outlet = seat.outlet_of(service.key)
     permission = service.permission.sources if service.permission is not None and tuning.open is not None else ()
-    door = _Door(service.protocol_class, service.sni, *bind, tuning)
+    door = _Door(service.protocol_class, service.sni, *bind, tuning, seat.proxy.exclusive)
     lost = outlet.lost if service.protocol_class == "tcp" else ()
     return _explicit(outlet, door, _union(service.sources, sources, permission, lost))
 
@@ -362,7 +364,8 @@ def _listener(
 def _explicit(outlet: Outlet, door: _Door, sources: Sources) -> Encoded:
     name = f"outbound/{door.host}:{door.port}"
     only = outlet.chain(door.protocol_class, door.sni, door.tuning)
-    body = listening(name, door.host, door.port, (only,), direction=core.TrafficDirection.OUTBOUND)
+    direction = core.TrafficDirection.OUTBOUND
+    body = listening(name, door.host, door.port, (only,), direction=direction, exclusive=door.exclusive)
     return encode(LISTENER, name, body, sources)
 
 

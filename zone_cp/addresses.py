@@ -1,0 +1,336 @@
+"""Addresses: what a sidecar's Envoy cannot listen at because another process of its host does (decision 26).
+
+Only that proxy is concerned: its condition says what Envoy said, and it is tried again every TRY_SECONDS, one listener
+at a time, and all of them as soon as one is taken. Until then what its application sends there reaches the other
+process, and leaves as that one. Where that is another sidecar of the zone, the two do not share the VIPs at random:
+the one that was refused is given none of them, also none that are new, until the other is gone.
+
+It stands between the publisher and the guard, since what is offered follows from it. Belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import ip_address, ip_network
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from shared.api.store import ServiceStatus, StatusCondition
+from shared.events.log import LogUnavailable
+from shared.events.state import Position, ProxyStatus, ZoneState
+from shared.model.resource import Dataplane, ResourceKey
+from shared.nats.status import StatusStream
+from shared.pb.agent_pb2 import ListenerLost
+from shared.process.writer import event_time
+from zone_cp.ads.delivery import NOTHING
+from zone_cp.ads.facts import Acked, Nacked
+from zone_cp.ads.hub import DnsTable, Hub
+from zone_cp.ads.subscription import Subscription
+from zone_cp.publish import Delivery
+from zone_cp.quarantines import is_of_the_host
+from zone_cp.view.zone_view import ZoneView
+from zone_cp.xds.snapshot import LISTENER, Snapshot, following
+
+TRY_SECONDS = 2.0
+TOLD = 3
+"""Addresses that a condition names; it says how many more there are."""
+PREFIX = "outbound/"
+KEYS = "dp."
+"""What the keys of rows in the zone's status stream begin with."""
+CONDITION, TAKEN, CANNOT = "Listening", "AddressTaken", "CannotListen"
+_IN_USE = ("in use", "errno=98")
+
+log = structlog.get_logger(__name__)
+
+
+class Next(Delivery, Protocol):
+    """What stands behind (`zone_cp.guard.Guard`)."""
+
+    def forget(self, proxy: str) -> None:
+        """Drop what was offered to a proxy that is another now, or gone for good."""
+
+
+class _Taken(msgspec.Struct):
+    version: str
+    reason: str
+    since: str
+
+
+class Addresses:
+    """present: the state and the view that are published, None before the first. stream: where rows go for global."""
+
+    def __init__(
+        self,
+        after: Next,
+        hub: Hub,
+        stream: StatusStream,
+        present: Callable[[], tuple[ZoneState, ZoneView] | None],
+    ) -> None:
+        self._after = after
+        self._hub = hub
+        self._stream = stream
+        self._present = present
+        self._offered: dict[str, Snapshot] = {}
+        self._taken: dict[str, dict[str, _Taken]] = {}
+        self._lost: dict[str, dict[str, str]] = {}
+        self._yields: dict[str, str] = {}
+        self._written: dict[str, bytes] = {}
+        self._wake = asyncio.Event()
+
+    # --- what the publisher says ---------------------------------------------------------------------------------
+
+    def offer(self, proxy: str, snapshot: Snapshot) -> None:
+        """See Delivery: without VIPs where it yields."""
+        self._offered[proxy] = snapshot
+        self._after.offer(proxy, self._without_vips(snapshot) if proxy in self._yields else snapshot)
+
+    def advance(self, position: Position) -> None:
+        """See Delivery."""
+        self._after.advance(position)
+
+    def leave(self, proxy: str, position: Position | None = None) -> None:
+        """See Delivery."""
+        self._after.leave(proxy, position)
+
+    def offer_dns(self, proxy: str, table: DnsTable) -> None:
+        """See Delivery."""
+        self._after.offer_dns(proxy, table)
+
+    async def acked(self, proxy: str, position: Position, timeout_seconds: float) -> object:
+        """See Delivery."""
+        return await self._after.acked(proxy, position, timeout_seconds)
+
+    def forget(self, proxy: str) -> None:
+        """What comes under its name next is another."""
+        self._offered.pop(proxy, None)
+        self.gone(proxy)
+        self._after.forget(proxy)
+
+    # --- what proxies say ----------------------------------------------------------------------------------------
+
+    def refused(self, proxy: str, nack: Nacked) -> bool:
+        """Take a NACK in; whether it is about addresses, and was heard the first time."""
+        if not is_of_the_host(nack):
+            return False
+        news = [self._take(proxy, name, version, nack.message) for name, version in nack.rejected]
+        return any(news)
+
+    def lost(self, proxy: str, said: ListenerLost) -> None:
+        """The proxy's Envoy accepted a listener, and could not listen when it was ready for it."""
+        name, reason = said.name, said.reason
+        for subscription in self._subscriptions(proxy):
+            if (version := subscription.lose(name, reason)) is not None:
+                self._take(proxy, name, version, reason)
+            elif name in subscription.known:  # its ACK comes on another stream
+                self._lost.setdefault(proxy, {})[name] = reason
+
+    def accepted(self, proxy: str, ack: Acked) -> None:
+        """Take an ACK in: what is accepted is listened at."""
+        if ack.type_url != LISTENER or not (self._taken or self._lost):
+            return
+        taken = self._taken.get(proxy, {})
+        got = [name for name, _ in ack.versions if taken.pop(name, None) is not None]
+        if got:
+            log.info("listening again", proxy=proxy, listeners=got)
+            self._changed(proxy)
+            self._forgive(proxy, tuple(taken))
+        lost = self._lost.get(proxy, {})
+        for name, _ in ack.versions if lost else ():
+            if (reason := lost.pop(name, None)) is not None:
+                self.lost(proxy, ListenerLost(name=name, reason=reason))
+
+    def gone(self, proxy: str) -> None:
+        """The proxy has no stream any more: another may have its place."""
+        self._lost.pop(proxy, None)
+        self._yields.pop(proxy, None)
+        if self._taken.pop(proxy, None) is not None or self._yields:
+            self._wake.set()
+
+    def _take(self, proxy: str, name: str, version: str, reason: str) -> bool:
+        known = self._taken.setdefault(proxy, {}).get(name)
+        self._taken[proxy][name] = _Taken(version, reason, event_time() if known is None else known.since)
+        if known is None:
+            log.warning("address taken", proxy=proxy, listener=name, reason=reason)
+            self._wake.set()
+        return known is None
+
+    def _changed(self, proxy: str) -> None:
+        if not self._taken.get(proxy, True):
+            del self._taken[proxy]
+        self._wake.set()
+
+    # --- what follows --------------------------------------------------------------------------------------------
+
+    def conditions(self, key: ResourceKey) -> tuple[StatusCondition, ...]:
+        """What there is to say of a Dataplane."""
+        present = self._present()
+        status = next((one for one in present[0].own.proxies.values() if one.key == key), None) if present else None
+        taken = self._taken.get(status.proxy) if status is not None else None
+        if status is None or not taken:
+            return ()
+        since = min(one.since for one in taken.values())
+        name, told = self._told(status.proxy, taken)
+        return (StatusCondition(CONDITION, "False", name, told, since),)
+
+    def _told(self, proxy: str, taken: Mapping[str, _Taken]) -> tuple[str, str]:
+        """The reason and the message."""
+        names = sorted(name for name, one in taken.items() if _in_use(one)) or sorted(taken)
+        listed = ", ".join(name.removeprefix(PREFIX) for name in names[:TOLD])
+        more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
+        said = f"Envoy says: {taken[names[0]].reason}"
+        if not _in_use(taken[names[0]]):
+            return CANNOT, f"it cannot listen at {listed}{more}, on its host. {said}"
+        holder = self._yields.get(proxy) or self._holder(proxy, names)
+        who = f"proxy {holder}" if holder else "another process of its host"
+        yields = "; it is given no VIP while that is so" if proxy in self._yields else ""
+        return TAKEN, (
+            f"{who} listens at {listed}{more}, and what its application sends there leaves as that one{yields}: give "
+            f"each sidecar a network namespace or outbounds of its own. {said}"
+        )
+
+    async def run(self) -> None:
+        """For ever: look who yields to whom, try again what is taken, and tell global."""
+        await self._recall()
+        while True:
+            for proxy in list(self._taken):
+                self._look(proxy)
+            await self._record()
+            try:
+                async with asyncio.timeout(TRY_SECONDS if self._taken or self._yields else None):
+                    await self._wake.wait()
+            except TimeoutError:
+                for proxy in [one for one in self._taken if one not in self._yields]:
+                    self._forgive(proxy, tuple(self._taken[proxy])[:1])
+            self._wake.clear()
+
+    def _look(self, proxy: str) -> None:
+        """Bring what is said of a proxy up to date, and whether it yields."""
+        offered, taken = self._offered.get(proxy), self._taken[proxy]
+        listeners = offered.resources.get(LISTENER, NOTHING) if offered is not None else NOTHING
+        for name in [name for name in taken if name not in listeners]:
+            del taken[name]
+        if not taken:
+            del self._taken[proxy]
+        before, after = self._yields.get(proxy, ""), self._rival(proxy, taken) if taken else ""
+        if before == after:
+            return
+        if after:
+            self._yields[proxy] = after
+            log.warning("proxy is given no VIPs", proxy=proxy, rival=after)
+        else:
+            self._yields.pop(proxy)
+            log.info("proxy is given VIPs again", proxy=proxy)
+        if offered is not None and bool(before) != bool(after):
+            self.offer(proxy, offered)
+            self._forgive(proxy, tuple(taken))
+
+    def _rival(self, proxy: str, taken: Iterable[str]) -> str:
+        """The sidecar of the same host that has VIPs which this one was refused, "" where there is none.
+
+        Of two that have some of each other's, which happens when both are given them at once, the first by name stays.
+        """
+        vips = [name for name in taken if self._is_vip(name)]
+        other = self._holder(proxy, vips)
+        theirs = [name for name in self._taken.get(other, ()) if self._is_vip(name)]
+        if other and proxy < other and any(self._holds(proxy, name) for name in theirs):
+            return ""
+        return other
+
+    def _holder(self, proxy: str, names: Iterable[str]) -> str:
+        """Another proxy at the same address that holds one of these listeners, "" where there is none."""
+        present = self._present()
+        if present is None:
+            return ""
+        own, names = present[0].own, tuple(names)
+        mine = own.proxies.get(proxy)
+        place = _place(present[0], mine)
+        for other, status in sorted(own.proxies.items()):
+            if other == proxy or not status.online or not place or _place(present[0], status) != place:
+                continue
+            if any(self._holds(other, name) for name in names):
+                return other
+        return ""
+
+    def _holds(self, proxy: str, name: str) -> bool:
+        return any(name in one.held for one in self._subscriptions(proxy))
+
+    def _subscriptions(self, proxy: str) -> Iterator[Subscription]:
+        for stream in self._hub.streams_of(proxy):
+            if (subscription := stream.xds.subscription(LISTENER)) is not None:
+                yield subscription
+
+    def _is_vip(self, name: str) -> bool:
+        present = self._present()
+        host, _, _ = name.removeprefix(PREFIX).rpartition(":")
+        if present is None or not name.startswith(PREFIX):
+            return False
+        view = present[1]
+        ranges = (*view.vip_ranges.values(), *view.legacy_ranges.values())
+        return any(ip_address(host) in ip_network(cidr) for some in ranges for cidr in some)
+
+    def _without_vips(self, snapshot: Snapshot) -> Snapshot:
+        listeners = snapshot.resources.get(LISTENER, NOTHING)
+        return following(snapshot, snapshot.position, {LISTENER: {one: None for one in listeners if self._is_vip(one)}})
+
+    def _forgive(self, proxy: str, names: tuple[str, ...]) -> None:
+        """Let these be sent again; the first of them goes to the end of those that wait."""
+        taken = self._taken.get(proxy, {})
+        for name in names:
+            if (one := taken.pop(name, None)) is None:
+                continue
+            taken[name] = one
+            for stream in self._hub.streams_of(proxy):
+                if (subscription := stream.xds.subscription(LISTENER)) is not None:
+                    subscription.forgive(name, one.version)
+                    stream.ring()
+
+    # --- telling global ------------------------------------------------------------------------------------------
+
+    async def _recall(self) -> None:
+        """What an earlier life wrote says nothing of this one."""
+        try:
+            self._written = {key: b"?" for key in await self._stream.keys() if key.startswith(KEYS)}
+        except LogUnavailable as error:
+            log.warning("cannot look up what was said of addresses", error=str(error))
+
+    def _rows(self) -> Iterator[tuple[str, bytes]]:
+        present = self._present()
+        for proxy in self._taken if present is not None else ():
+            status = present[0].own.proxies.get(proxy) if present is not None else None
+            if status is None or present is None:
+                continue
+            key, zone = status.key, present[0].zone
+            row = ServiceStatus(zone, key.mesh, key.name, "zone", "", 0, "", (), self.conditions(key), kind="Dataplane")
+            yield f"{KEYS}{key.mesh}.{key.zone or '_'}.{key.name}", msgspec.json.encode(row)
+
+    async def _record(self) -> None:
+        rows = dict(self._rows())
+        for token in {*rows, *self._written}:
+            says = rows.get(token, b"")
+            if self._written.get(token, b"") == says:
+                continue
+            try:
+                await self._stream.put(token, says)
+            except LogUnavailable as error:
+                log.warning("cannot record addresses now", error=str(error))
+                self._wake.set()
+                await asyncio.sleep(TRY_SECONDS)
+                return
+            if says:
+                self._written[token] = says
+            else:
+                del self._written[token]
+
+
+def _in_use(one: _Taken) -> bool:
+    return any(sign in one.reason for sign in _IN_USE)
+
+
+def _place(state: ZoneState, status: ProxyStatus | None) -> str:
+    """The address that a sidecar says its host has, "" for what is none."""
+    stored = state.own.resources.get(status.key) if status is not None else None
+    resource = stored.resource if stored is not None else None
+    return resource.networking.address if isinstance(resource, Dataplane) else ""
