@@ -27,7 +27,8 @@ from shared.pb.agent_pb2 import ListenerLost
 from shared.process.writer import event_time
 from zone_cp.ads.delivery import NOTHING
 from zone_cp.ads.facts import Acked, Nacked
-from zone_cp.ads.hub import DnsTable, Hub
+from zone_cp.ads.hub import Hub
+from zone_cp.ads.names import DnsTable
 from zone_cp.ads.subscription import Subscription
 from zone_cp.publish import Delivery
 from zone_cp.quarantines import is_of_the_host
