@@ -14,13 +14,15 @@ Time is event time: of global's log for what global-origin resources hold, of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
+from typing import TypeAlias
 
 import msgspec
 from immutables import Map
 
+from shared.events.cross_mesh import CLASS, cross_mesh_hosts
 from shared.events.event import (
     GLOBAL,
     Change,
@@ -42,9 +44,11 @@ from shared.events.external_hosts import external_hosts
 from shared.events.fold import apply_hostname, apply_vip
 from shared.events.state import LogState, Stored, ZoneState
 from shared.model.external_service import ExternalService
-from shared.model.kinds import is_legacy
+from shared.model.gateway import MeshGateway
+from shared.model.kinds import is_cross_mesh_host, is_legacy
 from shared.model.resource import (
     HostnameGenerator,
+    Mesh,
     MeshExternalService,
     ProtocolClass,
     ResourceKey,
@@ -60,6 +64,9 @@ __all__ = ["decide", "default_generators"]
 SERVICE = "MeshExternalService"
 GENERATOR = "HostnameGenerator"
 
+_Wanted: TypeAlias = tuple[ProtocolClass, tuple[str, ...], ResourceKey]
+"""Of a host: the class of its VIP, its names, and whose they are."""
+
 
 def decide(state: ZoneState, event: Event | None, settings: ZoneSettingsChanged) -> tuple[Change, ...]:
     """The changes to record about `event` (None: about everything, at a restart)."""
@@ -72,6 +79,11 @@ def decide(state: ZoneState, event: Event | None, settings: ZoneSettingsChanged)
             draft.ensure(key_of(service, _zone(event)))
         case ResourceApplied(resource=ExternalService()) | ResourceDeleted(key=ResourceKey(kind="ExternalService")):
             draft.settle_hosts()
+        case (
+            ResourceApplied(resource=MeshGateway() | Mesh())
+            | ResourceDeleted(key=ResourceKey(kind="MeshGateway" | "Mesh"))
+        ):
+            draft.settle_cross_mesh()
         case ResourceDeleted(key=ResourceKey(kind="MeshExternalService") as key):
             draft.retire(key)
         case ResourceApplied(resource=HostnameGenerator()) | ResourceDeleted(key=ResourceKey(kind="HostnameGenerator")):
@@ -92,6 +104,7 @@ class _Draft:
 
     def __init__(self, state: ZoneState, settings: ZoneSettingsChanged) -> None:
         self.changes: list[Change] = []
+        self._state = state
         self._zone = state.zone
         self._hub: LogState = state.hub
         self._own: LogState = state.own
@@ -117,8 +130,8 @@ class _Draft:
                 else:
                     self._emit(VipReleased(ip=name))
                     vip_freed = True
-        hosts = external_hosts(self._hub).hosts
-        if vip_freed and self._service_count() + len(hosts) > len(self._own.leases):
+        hosts, abroad = external_hosts(self._hub).hosts, cross_mesh_hosts(self._state)
+        if vip_freed and self._service_count() + len(hosts) + len(abroad) > len(self._own.leases):
             for stored in self.services():
                 if stored.key not in self._own.leases:
                     self._lease(stored.key, _class_of(stored))
@@ -126,6 +139,8 @@ class _Draft:
             self.claim_all(self._waiting(freed))
         if (vip_freed or freed) and hosts:
             self.settle_hosts()
+        if (vip_freed or freed) and abroad:
+            self.settle_cross_mesh()
 
     def ensure(self, key: ResourceKey) -> None:
         """Lease and claim what a service that exists should hold."""
@@ -137,14 +152,23 @@ class _Draft:
     def settle_hosts(self) -> None:
         """Bring leases and names of all hosts of ExternalServices up to date, in the order of creation."""
         hosts = external_hosts(self._hub).hosts
-        for key in sorted({*self._own.leases, *self._own.names}):
-            if is_legacy(key) and key not in hosts:
-                self.retire(key)
-        for key, host in hosts.items():
-            self._vacate(key, host.protocol_class)
-        for key, host in hosts.items():
-            self._lease(key, host.protocol_class)
-            self._claim_names(key, {name: [host.by] for name in host.hostnames})
+        wanted = {key: (host.protocol_class, host.hostnames, host.by) for key, host in hosts.items()}
+        self._settle(wanted, is_legacy)
+
+    def settle_cross_mesh(self) -> None:
+        """The same of what meshes see of other ones' MeshGateways: global's first."""
+        hosts = cross_mesh_hosts(self._state)
+        wanted = {key: (CLASS, (host.hostname,), host.gateway) for key, host in hosts.items()}
+        self._settle(wanted, is_cross_mesh_host)
+
+    def _settle(self, wanted: Mapping[ResourceKey, _Wanted], mine: Callable[[ResourceKey], bool]) -> None:
+        for key in sorted({key for key in (*self._own.leases, *self._own.names) if mine(key) and key not in wanted}):
+            self.retire(key)
+        for key, (spoken, _, _) in wanted.items():
+            self._vacate(key, spoken)
+        for key, (spoken, hostnames, by) in wanted.items():
+            self._lease(key, spoken)
+            self._claim_names(key, {name: [by] for name in hostnames})
 
     def skip(self, g: int, reason: str) -> None:
         """Say in the zone's own log that an event of global's could not be read here."""
@@ -162,7 +186,7 @@ class _Draft:
     def reconcile(self) -> None:
         """Compare all holders and all services, in the order of the logs."""
         for key in sorted({*self._own.leases, *self._own.names}):
-            if not is_legacy(key) and key not in self._log(key).resources:
+            if not _is_host(key) and key not in self._log(key).resources:
                 self.retire(key)
         services = self.services()
         # All that must go, goes first, so that what is re-leased does not depend on who is looked at first.
@@ -172,6 +196,7 @@ class _Draft:
             self._lease(stored.key, _class_of(stored))
         self.claim_all(services)
         self.settle_hosts()
+        self.settle_cross_mesh()
 
     def claim_all(self, services: Iterable[Stored]) -> None:
         """Bring the names of several services up to date, in the order of the logs, global's first."""
@@ -216,7 +241,7 @@ class _Draft:
         return isinstance(vips, CidrFault) or vips.quarter(key, wanted).holds(ip)
 
     def _vips(self, key: ResourceKey) -> VipRange | CidrFault:
-        return self._legacy if is_legacy(key) else self._range
+        return self._legacy if _is_host(key) else self._range
 
     # --- hostnames -----------------------------------------------------------------------------------------------
 
@@ -303,6 +328,11 @@ class _Draft:
     def _until(self, key: ResourceKey) -> str:
         end = datetime.fromisoformat(self._now(key.zone)) + self._quarantine
         return end.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _is_host(key: ResourceKey) -> bool:
+    """Whether it is no resource of its own: its VIP comes from the range of ExternalServices."""
+    return is_legacy(key) or is_cross_mesh_host(key)
 
 
 def _by_creation(stored: Stored) -> int:

@@ -160,6 +160,9 @@ def _names(view: ZoneView, wanted: str) -> Iterator[str]:
             if wanted in (service.vip, service.name, service.service, str(service.key), *service.hostnames):
                 yield service.cluster
                 yield service.vip
+        for one in mesh.abroad.values():
+            if wanted in (one.gateway.name, str(one.gateway), *one.hostnames):
+                yield one.vip
 
 
 def _services(state: ZoneState, view: ZoneView, wanted: str) -> Iterator[ResourceKey]:

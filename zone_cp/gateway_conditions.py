@@ -8,12 +8,16 @@ from typing import TypeAlias
 from immutables import Map
 
 from shared.events.conditions import Condition, ServiceRow
+from shared.events.cross_mesh_conditions import cross_mesh_conditions
 from shared.events.state import ZoneState
 from shared.model.builtin import is_builtin
 from shared.model.gateway import MeshGateway
 from shared.model.resource import Dataplane, ResourceKey
 from zone_cp.view.gateways import GATEWAY_FIELDS, bound_gateway
 from zone_cp.view.zone_view import DeclaredGateway, Difference, Failure, MeshView, ZoneView
+
+ROW_FIELDS = GATEWAY_FIELDS | {"abroad"}
+"""Fields of meshes that rows follow from."""
 
 Closed: TypeAlias = Mapping[tuple[ResourceKey, int], Failure]
 """By MeshGateway and number of the listener: why online gateways do not serve it."""
@@ -41,7 +45,7 @@ def gateway_rows(state: ZoneState, view: ZoneView, closed: Closed) -> dict[Resou
             if why is not None:
                 failing[gateway.key, one.index] = why
     return {
-        key: _row(view, mesh, declared, sorted(bound.get(key, ())), _of(failing, key))
+        key: _row(state, mesh, declared, sorted(bound.get(key, ())), _of(failing, key))
         for mesh in view.meshes.values()
         for key, declared in mesh.gateways.items()
     }
@@ -52,13 +56,14 @@ def _of(failing: Mapping[tuple[ResourceKey, int], Failure], key: ResourceKey) ->
 
 
 def _row(
-    view: ZoneView, mesh: MeshView, declared: DeclaredGateway, bound: list[str], failing: list[Failure]
+    state: ZoneState, mesh: MeshView, declared: DeclaredGateway, bound: list[str], failing: list[Failure]
 ) -> ServiceRow:
     key, resource, at = declared.stored.key, declared.stored.resource, declared.stored.last.time
     conf = resource.conf if isinstance(resource, MeshGateway) else None
     names = (one.hostname or "*" for one in (conf.listeners if conf is not None else ()))
+    abroad = cross_mesh_conditions(state, declared.stored)
     return ServiceRow(
-        zone=view.zone,
+        zone=state.zone,
         mesh=mesh.name,
         name=key.name,
         origin="zone" if key.zone else "global",
@@ -66,14 +71,21 @@ def _row(
         port=0,
         hostnames=tuple(dict.fromkeys(names)),
         vip="",
-        conditions=(_bound(view.zone, bound, at), _ready(view.zone, bound, failing, at)),
+        conditions=(
+            _bound(state.zone, bound, at, cross_mesh=bool(abroad)),
+            *abroad,
+            _ready(state.zone, bound, failing, at),
+        ),
         kind="MeshGateway",
     )
 
 
-def _bound(zone: str, bound: list[str], at: str) -> Condition:
+def _bound(zone: str, bound: list[str], at: str, *, cross_mesh: bool) -> Condition:
     if not bound:
-        return Condition("Bound", "False", "NoDataplane", f"no gateway Dataplane of zone {zone} is bound to it", at)
+        # As between workloads: that needs a ZoneIngress, which is out of scope.
+        further = ", and cross-mesh traffic does not cross zones" if cross_mesh else ""
+        message = f"no gateway Dataplane of zone {zone} is bound to it{further}"
+        return Condition("Bound", "False", "NoDataplane", message, at)
     return Condition("Bound", "True", "Bound", f"{len(bound)} gateway Dataplane{'s' if len(bound) != 1 else ''}", at)
 
 
@@ -103,7 +115,7 @@ class GatewayRows:
 
     def changed(self, difference: Difference | None) -> None:
         """The state moved; None: nobody knows what differs."""
-        if difference is None or any(GATEWAY_FIELDS & fields for fields in difference.meshes.values()):
+        if difference is None or any(ROW_FIELDS & fields for fields in difference.meshes.values()):
             self._everything = True
         else:
             self._dataplanes.update(key for key in difference.resources if key.kind == "Dataplane")

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from shared.events.event import Change, DataKeyWrapped, ResourceApplied, ResourceDeleted
-from shared.events.gateway_writes import certificate_refusals, certificate_warnings
+from shared.events.gateway_writes import certificate_refusals, certificate_warnings, cross_mesh_warnings
 from shared.events.in_mesh import dataplane_warnings, outside, present, served
 from shared.events.origin_labels import label_violations, origin_reason
 from shared.events.sealing import is_sealed, keep_sealed, key_ids, missing_secrets
@@ -290,6 +290,8 @@ class _Batch:
             yield from policy_warnings(resource, self._mesh(resource.mesh))
         if isinstance(resource, MeshHTTPRoute | MeshTCPRoute):
             yield from route_warnings(resource, lambda name: self._service(resource.mesh, name))
+        if isinstance(resource, MeshGateway):
+            yield from cross_mesh_warnings(resource, self._mesh(resource.mesh))
         match resource:
             case Mesh() if resource.labels.get(MES_ORIGINATION_LABEL) == "sidecar" or is_direct(resource):
                 why = "has no mTLS" if not (resource.mtls and resource.mtls.enabled_backend) else "asks for it by label"

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
+from shared.events.cross_mesh import is_cross_mesh
 from shared.events.gateways import certificates_shown, listener_faults, listeners_of, sealed_of
 from shared.model.gateway import MeshGateway
-from shared.model.resource import Resource, ResourceKey, Secret
+from shared.model.resource import Mesh, Resource, ResourceKey, Secret
 from shared.model.source import DataSource, ServerCertificate
 
 FindIn: TypeAlias = Callable[[ResourceKey], Resource | None]
@@ -58,6 +59,15 @@ def certificate_warnings(  # noqa: PLR0917 - as above
     for gateway_key, gateway in gateways:
         if _serves(gateway_key, gateway, key, find, zone):
             yield from _gateway_warnings(gateway_key, gateway, find, zone, now, only=key.name)
+
+
+def cross_mesh_warnings(gateway: MeshGateway, mesh: Mesh | None) -> Iterator[str]:
+    """What an author should know of listeners for other meshes: Kuma fails the whole gateway over it, later."""
+    if is_cross_mesh(gateway) and (mesh is None or mesh.mtls is None or not mesh.mtls.enabled_backend):
+        yield (
+            f"MeshGateway {gateway.name}: mTLS must be enabled for crossMesh-enabled MeshGateways: mesh {gateway.mesh} "
+            "has none, and until it has its cross-mesh listeners are closed"
+        )
 
 
 def _gateway_refusals(key: ResourceKey, gateway: MeshGateway, find: FindIn, zone: str) -> Iterator[tuple[str, str]]:

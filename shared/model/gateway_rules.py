@@ -77,9 +77,11 @@ def _listener(one: GatewayListener, path: str) -> Found:
     if one.protocol == "NONE":
         yield f"{path}.protocol", "cannot be empty"
     if one.cross_mesh:
-        yield f"{path}.crossMesh", "cross-mesh listeners are not supported"
-        if one.protocol == "HTTPS":
+        # Kuma accepts the others, serves TCP in plaintext, and gives no mesh a name for `*.suffix`.
+        if one.protocol not in ("HTTP", "NONE"):
             yield f"{path}.protocol", "protocol is not supported with crossMesh"
+        if one.hostname.startswith("*."):
+            yield f"{path}.hostname", "wildcard domain is not supported with crossMesh"
         if one.tls is not None and (one.tls.mode != "NONE" or one.tls.certificates):
             yield f"{path}.tls", "must be empty with crossMesh"
     else:

@@ -179,6 +179,11 @@ def is_door(key: ResourceKey) -> bool:
     return is_legacy(key) and ":" in key.name
 
 
+def is_cross_mesh_host(key: ResourceKey) -> bool:
+    """Whether it is what a mesh sees of another one's MeshGateway (`shared/events/cross_mesh.py`), and no resource."""
+    return key.kind == "MeshGateway" and ":" in key.name
+
+
 def service_key(mesh: str, name: str, zone: str) -> ResourceKey:
     """The key that a zone serves a service under, back from its parts."""
     return ResourceKey("ExternalService" if ":" in name else "MeshExternalService", mesh, name, zone)

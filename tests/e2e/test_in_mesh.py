@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
@@ -12,20 +11,15 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx
 import pytest
-from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
-from google.protobuf import json_format
 
 from shared.demo.looking import eventually
-from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from tests.e2e.grpc_client import client, echo, say
-from tests.e2e.living import WITHIN_SECONDS, Living, left_behind
+from tests.e2e.identities import identity, knock
+from tests.e2e.living import Living, left_behind
 from tests.xds.clients import Answer, ask, http1
 from tests.xds.servers import Servers
-from zone_cp.ads.server import ADS_SERVICE
-from zone_cp.xds.snapshot import SECRET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -349,57 +343,11 @@ def _later(look: Any) -> Any:
     return looked
 
 
-@asynccontextmanager
-async def identity(system: Neighbours, name: str) -> AsyncIterator[ssl.SSLContext]:
-    """The certificate that the zone issues to a sidecar, as its Envoy would fetch it."""
-    resource = system.dataplane(name)
-    token = system._issuer().dataplane_token(resource["mesh"], name=name, zone="east")
-    tls = grpc.ssl_channel_credentials(system.deployment.ca_file.read_bytes())
-    address = f"127.0.0.1:{system.zone_ports['east'].ads}"
-    request = DeltaDiscoveryRequest(
-        type_url=SECRET,
-        resource_names_subscribe=[f"identity/{resource['mesh']}"],
-        node={"id": f"{resource['mesh']}.{name}"},
-    )
-    json_format.ParseDict({"dataplane.resource": json.dumps(resource)}, request.node.metadata)
-    async with grpc.aio.secure_channel(address, tls) as channel, asyncio.timeout(WITHIN_SECONDS):
-        method = channel.stream_stream(
-            f"/{ADS_SERVICE}/DeltaAggregatedResources",
-            request_serializer=DeltaDiscoveryRequest.SerializeToString,
-            response_deserializer=DeltaDiscoveryResponse.FromString,
-        )
-        call = method(metadata=[("authorization", f"Bearer {token}")])
-        await call.write(request)
-        answer: Any = await call.read()
-        certificate = Secret.parse(answer.resources[0].resource.value).tls_certificate
-    assert certificate is not None
-    path = system.write(f"{name}.pem", "")
-    pair = (certificate.certificate_chain, certificate.private_key)
-    path.write_bytes(b"\n".join(one.inline_bytes or b"" for one in pair if one is not None))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_alpn_protocols(["kuma"])
-    context.load_cert_chain(path)
-    yield context
-
-
-async def knock(port: int, context: ssl.SSLContext | None) -> int:
-    """Status of a request to a sidecar's inbound; 0 when it closes the connection."""
-    try:
-        async with asyncio.timeout(WITHIN_SECONDS):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-            raw = await reader.read()
-            writer.close()
-    except OSError:
-        return 0
-    return int(raw.split()[1]) if raw else 0
-
-
 async def test_an_inbound_lets_in_its_own_mesh_alone(system: Neighbours) -> None:
     """Real certificates of the zone: the client's opens it, another mesh's does not. PERMISSIVE: plaintext as well."""
     port = INBOUND["backend-1"]
-    async with identity(system, "client") as own, identity(system, "outsider") as foreign:
+    ours, others = system.dataplane("client"), system.dataplane("outsider")
+    async with identity(system, ours) as own, identity(system, others) as foreign:
         assert await knock(port, own) == 200
         assert await knock(port, foreign) == 0
         assert await knock(port, None) == 0

@@ -17,7 +17,6 @@ TERMINATE = {"mode": "TERMINATE", "certificates": [CERTIFICATE]}
 HTTP = {"port": 8080, "protocol": "HTTP"}
 HTTPS = {"port": 8443, "protocol": "HTTPS", "tls": TERMINATE}
 TCP = {"port": 9000, "protocol": "TCP"}
-CROSS = ("conf.listeners[0].crossMesh", "cross-mesh listeners are not supported")
 NAMES = "tag name must consist of alphanumeric characters, dots, dashes, slashes and underscores"
 VALUES = "tag value must consist of alphanumeric characters, dots, dashes and underscores"
 
@@ -176,11 +175,25 @@ def test_cross_mesh_is_told_with_all_that_else_is_wrong() -> None:
     assert gateway(HTTPS | {"crossMesh": True}, selectors=[{"match": SERVICE}] * 3) == [
         ("selectors[1]", "there can be at most one selector"),
         ("selectors[2]", "there can be at most one selector"),
-        CROSS,
         ("conf.listeners[0].protocol", "protocol is not supported with crossMesh"),
         ("conf.listeners[0].tls", "must be empty with crossMesh"),
     ]
-    assert gateway(HTTP | {"crossMesh": True}) == [CROSS]
+    assert gateway(HTTP | {"crossMesh": True}, HTTP | {"crossMesh": True, "hostname": "api.example.com"}) == []
+
+
+@pytest.mark.parametrize(
+    ("listener", "path", "reason"),
+    [
+        (TCP, "protocol", "protocol is not supported with crossMesh"),
+        (HTTPS | {"protocol": "TLS", "tls": None}, "protocol", "protocol is not supported with crossMesh"),
+        (HTTP | {"hostname": "*.example.com"}, "hostname", "wildcard domain is not supported with crossMesh"),
+    ],
+)
+def test_cross_mesh_that_would_be_in_clear_or_without_a_name_is_refused(
+    listener: dict[str, Any], path: str, reason: str
+) -> None:
+    """Kuma accepts these: TCP is served in plaintext, and no mesh could ask for `*.suffix`."""
+    assert at_first(listener | {"crossMesh": True}) == [(path, reason)]
 
 
 PROTOCOLS = "protocol conflicts with other listeners on this port"

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from immutables import Map
 
 from shared.events.conditions import Condition, service_rows
+from shared.events.cross_mesh_conditions import cross_mesh_conditions
 from shared.events.event import (
     GLOBAL,
     Event,
@@ -146,6 +148,7 @@ def _describe(zone: ZoneBuilder, view: ZoneView, served: Mapping[str, frozenset[
                 **({"workloads": found} if (found := _workloads(mesh)) else {}),
                 **({"lost access": lost} if (lost := _lost(mesh)) else {}),
                 "services": {str(key): _service(service) for key, service in sorted(mesh.services.items())},
+                **({"other meshes": seen} if (seen := _abroad(mesh)) else {}),
             }
             for name, mesh in sorted(view.meshes.items())
         },
@@ -153,6 +156,7 @@ def _describe(zone: ZoneBuilder, view: ZoneView, served: Mapping[str, frozenset[
             f"{mesh}/{name} ({origin})": [_condition(one) for one in row.conditions]
             for (mesh, name, origin), row in sorted(rows.items())
         },
+        **({"cross-mesh listeners": found} if (found := _cross_mesh(zone)) else {}),
         "proxies as global sees them": {
             f"{row.kind} {row.mesh}/{row.name}": [_condition(one) for one in row.conditions]
             for row in proxy_condition_rows(*logs, elsewhere=served)
@@ -180,6 +184,27 @@ def _lost(mesh: MeshView) -> dict[str, str]:
         " ".join((f"{who.who.type} {who.who.value}", *(f"but {one.type} {one.value}" for one in who.spared))): str(ref)
         for who, ref in mesh.narrowed
     }
+
+
+def _abroad(mesh: MeshView) -> dict[str, Any]:
+    return {
+        str(key): {
+            "vip": one.vip,
+            "hostnames": list(one.hostnames),
+            "ports": list(one.ports),
+            "proves": list(one.services),
+            "gateways": {f"{each.dataplane} at {each.address}": each.idle or "ready" for each in one.fronts},
+            **({"failure": f"{one.failure.reason}: {one.failure.message}"} if one.failure is not None else {}),
+            "sources": ", ".join(map(str, one.sources)),
+        }
+        for key, one in sorted(mesh.abroad.items())
+    }
+
+
+def _cross_mesh(zone: ZoneBuilder) -> dict[str, list[str]]:
+    stored = (one for log in (zone.hub, zone.own.state) for one in log.kinds.get("MeshGateway", Map()).values())
+    found = {str(one.key): cross_mesh_conditions(zone.state, one) for one in stored}
+    return {key: [_condition(one) for one in said] for key, said in sorted(found.items()) if said}
 
 
 def _service(service: ExternalServiceView) -> dict[str, Any]:

@@ -227,7 +227,7 @@ def act(played: Played, verb: str, number: int, flag: bool) -> None:
         case "gateway":
             host = {"hostname": f"{name}.test"} if number % 3 else {}
             listener: dict[str, Any] = {"port": 80 + number % 2, "protocol": "TCP" if number == 4 else "HTTP", **host}
-            listener |= {"resources": {"connectionLimit": number}}
+            listener |= {"resources": {"connectionLimit": number}, "crossMesh": number in {1, 2, 7}}
             shown = f"ca{number % 2}" if flag else ""
             edge = gateway(f"g{number % 2}", "edge-gateway", listener, secret=shown, mesh=in_mesh)
             if number == 9:

@@ -223,6 +223,13 @@ async def test_a_mesh_gateway_says_who_is_bound_and_which_listener_is_closed() -
     assert await said() == {"edge": [("Bound", "True", "Bound"), ("Ready", "False", "InvalidMaterial")]}
     zone.zone.write(deleted(proxy, "east"))
     assert await said() == {"edge": [("Bound", "False", "NoDataplane"), ("Ready", "False", "NotBound")]}
+    crossing = {"port": 8080, "protocol": "HTTP", "crossMesh": True}
+    zone.hub.append(applied(mesh("other")), applied(gateway("edge", "edge-gateway", crossing)))
+    unseen = [("Bound", "False", "NoDataplane"), ("Ready", "False", "NotBound")]
+    leased = [("VipLeased", "True", "Leased"), ("HostnamesGenerated", "True", "Generated")]
+    assert await said() == {"edge": [unseen[0], *leased, unseen[1]]}
+    row = zone.board.rows["mgw.default._.edge"]
+    assert row.conditions[0].message.endswith(", and cross-mesh traffic does not cross zones")
     zone.hub.append(deleted(gateway()))
     await zone.recorded()
     assert zone.board.rows.keys() == {f"mes.default._.{name}" for name in SERVICES}

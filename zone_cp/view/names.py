@@ -74,13 +74,18 @@ def differing(before: Names, after: Names) -> Collection[str]:
 
 
 def following(names: Names, before: MeshView | None, after: MeshView | None, keys: Iterable[ResourceKey]) -> Names:
-    """The names of a mesh after `keys` of its services differ. What one loses another may gain."""
+    """The names of a mesh after `keys` of its services, or what it sees of other meshes, differ. What one loses another
+    may gain.
+    """
     updates: dict[str, str | None] = {}
-    for mesh, gains in ((before, False), (after, True)):
+    seen = [mesh.abroad if mesh is not None else Map() for mesh in (before, after)]
+    keys = tuple(keys)
+    for mesh, abroad, gains in ((before, seen[0], False), (after, seen[1], True)):
         services = (mesh.services.get(key) for key in keys) if mesh is not None else ()
-        for service in services:
-            for name in service.hostnames if service is not None else ():
-                updates[name.lower()] = service.vip if gains and service is not None else None
+        others = abroad.values() if seen[0] is not seen[1] else ()
+        for one in (*services, *others):
+            for name in one.hostnames if one is not None else ():
+                updates[name.lower()] = one.vip if gains and one is not None else None
     return changed(names, updates)
 
 

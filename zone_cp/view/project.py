@@ -24,13 +24,14 @@ from shared.model.kinds import is_door
 from shared.model.policy import POLICY_KINDS, Policy
 from shared.model.resource import Dataplane, Mesh, ResourceKey, ZoneEgress
 from shared.model.traffic_permission import TRAFFIC_PERMISSION
+from zone_cp.view.abroad import with_abroad, with_dataplanes
 from zone_cp.view.gateways import all_gateways, gateways_touched, with_gateways
 from zone_cp.view.legacy import legacy_of
 from zone_cp.view.policies import Guard, MeshPolicies, Rule, effective, for_egress, mesh_policies, permission
 from zone_cp.view.services import readings, service_view
 from zone_cp.view.settings import legacy_ranges, on_demand_above, vip_ranges
-from zone_cp.view.touched import Touched, add_doors, differing, touched_by
-from zone_cp.view.workloads import NO_WORKLOADS, Workloads, workloads_next
+from zone_cp.view.touched import Touched, add_doors, dataplanes_touched, differing, touched_by
+from zone_cp.view.workloads import NO_WORKLOADS
 from zone_cp.view.zone_view import (
     Difference,
     EgressView,
@@ -106,8 +107,8 @@ def proxy_view(state: ZoneState, proxy: str) -> ProxyView | None:
 def dns_table(view: ZoneView, mesh: str) -> Map[str, str]:
     """Names that resolve in a mesh, in lower case, and their VIPs; closed services keep theirs."""
     found = view.meshes.get(mesh)
-    services: Iterable[ExternalServiceView] = found.services.values() if found is not None else ()
-    return Map({name.lower(): service.vip for service in services for name in service.hostnames})
+    holders = () if found is None else (*found.services.values(), *found.abroad.values())
+    return Map({name.lower(): one.vip for one in holders for name in one.hostnames})
 
 
 def duration_seconds(text: str) -> int | None:
@@ -130,9 +131,9 @@ def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> tuple[ZoneVi
         elif name in meshes:
             meshes = meshes.delete(name)
     for name in touched.policies & set(meshes):
-        governed, differing_keys = _with_policies(meshes[name], _policies(state, name), _narrowed(state, name))
+        governed, said_of = _with_policies(meshes[name], _policies(state, name), _narrowed(state, name))
         meshes = meshes.set(name, governed)
-        looked_at.setdefault(name, set()).update(differing_keys)
+        looked_at.setdefault(name, set()).update(said_of)
     renewed = gateways_touched(meshes, touched)
     for name, keys in renewed.items():
         meshes = meshes.set(name, with_gateways(state, meshes[name], keys))
@@ -141,12 +142,18 @@ def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> tuple[ZoneVi
     for name, keys in _services_touched(meshes, touched).items():
         meshes = meshes.set(name, _with_services(state, meshes[name], keys))
         looked_at.setdefault(name, set()).update(keys)
-    for name, dataplanes in _dataplanes(state, touched).items():
+    moved = set()
+    for name, dataplanes in dataplanes_touched(state, touched).items():
         if name in meshes:
-            workloads = workloads_next(meshes[name].workloads, state, name, sorted(dataplanes))
-            if workloads is not meshes[name].workloads:
-                meshes = meshes.set(name, msgspec.structs.replace(meshes[name], workloads=workloads))
+            mesh, again = meshes[name], with_dataplanes(state, meshes[name], sorted(dataplanes))
+            if again is not mesh:
+                meshes = meshes.set(name, again)
                 looked_at.setdefault(name, set())
+            if again.fronts is not mesh.fronts:
+                moved.add(name)
+    for name, mesh in with_abroad(state, meshes, touched, moved).items():
+        meshes = meshes.set(name, mesh)
+        looked_at.setdefault(name, set())
     egresses = _egresses(state) if _concern_egresses(state, touched) else view.egresses
     after = ZoneView(
         zone=view.zone,
@@ -158,8 +165,8 @@ def _rebuild(view: ZoneView, state: ZoneState, touched: Touched) -> tuple[ZoneVi
         legacy_ranges=legacy_ranges(state) if touched.settings else view.legacy_ranges,
     )
     difference = _difference(view, after, touched, looked_at, renewed)
-    moved = chain.from_iterable(difference.services.values())
-    return msgspec.structs.replace(after, expiries=view.expiries.following(state, moved, meshes)), difference
+    differing_keys = chain.from_iterable(difference.services.values())
+    return msgspec.structs.replace(after, expiries=view.expiries.following(state, differing_keys, meshes)), difference
 
 
 def _services_touched(meshes: Map[str, MeshView], touched: Touched) -> dict[str, set[ResourceKey]]:
@@ -175,17 +182,6 @@ def _services_touched(meshes: Map[str, MeshView], touched: Touched) -> dict[str,
         for name, mesh in meshes.items():
             if keys := mesh.readers.get(("key", kid)):
                 found.setdefault(name, set()).update(keys)
-    return found
-
-
-def _dataplanes(state: ZoneState, touched: Touched) -> dict[str, set[str]]:
-    """The Dataplanes that changed, or whose proxy did, by mesh."""
-    keys = {key for key in touched.resources if key.kind == "Dataplane"}
-    statuses = (state.own.proxies.get(proxy) for proxy in touched.proxies)
-    keys.update(status.key for status in statuses if status is not None and status.key.kind == "Dataplane")
-    found: dict[str, set[str]] = {}
-    for key in keys:
-        found.setdefault(key.mesh, set()).add(key.name)
     return found
 
 
@@ -364,22 +360,21 @@ def _mesh_view(state: ZoneState, name: str, before: MeshView | None) -> MeshView
         permissive=backend is not None and backend.mode == "PERMISSIVE",
         policies=before.policies if before is not None else _policies(state, name),
         readers=before.readers if before is not None else Map(),
-        workloads=before.workloads if before is not None else _all_workloads(state, name),
+        workloads=before.workloads if before is not None else NO_WORKLOADS,
         narrowed=_narrowed(state, name),
         legacy=before.legacy if before is not None else (),
         legacy_egress=legacy_through_egress(mesh),
         gateways=before.gateways if before is not None else Map(),
         gateway_routes=before.gateway_routes if before is not None else Map(),
+        fronts=before.fronts if before is not None else Map(),
+        abroad=before.abroad if before is not None else Map(),
     )
     if before is not None:
         return view
+    members = [key.name for key in state.own.kinds.get("Dataplane", Map()) if key.mesh == name]
+    view = with_dataplanes(state, view, members)
     view = with_gateways(state, view, all_gateways(state, name))
     return _with_services(state, view, [key for key in _all_services(state) if key.mesh == name])
-
-
-def _all_workloads(state: ZoneState, mesh: str) -> Workloads:
-    members = [key.name for key in state.own.kinds.get("Dataplane", Map()) if key.mesh == mesh]
-    return workloads_next(NO_WORKLOADS, state, mesh, members)
 
 
 def _mesh(log: LogState, name: str, zone: str = "") -> Stored | None:

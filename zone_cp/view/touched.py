@@ -23,7 +23,7 @@ from shared.events.event import (
 )
 from shared.events.external_hosts import external_hosts
 from shared.events.state import ZoneState, moved
-from shared.model.kinds import is_legacy
+from shared.model.kinds import is_cross_mesh_host, is_legacy
 from shared.model.policy import POLICY_KINDS
 from shared.model.resource import ResourceKey, key_of
 from shared.model.traffic_permission import TRAFFIC_PERMISSION
@@ -44,13 +44,14 @@ _KINDS = (
 
 
 class Touched(msgspec.Struct):
-    """Services by key (legacy: ExternalServices and hosts of such), MeshGateways and their routes by key, meshes by
-    name, Secrets by (mesh, name), policies by the mesh they are in, data keys by id, proxies by id and by the resource
-    that they are.
+    """Services by key (legacy: ExternalServices and hosts of such; abroad: what meshes see of others' MeshGateways),
+    MeshGateways and their routes by key, meshes by name, Secrets by (mesh, name), policies by the mesh they are in,
+    data keys by id, proxies by id and by the resource that they are.
     """
 
     services: set[ResourceKey] = msgspec.field(default_factory=set)
     legacy: set[ResourceKey] = msgspec.field(default_factory=set)
+    abroad: set[ResourceKey] = msgspec.field(default_factory=set)
     gateways: set[ResourceKey] = msgspec.field(default_factory=set)
     meshes: set[str] = msgspec.field(default_factory=set)
     secrets: set[tuple[str, str]] = msgspec.field(default_factory=set)
@@ -102,7 +103,10 @@ def differing(before: ZoneState, after: ZoneState) -> Touched:
 
 
 def _touch_held(touched: Touched, key: ResourceKey) -> None:
-    (touched.legacy if is_legacy(key) else touched.services).add(key)
+    if is_cross_mesh_host(key):
+        touched.abroad.add(key)
+    else:
+        (touched.legacy if is_legacy(key) else touched.services).add(key)
 
 
 def add_doors(touched: Touched, *states: ZoneState) -> None:
@@ -140,3 +144,14 @@ def _touch(touched: Touched, key: ResourceKey) -> None:
             touched.policies.add(key.mesh)
         case _:
             pass
+
+
+def dataplanes_touched(state: ZoneState, touched: Touched) -> dict[str, set[str]]:
+    """The Dataplanes that changed, or whose proxy did, by mesh."""
+    keys = {key for key in touched.resources if key.kind == "Dataplane"}
+    statuses = (state.own.proxies.get(proxy) for proxy in touched.proxies)
+    keys.update(status.key for status in statuses if status is not None and status.key.kind == "Dataplane")
+    found: dict[str, set[str]] = {}
+    for key in keys:
+        found.setdefault(key.mesh, set()).add(key.name)
+    return found

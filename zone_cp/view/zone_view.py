@@ -29,7 +29,7 @@ from shared.model.resource import (
 )
 from zone_cp.view.expiries import NO_EXPIRIES, Expiries
 from zone_cp.view.policies import NO_POLICIES, NOTHING_SAID, Effective, MeshPolicies, Permission
-from zone_cp.view.workloads import NO_WORKLOADS, Workloads
+from zone_cp.view.workloads import NO_WORKLOADS, Instance, Workloads
 
 Origination: TypeAlias = Literal["egress", "sidecar"]
 Sources: TypeAlias = tuple[EventRef, ...]
@@ -126,6 +126,25 @@ class DeclaredGateway(msgspec.Struct, frozen=True):
     certificates: tuple[tuple[TlsMaterial | Failure, ...], ...] = ()
 
 
+class AbroadView(msgspec.Struct, frozen=True):
+    """What a mesh sees of a MeshGateway of another one under one name: its cross-mesh listeners (A12).
+
+    gateway is its key, services are the `kuma.io/service` of which its Dataplanes have to prove one, and fronts those
+    that are bound to it in this zone (port 0: the listeners' are to be dialled), whose events are not among `sources`.
+    failure set: closed, and why.
+    """
+
+    key: ResourceKey
+    gateway: ResourceKey
+    vip: str
+    hostnames: tuple[str, ...]
+    ports: tuple[int, ...]
+    services: tuple[str, ...]
+    fronts: tuple[Instance, ...]
+    failure: Failure | None
+    sources: Sources
+
+
 class MeshView(msgspec.Struct, frozen=True):
     """A mesh in this zone. `services` holds those MES that have a VIP, by key.
 
@@ -137,6 +156,8 @@ class MeshView(msgspec.Struct, frozen=True):
     readers: the services that have to be looked at again when a Secret or a data key changes.
     gateways, gateway_routes: the MeshGateways that gateway Dataplanes may be bound to, and the MeshGatewayRoutes; which
     of them concern a Dataplane follows from tags (`view/gateways.py`).
+    fronts: by name the zone's own builtin gateways, where they are and who is connected. abroad: what the mesh sees of
+    MeshGateways of other meshes (`view/abroad.py`).
     """
 
     name: str
@@ -157,6 +178,8 @@ class MeshView(msgspec.Struct, frozen=True):
     readers: Map[Reading, Map[ResourceKey, None]] = Map()
     gateways: Map[ResourceKey, DeclaredGateway] = Map()
     gateway_routes: Map[ResourceKey, Stored] = Map()
+    fronts: Map[str, Instance] = Map()
+    abroad: Map[ResourceKey, AbroadView] = Map()
 
     def lost_by(self, spiffe_id: str) -> Sources:
         """The newest events, one per log, that took access to external services from a workload."""

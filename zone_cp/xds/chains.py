@@ -102,12 +102,16 @@ def by_ranges(ranges: Iterable[str]) -> bytes:
     return out
 
 
-def _mesh_tls(mesh: str, protocols: tuple[str, ...], matcher: bytes, service: str = "") -> bytes:
+def _mesh_tls(
+    mesh: str, protocols: tuple[str, ...], matchers: Iterable[bytes], service: str = "", trusted: str = ""
+) -> bytes:
+    # trusted: SDS name of the roots that vouch for the peer; those of the mesh itself when left out.
     identity = defaults.identity_secret(mesh, service)
     common = part(tls.CommonTlsContext, "tls_params", parameters(TlsVersions()))
     common += part(tls.CommonTlsContext, "tls_certificate_sds_secret_configs", sds(identity))
-    wanted = part(tls.CertificateValidationContext, "match_typed_subject_alt_names", matcher)
-    common += validation(wanted, References(ca_secret=defaults.trust_secret(mesh)))
+    field = "match_typed_subject_alt_names"
+    wanted = b"".join(part(tls.CertificateValidationContext, field, one) for one in matchers)
+    common += validation(wanted, References(ca_secret=trusted or defaults.trust_secret(mesh)))
     return common + b"".join(part(tls.CommonTlsContext, "alpn_protocols", one) for one in protocols)
 
 
@@ -118,7 +122,17 @@ def accepting_socket(mesh: str, protocols: tuple[str, ...], service: str = "") -
     service: shown is the certificate of this service, and not the proxy's first.
     """
     anyone = san(tls.SubjectAltNameMatcherSanType.URI, f"{spiffe.trust_domain(mesh)}/", prefix=True)
-    context = part(tls.DownstreamTlsContext, "common_tls_context", _mesh_tls(mesh, protocols, anyone, service))
+    return _accepting(_mesh_tls(mesh, protocols, (anyone,), service))
+
+
+@lru_cache(maxsize=4096)
+def cross_mesh_socket(mesh: str) -> bytes:
+    """The TransportSocket of a chain of a gateway of `mesh` that workloads of any mesh may enter."""
+    return _accepting(_mesh_tls(mesh, (), (), trusted=defaults.TRUST_ALL))
+
+
+def _accepting(common: bytes) -> bytes:
+    context = part(tls.DownstreamTlsContext, "common_tls_context", common)
     yes = bytes(google.BoolValue(value=True))
     context += part(tls.DownstreamTlsContext, "require_client_certificate", yes)
     return extension(core.TransportSocket, SOCKET, tls.DownstreamTlsContext, context)
@@ -136,6 +150,20 @@ def egress_socket(mesh: str, protocols: tuple[str, ...], server_name: str = "") 
 def dialling_socket(mesh: str, identity: str, protocols: tuple[str, ...], server_name: str = "") -> bytes:
     """The TransportSocket by which a workload of `mesh` dials the one with this SPIFFE id, and nobody else."""
     wanted = san(tls.SubjectAltNameMatcherSanType.URI, identity)
-    context = part(tls.UpstreamTlsContext, "common_tls_context", _mesh_tls(mesh, protocols, wanted))
+    return _dialling(_mesh_tls(mesh, protocols, (wanted,)), server_name)
+
+
+@lru_cache(maxsize=4096)
+def abroad_socket(mesh: str, other: str, identities: tuple[str, ...], server_name: str) -> bytes:
+    """The TransportSocket by which a workload of `mesh` dials one of these SPIFFE ids of the mesh `other`, for which
+    that mesh's roots vouch.
+    """
+    wanted = tuple(san(tls.SubjectAltNameMatcherSanType.URI, one) for one in identities)
+    common = _mesh_tls(mesh, defaults.ALPN_IN_MESH, wanted, trusted=defaults.trust_secret(other))
+    return _dialling(common, server_name)
+
+
+def _dialling(common: bytes, server_name: str) -> bytes:
+    context = part(tls.UpstreamTlsContext, "common_tls_context", common)
     context += part(tls.UpstreamTlsContext, "sni", server_name) if server_name else b""
     return extension(core.TransportSocket, SOCKET, tls.UpstreamTlsContext, context)

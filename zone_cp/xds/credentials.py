@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from shared.events.event import EventRef
 from shared.naming.spiffe import workload_id
 from zone_cp.view.zone_view import MeshView
 from zone_cp.xds import defaults
@@ -27,3 +28,18 @@ def credentials(mesh: MeshView, spiffe_id: str, source: SecretSource, further: I
     yield sds.trust(defaults.trust_secret(mesh.name), bundle, mesh.sources)
     for service, other in others.items():
         yield sds.identity(defaults.identity_secret(mesh.name, service), other, mesh.sources)
+
+
+def all_roots(meshes: Iterable[MeshView], source: SecretSource) -> Iterator[Encoded]:
+    """The trust bundle of who lets workloads of every mesh in (A12); a mesh whose roots are not here is left out."""
+    found: list[str] = []
+    sources: list[EventRef] = []
+    for mesh in sorted((one for one in meshes if one.mtls), key=lambda one: one.name):
+        try:
+            found.append(source.trust_bundle(mesh.name))
+        except MaterialMissing:
+            continue
+        sources += mesh.sources
+    if found:
+        pem = "".join(one if one.endswith("\n") else f"{one}\n" for one in found)
+        yield sds.trust(defaults.TRUST_ALL, pem, tuple(dict.fromkeys(sources)))

@@ -128,3 +128,7 @@ def identity_secret(mesh: str, service: str = "") -> str:
 def trust_secret(mesh: str) -> str:
     """SDS name of a mesh's trust bundle."""
     return f"trust/{mesh}"
+
+
+TRUST_ALL = "trust:all"
+"""SDS name of the roots of all meshes together: no mesh can be called so."""

@@ -27,6 +27,7 @@ from zone_cp.view.gateways import GATEWAY_FIELDS
 from zone_cp.view.names import NO_NAMES, Names, following
 from zone_cp.view.project import empty_view, first_step, next_step, proxy_view
 from zone_cp.view.zone_view import Difference, Failure, ProxyView, ZoneView
+from zone_cp.xds.abroad import trusting
 from zone_cp.xds.compile import compile_next, compile_whole, reads
 from zone_cp.xds.parts import OF_SOME, Changed, Compiled, Workload, all_of, services_alone
 from zone_cp.xds.secrets import SecretSource
@@ -379,9 +380,13 @@ def _visited(draft: _Draft, changed: Changed) -> Iterator[ProxyView]:
                 yield from draft.callers.get(mesh, Map())
             if fields & GATEWAY_FIELDS:
                 yield from draft.gateways.get(mesh, Map())
+            if "abroad" in fields:
+                yield from draft.concerned.get(mesh, Map())
             continue
         yield from draft.concerned.get(mesh, Map())
         yield from draft.concerned.get(EGRESSES, Map())
+    for mesh, at_gateways in trusting(draft.view, changed):
+        yield from (draft.gateways if at_gateways else draft.concerned).get(mesh, Map())
     for workload in changed.identities:
         for situation in (*draft.concerned.get(workload[0], Map()), *draft.concerned.get(EGRESSES, Map())):
             compiled = draft.groups[situation].compiled

@@ -21,18 +21,19 @@ from immutables import Map
 from shared.events.event import EventRef
 from shared.model.resource import Dataplane, Labels, ResourceKey
 from shared.naming import spiffe
+from zone_cp.view.abroad import NO_MTLS
 from zone_cp.view.gateways import GatewayView, ListenerView, PortView, bound_gateway
 from zone_cp.view.policies import Effective
 from zone_cp.view.zone_view import Failure, MeshView, ProxyView, Sources, ZoneView
 from zone_cp.xds import defaults
 from zone_cp.xds.assembly import Part
-from zone_cp.xds.chains import chain, listener_filter, listening
+from zone_cp.xds.chains import chain, cross_mesh_socket, listener_filter, listening
 from zone_cp.xds.connection_policies import chain_tuning, edge_tuning
-from zone_cp.xds.credentials import credentials
+from zone_cp.xds.credentials import all_roots, credentials
 from zone_cp.xds.filters import Logged, Tuning, proxy_among, proxy_to
 from zone_cp.xds.gateway_backends import Destinations, Told, in_every, told
 from zone_cp.xds.gateway_clusters import gateway_clusters
-from zone_cp.xds.gateway_filters import for_server_name, gateway_manager, terminating_socket
+from zone_cp.xds.gateway_filters import for_other_meshes, for_server_name, gateway_manager, terminating_socket
 from zone_cp.xds.gateway_hosts import host_routes, listener_name, routes_name
 from zone_cp.xds.gateway_routes import Connections, shared_connections, virtual_hosts
 from zone_cp.xds.inbound import service_of
@@ -133,6 +134,8 @@ def _resources(  # noqa: PLR0917 - as above
     yield _limits(tuple((listener_name(gateway, one), one.connection_limit) for one in gateway.ports), sources)
     for port in gateway.ports:
         yield from _port(seat, port, source, closed)
+    if mesh.mtls and any(one.cross_mesh for one in gateway.ports):
+        yield from all_roots(view.meshes.values(), source)
     yield from gateway_clusters(found, view, proxy, sources, source)
 
 
@@ -141,7 +144,8 @@ def _port(seat: _Seat, port: PortView, source: SecretSource, closed: _Closed) ->
     further: list[EventRef] = [*seat.said(port.listeners).sources]
     if port.protocol == "HTTP":
         manager = gateway_manager(routes_name(seat.gateway, port, ""), seat.logged, seat.tuning(port, *port.listeners))
-        yield _listener(seat, name, port, (chain((manager,)),), further)
+        only = chain((manager,)) if not port.cross_mesh else _cross_mesh_chain(seat, port, manager, closed)
+        yield _listener(seat, name, port, (only,), further)
     elif port.protocol == "TCP":
         yield _listener(seat, name, port, (_tcp_chain(seat, port, port.listeners, further),), further)
     else:
@@ -155,6 +159,16 @@ def _port(seat: _Seat, port: PortView, source: SecretSource, closed: _Closed) ->
                 yield from certificates.secrets
         yield _listener(seat, name, port, tuple(chains), further)
     yield from _routes(seat, port)
+
+
+def _cross_mesh_chain(seat: _Seat, port: PortView, manager: bytes, closed: _Closed) -> bytes:
+    """The one chain of a port for other meshes: whoever proves to be a workload of any mesh, all hostnames (A12)."""
+    match, name = for_other_meshes(), "cross-mesh"
+    if seat.mesh.mtls:
+        return chain((manager,), name=name, match=match, socket=cross_mesh_socket(seat.mesh.name))
+    for one in port.listeners:
+        closed[one.index] = Failure("NoMutualTls", NO_MTLS, f"conf.listeners[{one.index}].crossMesh")
+    return chain((proxy_to(defaults.NOBODY, seat.logged, seat.tuning(port, *port.listeners)),), name=name, match=match)
 
 
 def _tcp_chain(
@@ -201,7 +215,7 @@ def _tls_chain(
 def _listener(
     seat: _Seat, name: str, port: PortView, chains: tuple[bytes, ...], further: Iterable[EventRef]
 ) -> Encoded:
-    inspected = port.protocol in ("HTTPS", "TLS")
+    inspected = port.protocol in ("HTTPS", "TLS") or port.cross_mesh
     body = _listening(name, seat.address, port.port, chains, inspected=inspected)
     materials = (event for one in port.listeners for each in one.certificates for event in each.sources)
     return encode(LISTENER, name, body, tuple(dict.fromkeys((*seat.sources, *materials, *further))))
@@ -230,7 +244,7 @@ def _routes(seat: _Seat, port: PortView) -> Iterator[Encoded]:
     if port.protocol == "HTTP":
         hosts = [host for _, each in made for host in each.hosts]
         sources = dict.fromkeys((*seat.sources, *(ref for _, each in made for ref in each.sources)))
-        yield host_routes(routes_name(seat.gateway, port, ""), hosts, tuple(sources), secured=False)
+        yield host_routes(routes_name(seat.gateway, port, ""), hosts, tuple(sources), secured=port.cross_mesh)
         return
     for one, each in made:
         sources = dict.fromkeys((*seat.sources, *each.sources))

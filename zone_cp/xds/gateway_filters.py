@@ -121,3 +121,10 @@ def terminating_socket(secrets: tuple[str, ...], protocols: tuple[str, ...]) -> 
     common += b"".join(part(tls.CommonTlsContext, "alpn_protocols", one) for one in protocols)
     context = part(tls.DownstreamTlsContext, "common_tls_context", common)
     return extension(core.TransportSocket, SOCKET, tls.DownstreamTlsContext, context)
+
+
+@cache
+def for_other_meshes() -> bytes:
+    """A FilterChainMatch: TLS of a sidecar, which names itself by its protocol."""
+    match = listener.FilterChainMatch(transport_protocol="tls", application_protocols=list(defaults.ALPN_IN_MESH))
+    return bytes(match)

@@ -124,7 +124,7 @@ def endpoints(mesh: MeshView, where: Destination, *, tls: bool) -> Encoded:
     service = mesh.workloads.services.get(where.service)
     name = where.cluster(mesh.name)
     if service is None:
-        return encode(ENDPOINT, name, _assignment(name, ()), mesh.sources)
+        return encode(ENDPOINT, name, assignment(name, ()), mesh.sources)
     key = (mesh.name, where, tls, mesh.sources)
     known = _remembered.get(key)
     if known is None or known[0] is not service:
@@ -132,14 +132,15 @@ def endpoints(mesh: MeshView, where: Destination, *, tls: bool) -> Encoded:
         # Who gets no traffic is a cause as well: of being left out.
         cited = (event for _, one in sorted(service.instances.items()) for event in one.sources)
         sources = tuple(dict.fromkeys((*mesh.sources, *cited)))
-        known = (service, encode(ENDPOINT, name, _assignment(name, instances), sources))
+        known = (service, encode(ENDPOINT, name, assignment(name, instances), sources))
         if len(_remembered) >= REMEMBERED and key not in _remembered:
             del _remembered[next(iter(_remembered))]
         _remembered[key] = known
     return known[1]
 
 
-def _assignment(name: str, instances: tuple[Instance, ...]) -> bytes:
+def assignment(name: str, instances: tuple[Instance, ...]) -> bytes:
+    """A ClusterLoadAssignment, by zone."""
     body = part(endpoint.ClusterLoadAssignment, "cluster_name", name)
     for zone in sorted({one.zone for one in instances}):
         group = [one for one in instances if one.zone == zone]

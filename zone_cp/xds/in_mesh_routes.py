@@ -38,6 +38,21 @@ def outbound_manager(mesh: str, where: Destination, logged: Logged, tuning: Tuni
     return _outbound_manager(where.cluster(mesh), where.service, logged, tuning)
 
 
+def outbound_action(protocol: Protocol, tuning: RouteTuning) -> route.RouteAction:
+    """What a client's route to another workload does, without a destination."""
+    action = route.RouteAction(timeout=defaults.REQUEST_TIMEOUT, idle_timeout=defaults.STREAM_IDLE_TIMEOUT)
+    apply_timeouts(action, tuning.timeouts)
+    unsaid = GrpcRetry() if protocol == "grpc" else HttpRetry()
+    retry = retry_policy(tuning.retry or unsaid)
+    if retry is not None:
+        retry.retry_host_predicate = [another_host()]
+        retry.host_selection_retry_max_attempts = defaults.OTHER_HOST_ATTEMPTS
+        if tuning.retry is None and protocol != "grpc":
+            retry.per_try_timeout = defaults.IN_MESH_TRY_TIMEOUT
+    action.retry_policy = retry
+    return action
+
+
 @lru_cache(maxsize=4096)
 def inbound_manager(name: str, logged: Logged) -> bytes:
     """A Filter: the HTTP connection manager of an inbound listener; the client's SPIFFE id becomes a header."""
@@ -64,18 +79,8 @@ def _outbound_manager(name: str, service: str, logged: Logged, tuning: Tuning) -
 
 @lru_cache(maxsize=4096)
 def _outbound_routes(name: str, protocol: Protocol, tuning: RouteTuning) -> bytes:
-    action = route.RouteAction(
-        cluster=name, timeout=defaults.REQUEST_TIMEOUT, idle_timeout=defaults.STREAM_IDLE_TIMEOUT
-    )
-    apply_timeouts(action, tuning.timeouts)
-    unsaid = GrpcRetry() if protocol == "grpc" else HttpRetry()
-    retry = retry_policy(tuning.retry or unsaid)
-    if retry is not None:
-        retry.retry_host_predicate = [another_host()]
-        retry.host_selection_retry_max_attempts = defaults.OTHER_HOST_ATTEMPTS
-        if tuning.retry is None and protocol != "grpc":
-            retry.per_try_timeout = defaults.IN_MESH_TRY_TIMEOUT
-    action.retry_policy = retry
+    action = outbound_action(protocol, tuning)
+    action.cluster = name
     return _configuration(name, action)
 
 

@@ -20,11 +20,11 @@ from zone_cp.xds.material import Served
 Workload: TypeAlias = tuple[str, str]
 """(mesh, SPIFFE id)."""
 
-CREDENTIALS, SERVICE, ROUTES, ACCESS, REST = range(5)
+CREDENTIALS, SERVICE, ROUTES, ACCESS, REST, ABROAD = range(6)
 """Ranks of parts."""
 
-OF_SOME = GATEWAY_FIELDS | {"workloads"}
-"""Fields of a mesh that concern some of its proxies only: gateways, and those that call workloads."""
+OF_SOME = GATEWAY_FIELDS | {"workloads", "fronts", "abroad"}
+"""Fields of a mesh that concern some of its proxies only: gateways, those that call workloads, sidecars."""
 
 
 class Changed(msgspec.Struct, frozen=True):
@@ -82,9 +82,9 @@ class Draft:
         self.closed: Map[tuple[ResourceKey, int], Failure] = Map()
         self.on_demand = self.before.assembly.snapshot.on_demand
 
-    def put(self, rank: int, mesh: str, part: Part) -> None:
-        """Set what is one per mesh and rank; NO_PART takes it out."""
-        self._parts[rank, mesh, "", ""] = part
+    def put(self, rank: int, mesh: str, part: Part, name: str = "", zone: str = "") -> None:
+        """Set what is one per mesh and rank, or of these one per name and origin; NO_PART takes it out."""
+        self._parts[rank, mesh, name, zone] = part
 
     def serve(self, key: ResourceKey, served: Served | None, part: Part) -> None:
         """Set what a service brings; None for one that is gone."""
@@ -138,6 +138,9 @@ def without(draft: Draft, mesh: str) -> None:
             draft.serve(key, None, NO_PART)
     for rank in (CREDENTIALS, ROUTES, ACCESS, REST):
         draft.put(rank, mesh, NO_PART)
+    for rank, whose, name, zone in draft.before.assembly.parts:
+        if rank == ABROAD and whose == mesh:
+            draft.put(ABROAD, mesh, NO_PART, name, zone)
 
 
 def all_of(view: ZoneView, only: Mapping[str, Collection[ResourceKey]] | None = None) -> Changed:

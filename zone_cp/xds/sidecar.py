@@ -23,6 +23,7 @@ from shared.model.resource import Dataplane, Outbound, ProtocolClass, ResourceKe
 from shared.naming import sni, spiffe
 from zone_cp.view.policies import for_proxy, particular
 from zone_cp.view.zone_view import ExternalServiceView, Failure, MeshView, ProxyView, Sources, ZoneView
+from zone_cp.xds.abroad import Abroad, chained, put_abroad
 from zone_cp.xds.assembly import NO_PART, Part
 from zone_cp.xds.backends import labelled
 from zone_cp.xds.chains import by_ranges, chain, listener_filter, listening
@@ -109,6 +110,12 @@ class _Seat(msgspec.Struct, frozen=True):
         return self.mesh.services.get(key) if not self.redirected or self.dials(key) else None
 
     @property
+    def abroad(self) -> Abroad:
+        """What leads to MeshGateways of other meshes."""
+        logged = Logged("outbound/abroad", self.outlet.access_log, self.view.zone)
+        return Abroad(self.mesh, self.said.at_large, self.parties, logged)
+
+    @property
     def identity(self) -> str:
         return spiffe.workload_id(self.mesh.name, service_of(self.resource))
 
@@ -142,7 +149,9 @@ def compile_sidecar(  # noqa: PLR0917 - the inputs of a compilation
         service = seat.wanted(key)
         served = _served(seat, service, source) if service is not None and seat.dials(key) else None
         draft.serve(key, served, NO_PART if service is None else _service_part(seat, service, served))
-    called = dials and "workloads" in fields
+    if anew or "abroad" in fields or changed.credentials:
+        put_abroad(draft, seat.abroad, old, source, changed.credentials, anew=anew, explicit=not seat.redirected)
+    called = (dials and "workloads" in fields) or ("abroad" in fields and chained(old) != chained(mesh))
     if (
         anew
         or touched
@@ -299,10 +308,13 @@ def _redirected(
     ways += [_Way(one, (vip,), tuning) for vip, one, tuning in tuned_apart(said, mesh, judged, parties)]
     sources = _union(proxy.sources, mesh.sources, mesh.legacy, seat.outlet.lost)
     external = Tuning(logs=logs(said.at_large.log, replace(parties, destination="external")))
-    body = _redirect_listener(seat.outlet, seat.legacy, tuple(ways), redirect.redirect_port_outbound, out, external)
+    port, abroad = redirect.redirect_port_outbound, seat.abroad
+    body = _redirect_listener(seat.outlet, seat.legacy, tuple(ways), port, out, external, abroad.chains())
     found = [one for one in mesh.services.values() if one.sni in judged] if judged else []
     judged_ones = (one.judged_sources for one in sorted(found, key=lambda one: one.sni))
-    yield encode(LISTENER, REDIRECT_LISTENER, body, _union(sources, said.sources, out.sources, *judged_ones))
+    yield encode(
+        LISTENER, REDIRECT_LISTENER, body, _union(sources, said.sources, out.sources, *judged_ones, abroad.sources)
+    )
     yield from undeclared_resources(out, sources)
 
 
@@ -316,7 +328,13 @@ class _Way(msgspec.Struct, frozen=True):
 
 @lru_cache(maxsize=256)
 def _redirect_listener(  # noqa: PLR0917 - what it is made of, as the key of a cache
-    outlet: Outlet, legacy: Outlet, ways: tuple[_Way, ...], port: int, out: Undeclared, external: Tuning
+    outlet: Outlet,
+    legacy: Outlet,
+    ways: tuple[_Way, ...],
+    port: int,
+    out: Undeclared,
+    external: Tuning,
+    abroad: tuple[tuple[str, bytes], ...],
 ) -> bytes:
     name = f"{_ORIGINAL}.{outlet.mesh}.{sni.CURRENT}"
     first = {way.protocol_class: way for way in reversed(ways)}
@@ -335,9 +353,12 @@ def _redirect_listener(  # noqa: PLR0917 - what it is made of, as the key of a c
         )
         for way in ways
     ]
+    chains += [
+        chain((only,), name=f"abroad/{vip}", match=b"" if out.matches else by_ranges((vip,))) for vip, only in abroad
+    ]
     logged = Logged(f"outbound/{out.rest}", outlet.access_log, outlet.zone)
     chains += entry_chains(out.matches, replace(logged, stat_prefix="outbound/passthrough"), external)
-    vips = [(called[way], way.networks) for way in ways]
+    vips = [*((called[way], way.networks) for way in ways), *((f"abroad/{vip}", (vip,)) for vip, _ in abroad)]
     return listening(
         REDIRECT_LISTENER,
         ANY_ADDRESS,

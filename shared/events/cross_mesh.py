@@ -1,0 +1,96 @@
+"""Cross-mesh listeners of MeshGateways, as the other meshes see them: hosts, each with a VIP and a name per mesh.
+
+A *host* is a hostname of a MeshGateway's cross-mesh listeners in one of the meshes that are not its own; the ports of
+the listeners of that name are behind one VIP (`4-gateway-and-policies.md` A12). A listener without a hostname is called
+`internal.<gateway>.<mesh>.mesh`. Pure; what is there of global origin follows from global's log alone.
+
+Keys are those of MeshGateways in the client's mesh with a name that none can have: `payments/edge:api.example.com` in
+mesh `web` is what `web` sees of the MeshGateway `edge` of mesh `payments`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+from immutables import Map
+
+from shared.events.event import EventRef
+from shared.events.external_hosts import DOMAIN
+from shared.events.gateways import listeners_of
+from shared.events.state import Stored, ZoneState
+from shared.model.gateway import MeshGateway
+from shared.model.resource import ProtocolClass, Resource, ResourceKey
+
+KIND = "MeshGateway"
+CLASS: ProtocolClass = "http"
+"""What all cross-mesh listeners speak."""
+REMEMBERED = 16
+"""States whose hosts are kept."""
+
+
+class CrossMeshHost(msgspec.Struct, frozen=True):
+    """What one mesh sees of a MeshGateway of another one under one name. ports: of its listeners, ascending."""
+
+    key: ResourceKey
+    gateway: ResourceKey
+    hostname: str
+    ports: tuple[int, ...]
+    created: EventRef
+
+
+_NONE: Mapping[ResourceKey, CrossMeshHost] = Map()
+_remembered: dict[tuple[int, ...], tuple[tuple[object, ...], Mapping[ResourceKey, CrossMeshHost]]] = {}
+# By identity: states share the maps while no MeshGateway and no Mesh changes; the entry keeps them alive.
+
+
+def cross_mesh_hosts(state: ZoneState) -> Mapping[ResourceKey, CrossMeshHost]:
+    """The hosts that a zone knows, global's before its own, each in the order in which MeshGateways were created."""
+    read = (state.hub.kinds.get(KIND), state.own.kinds.get(KIND), state.hub.kinds.get("Mesh"))
+    if not (read[0] or read[1]) or not read[2]:
+        return _NONE
+    place = tuple(map(id, read))
+    known = _remembered.get(place)
+    if known is None:
+        known = (read, _hosts(state))
+        if len(_remembered) >= REMEMBERED:
+            del _remembered[next(iter(_remembered))]
+        _remembered[place] = known
+    return known[1]
+
+
+def is_cross_mesh(gateway: Resource) -> bool:
+    """Whether it is a MeshGateway with a listener for other meshes."""
+    return isinstance(gateway, MeshGateway) and any(one.cross_mesh for one in listeners_of(gateway))
+
+
+def internal_hostname(gateway: str, mesh: str) -> str:
+    """What a cross-mesh listener without a hostname is called in other meshes."""
+    return f"internal.{gateway}.{mesh}.{DOMAIN}"
+
+
+def _hosts(state: ZoneState) -> Mapping[ResourceKey, CrossMeshHost]:
+    meshes = sorted(key.name for key in state.hub.kinds.get("Mesh", Map()))
+    found = (_gateways(log.kinds.get(KIND)) for log in (state.hub, state.own))
+    return {host.key: host for gateways in found for host in _of_log(gateways, meshes)}
+
+
+def _gateways(members: Mapping[ResourceKey, Stored] | None) -> list[tuple[Stored, MeshGateway]]:
+    found = [(one, one.resource) for one in (members or {}).values() if isinstance(one.resource, MeshGateway)]
+    return sorted(found, key=lambda pair: (pair[0].created.n, pair[0].key))
+
+
+def _of_log(gateways: list[tuple[Stored, MeshGateway]], meshes: list[str]) -> Iterator[CrossMeshHost]:
+    for stored, gateway in gateways:
+        if stored.key.mesh not in meshes:
+            continue
+        ports: dict[str, set[int]] = {}
+        for one in listeners_of(gateway):
+            hostname = one.hostname.lower().rstrip(".")
+            if one.cross_mesh and not hostname.startswith("*."):
+                name = internal_hostname(gateway.name, gateway.mesh) if hostname in ("", "*") else hostname
+                ports.setdefault(name.lower(), set()).add(one.port)
+        for mesh in meshes:
+            for name, found in ports.items() if mesh != stored.key.mesh else ():
+                key = ResourceKey(KIND, mesh, f"{stored.key.mesh}/{stored.key.name}:{name}", stored.key.zone)
+                yield CrossMeshHost(key, stored.key, name, tuple(sorted(found)), stored.created)
