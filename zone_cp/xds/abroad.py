@@ -74,11 +74,13 @@ class Abroad(msgspec.Struct, frozen=True):
         return Part(tuple(one for port in host.ports for one in self._port(host, port, failure)), tuple(shared))
 
     def routes(self) -> Part:
-        """What all hosts have in common."""
-        if not self.mesh.abroad:
+        """What all hosts have in common. It is there because of the first one, which is enough."""
+        first = min(self.mesh.abroad.items(), default=None)
+        if first is None:
             return NO_PART
         name, tuning = routes_name(self.mesh.name), route_tuning(self.said, "http")
-        return Part((encode(ROUTE, name, _routes(name, tuning), _union(self.mesh.sources, self.said.sources)),))
+        sources = _union(self.mesh.sources, self.said.sources, first[1].sources)
+        return Part((encode(ROUTE, name, _routes(name, tuning), sources),))
 
     def chains(self) -> tuple[tuple[str, bytes], ...]:
         """Where one listener takes all: each VIP, and the filter of its chain."""
@@ -142,8 +144,7 @@ def put_abroad(
             draft.put(ABROAD, key.mesh, NO_PART, key.name, key.zone)
         elif anew or before.get(key) is not host or host.gateway.mesh in renewed:
             draft.put(ABROAD, key.mesh, abroad.part(host, source, explicit=explicit), key.name, key.zone)
-    if anew or bool(before) != bool(abroad.mesh.abroad):
-        draft.put(ABROAD, abroad.mesh.name, abroad.routes())
+    draft.put(ABROAD, abroad.mesh.name, abroad.routes())
 
 
 def trusting(view: ZoneView, changed: Changed) -> Iterator[tuple[str, bool]]:
