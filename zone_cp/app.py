@@ -179,7 +179,7 @@ class _Zone:
             compare=self._settings.compare_with_recomputed,
         )
         name, state, plan = self._settings.name, lambda: self._owner.state, self._publisher
-        self._board = StatusBoard(name, status, self._present, plan.failures, plan.closed)
+        self._board = StatusBoard(name, status, self._present, plan.failures, plan.closed, impaired=plan.impaired)
         self._refusals = RefusedServices(plan, self._board.nacked, self._safety.quarantines.reasons)
         self._watch = EgressWatch(self._ads, self._delivered)
         self._progress = ZoneProgress(name, self._ads.hub, status, state=state, plan=plan, kept=self._safety)

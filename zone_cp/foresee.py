@@ -22,6 +22,7 @@ from shared.model.resource import ResourceKey
 from zone_cp.between import difference_of, pairs_of
 from zone_cp.decide import decide
 from zone_cp.replay import RedactedSecrets
+from zone_cp.xds.faults import failures
 from zone_cp.xds.fleet import Fleet, Turn, turn_between
 
 ACTOR = "system:zone"
@@ -96,11 +97,11 @@ def _services(before: ZoneState, after: ZoneState, old: Fleet, turn: Turn) -> tu
 
 
 def _told(state: ZoneState, fleet: Fleet, keys: Iterable[ResourceKey] | None) -> dict[str, Said]:
-    failures = {
+    refused = {
         key: Delivery(acked=True, refused=failure.message, reason=failure.reason)
-        for key, failure in fleet.failures().items()
+        for key, failure in failures(fleet).items()
     }
-    rows = service_rows(state.hub, state.own, state.zone, delivery=failures, keys=keys)
+    rows = service_rows(state.hub, state.own, state.zone, delivery=refused, keys=keys)
     return {
         f"{row.mesh}/{row.name}" + ("" if row.origin == "global" else f"@{state.zone}"): Said(
             row.vip, row.hostnames, {one.type: _sentence(one.status, one.reason, one.message) for one in row.conditions}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
+import msgspec
 from immutables import Map
 
 from shared.events.conditions import Condition, ServiceRow
@@ -15,12 +16,15 @@ from shared.model.gateway import MeshGateway
 from shared.model.resource import Dataplane, ResourceKey
 from zone_cp.view.gateways import GATEWAY_FIELDS, bound_gateway
 from zone_cp.view.zone_view import DeclaredGateway, Difference, Failure, MeshView, ZoneView
+from zone_cp.xds.parts import Impaired
 
 ROW_FIELDS = GATEWAY_FIELDS | {"abroad"}
 """Fields of meshes that rows follow from."""
 
 Closed: TypeAlias = Mapping[tuple[ResourceKey, int], Failure]
 """By MeshGateway and number of the listener: why online gateways do not serve it."""
+Degraded: TypeAlias = Mapping[ResourceKey, tuple[Impaired, ...]]
+"""By MeshGateway: what leads nowhere of its routes at online gateways."""
 
 
 def gateway_dataplanes(state: ZoneState) -> Iterator[Dataplane]:
@@ -99,6 +103,17 @@ def _ready(zone: str, bound: list[str], failing: list[Failure], at: str) -> Cond
     return Condition("Ready", "False", first.reason, f"{first.field}: {first.message}{more}", at)
 
 
+def _degraded(row: ServiceRow, found: tuple[Impaired, ...]) -> ServiceRow:
+    """With Degraded, where something leads nowhere: what was said last, and how much else there is."""
+    if not found:
+        return row
+    last, further = found[-1], len(found) - 1
+    more = f"; and {further} more" if further else ""
+    message = f"{last.message} (event {last.event}){more}"
+    said = Condition("Degraded", "True", last.reason, message, last.event.time)
+    return msgspec.structs.replace(row, conditions=(*row.conditions, said))
+
+
 class GatewayRows:
     """Which rows of MeshGateways are to be looked at again: all of them, once anything touches one or a gateway.
 
@@ -111,6 +126,7 @@ class GatewayRows:
         self._dataplanes: set[ResourceKey] = set()
         self._builtin: frozenset[str] = frozenset()
         self._closed: Closed = Map()
+        self._degraded: Degraded = Map()
         self._known: set[ResourceKey] = set()
 
     def changed(self, difference: Difference | None) -> None:
@@ -120,15 +136,18 @@ class GatewayRows:
         else:
             self._dataplanes.update(key for key in difference.resources if key.kind == "Dataplane")
 
-    def due(self, state: ZoneState, view: ZoneView, closed: Closed) -> tuple[set[ResourceKey], tuple[ServiceRow, ...]]:
+    def due(
+        self, state: ZoneState, view: ZoneView, closed: Closed, degraded: Degraded
+    ) -> tuple[set[ResourceKey], tuple[ServiceRow, ...]]:
         """The MeshGateways whose rows may differ, and the rows of those that are there."""
         dataplanes, self._dataplanes = self._dataplanes, set()
         touched = any(self._is_gateway(state, key) for key in dataplanes)
-        if not (self._everything or touched or closed != self._closed):
+        if not (self._everything or touched or closed != self._closed or degraded != self._degraded):
             return set(), ()
-        self._everything, self._closed = False, closed
+        self._everything, self._closed, self._degraded = False, closed, degraded
         self._builtin = frozenset(f"{one.mesh}/{one.name}" for one in gateway_dataplanes(state))
-        rows = gateway_rows(state, view, closed)
+        made = gateway_rows(state, view, closed)
+        rows = {key: _degraded(row, degraded.get(key, ())) for key, row in made.items()}
         before, self._known = self._known, set(rows)
         return before | set(rows), tuple(rows.values())
 

@@ -24,10 +24,11 @@ from zone_cp.grace import between
 from zone_cp.order import PushOrder
 from zone_cp.view.names import Names
 from zone_cp.view.zone_view import Failure, ProxyView, ZoneView
+from zone_cp.xds import faults
 from zone_cp.xds.compare import Diverged, divergences
 from zone_cp.xds.compile import compile_proxy
 from zone_cp.xds.fleet import Authorities, Fleet, Turn, first_turn, next_turn
-from zone_cp.xds.parts import Workload
+from zone_cp.xds.parts import Impaired, Workload
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.snapshot import Snapshot
 
@@ -198,11 +199,15 @@ class Publisher:
 
     def failures(self) -> Map[ResourceKey, Failure]:
         """Services that online proxies answer 503 for, and why. For conditions; not in the path of a change."""
-        return Map() if self._fleet is None else self._fleet.failures()
+        return Map() if self._fleet is None else faults.failures(self._fleet)
 
     def closed(self) -> Map[tuple[ResourceKey, int], Failure]:
         """Listeners of MeshGateways, by their number, that online gateways do not serve, and why."""
-        return Map() if self._fleet is None else self._fleet.closed()
+        return Map() if self._fleet is None else faults.closed(self._fleet)
+
+    def impaired(self) -> Map[ResourceKey, tuple[Impaired, ...]]:
+        """What leads nowhere of the routes of MeshGateways, at online gateways."""
+        return Map() if self._fleet is None else faults.impaired(self._fleet)
 
     def _turn(self, state: ZoneState) -> Turn:
         events, self._events = self._events, []

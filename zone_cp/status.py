@@ -23,7 +23,7 @@ from shared.events.state import ZoneState
 from shared.model.kinds import is_door, is_legacy
 from shared.model.resource import ResourceKey
 from shared.nats.status import StatusStream
-from zone_cp.gateway_conditions import Closed, GatewayRows
+from zone_cp.gateway_conditions import Closed, Degraded, GatewayRows
 from zone_cp.view.zone_view import Difference, ExternalServiceView, Failure, ZoneView
 from zone_cp.xds.parts import OF_SOME
 
@@ -55,12 +55,14 @@ class StatusBoard:
         present: Callable[[], tuple[ZoneState, ZoneView] | None],
         failures: Callable[[], Mapping[ResourceKey, Failure]],
         closed: Callable[[], Closed] = Map,
+        *,
+        impaired: Callable[[], Degraded] = Map,
     ) -> None:
         self._zone = zone
         self._stream = stream
         self._present = present
         self._failures = failures
-        self._closed_listeners = closed
+        self._closed_listeners, self._impaired = closed, impaired
         self._gateways = GatewayRows()
         self._acked: ZoneView | None = None
         self._acked_at = ""
@@ -169,7 +171,7 @@ class StatusBoard:
             *service_rows(*said, delivery=delivery, observed=observed, keys=keys),
             *legacy_rows(*said, delivery=delivery, observed=observed, keys=keys),
         )
-        gateways, rows = self._gateways.due(state, view, self._closed_listeners())
+        gateways, rows = self._gateways.due(state, view, self._closed_listeners(), self._impaired())
         return self._take({key for key in keys if not is_door(key)} | gateways, (*found, *rows))
 
     def _due(self, state: ZoneState, view: ZoneView) -> set[ResourceKey]:

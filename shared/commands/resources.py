@@ -25,7 +25,7 @@ from shared.process.exit_code import ExitCode
 
 PROXY_WORDS = frozenset({"proxies", "proxy"})
 """Proxies are no resources: nobody declares that they are there."""
-_WARNINGS = frozenset({"Held"})
+_WARNINGS = frozenset({"Degraded", "Held"})
 """Conditions that are bad news when true."""
 _SERVICES, _PROXIES = ("MeshExternalService", "ExternalService", "MeshGateway"), ("Dataplane", "ZoneEgress")
 _SERVERS_OWN = ("creationTime", "modificationTime", "version")
@@ -134,6 +134,8 @@ def get(
         _print(_to_apply(whole) if output == "yaml" else whole, output)
     elif found.name in _PROXIES:
         _show(found, items, status or ())
+    elif status is not None and found.name == "MeshGateway":
+        _show_gateways(items, status, _ready(client, found))
     elif status is not None:
         _show_status(items, status, _ready(client, found))
     else:
@@ -279,6 +281,34 @@ def _show_status(
         if (mesh, name) not in told:
             rows.append(["", mesh, labels.get(DISPLAY_NAME_LABEL, name), _origin(labels), "", "", "", ""])
     output.table(["ZONE", "MESH", "NAME", "ORIGIN", "HOSTNAMES", "VIP", "READY", "CONDITIONS"], rows)
+
+
+def _show_gateways(
+    items: Sequence[dict[str, Any]], status: Sequence[dict[str, Any]], ready: dict[tuple[str, str, str], str]
+) -> None:
+    """MeshGateways with what they listen for, in every zone."""
+    said: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in status:
+        said.setdefault(_rolled_key(row), []).append(row)
+    rows = []
+    for item in items:
+        labels = item.get("labels") or {}
+        mesh, name = item.get("mesh", "default"), labels.get(DISPLAY_NAME_LABEL, item.get("name", ""))
+        origin = labels.get(ORIGIN_LABEL, "")
+        place = (mesh, name, labels.get(ZONE_LABEL, "") if origin == "zone" else origin)
+        listeners = "\n".join(_listener(one) for one in (item.get("conf") or {}).get("listeners") or ())
+        # What no zone has heard of yet is shown all the same.
+        for row in sorted(said.get(place, [{}]), key=lambda one: one.get("zone", "")):
+            conditions = "\n".join(_condition(one) for one in row.get("conditions") or ())
+            rows.append([row.get("zone", ""), mesh, name, _origin(labels), listeners, ready.get(place, ""), conditions])
+    rows.sort(key=lambda row: row[:4])
+    output.table(["ZONE", "MESH", "NAME", "ORIGIN", "LISTENERS", "READY", "CONDITIONS"], rows)
+
+
+def _listener(one: dict[str, Any]) -> str:
+    """`8080 HTTP *.example.com`."""
+    words = (str(one.get("port", "")), one.get("protocol", ""), one.get("hostname") or "*")
+    return " ".join((*words, "cross-mesh")) if one.get("crossMesh") else " ".join(words)
 
 
 def _rolled_key(row: dict[str, Any]) -> tuple[str, str, str]:

@@ -207,6 +207,42 @@ def test_a_dataplane_is_shown_with_what_its_zone_says_of_it(api: Api, zonal: Zon
     assert [one["reason"] for one in told["conditions"]] == ["Connected", "CrossZoneUnsupported", "ShrinkGuard"]
 
 
+def test_a_mesh_gateway_is_shown_with_what_it_listens_for(api: Api, zonal: Zonal) -> None:
+    """Ports, protocols and hostnames, in every zone what it says of it; one that no zone has heard of yet as well."""
+    listeners = [
+        {"port": 80, "protocol": "HTTP"},
+        {"port": 443, "protocol": "HTTPS", "hostname": "*.a.test", "crossMesh": True},
+    ]
+    edge = {"type": "MeshGateway", "mesh": "default", "name": "edge", "labels": {"kuma.io/origin": "global"}}
+    own = {"labels": {"kuma.io/origin": "zone", "kuma.io/zone": "west"}, "conf": {"listeners": listeners[:1]}}
+    items = [edge | {"conf": {"listeners": listeners}}, edge | own, edge | {"name": "new"}]
+    why = "MeshHTTPRoute r: no MeshExternalService gone is here (event 12)"
+    said = [
+        {"type": "Ready", "status": "True", "reason": "Served"},
+        {"type": "Degraded", "status": "True", "reason": "BackendMissing", "message": why},
+    ]
+    row = {"kind": "MeshGateway", "mesh": "default", "name": "edge", "zone": "west", "origin": "global"}
+    rows = [row | {"conditions": said}, row | {"zone": "east", "conditions": said[:1]}]
+    rows.append(row | {"origin": "zone", "conditions": said[:1]})
+    rolled = [{"mesh": "default", "name": "edge", "origin": "global", "ready": "2/2"}]
+    api.answers |= {
+        "GET /meshes/default/meshgateways": (200, {"items": items, "total": 3}),
+        "GET /status/meshgateways": (200, {"items": rows, "total": 3}),
+        "GET /status/meshgateways/rollup": (200, {"items": rolled, "total": 1}),
+    }
+    done = zonal("get", "meshgateways")
+    assert done.code == 0, done.err
+    assert [" ".join(line.split()) for line in done.out.splitlines()] == [
+        "ZONE MESH NAME ORIGIN LISTENERS READY CONDITIONS",
+        "default new global",
+        "east default edge global 80 HTTP * 2/2 Ready=True",
+        "443 HTTPS *.a.test cross-mesh",
+        "west default edge global 80 HTTP * 2/2 Ready=True",
+        f"443 HTTPS *.a.test cross-mesh Degraded=True (BackendMissing: {why})",
+        "west default edge zone west 80 HTTP * Ready=True",
+    ]
+
+
 def test_one_resource_is_shown_in_every_form(api: Api, zonal: Zonal) -> None:
     """JSON is one document with status; YAML can be applied again; both alone on stdout."""
     with_service(api)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -93,6 +94,17 @@ class Routed(Gateways):
     async def wait(self, wanted: Callable[[Answer], bool], expected: str, path: str = "/", **options: Any) -> Answer:
         """Wait until a GET is answered so."""
         return await eventually(lambda: self.request(path, **options), wanted, expected, WITHIN_SECONDS)
+
+    async def degraded(self, message: str, further: str = "") -> None:
+        """Wait until the MeshGateway's condition says this, with the number of an event; "": until it has none."""
+        said = re.compile(rf"{re.escape(message)} \(event \d+\){further}" if message else "")
+
+        async def look() -> str:
+            _, out, _ = await self.cli("get", "meshgateways", "edge", "-o", "json")
+            rows = [one for row in json.loads(out)["status"] if row["zone"] == "east" for one in row["conditions"]]
+            return "".join(one["message"] for one in rows if one["type"] == "Degraded")
+
+        await eventually(look, lambda one: said.fullmatch(one) is not None, message or "no word", WITHIN_SECONDS)
 
     async def reached(self, server: str, path: str = "/", **options: Any) -> Answer:
         """Wait until a server answers."""
@@ -294,7 +306,7 @@ async def test_external_services_are_reached(system: Routed, mesh: str) -> None:
 
 
 async def test_what_cannot_be_reached_says_why(system: Routed) -> None:
-    """A service that nobody declares or serves, and a share that leads nowhere."""
+    """A service that nobody declares or serves, and a share that leads nowhere; to clients, and as a condition."""
     await system.apply(
         policy("MeshHTTPRoute", "gone", tags={"port": "two"}, rules=all_to(external("nowhere")))
         + route(rule(path("/"), **to("absent")))
@@ -303,7 +315,11 @@ async def test_what_cannot_be_reached_says_why(system: Routed) -> None:
     assert unresolved.body == "MeshHTTPRoute gone: no MeshExternalService nowhere is here\n"
     absent = await system.wait(lambda one: one.status == 503, "503 while nobody serves it")
     assert absent.body == "no instance of absent is ready in zone east; in-mesh traffic does not cross zones\n"
+    await system.degraded("MeshGatewayRoute r: no instance of absent is ready", "; and 1 more")
+    await system.apply(route(rule(path("/"), **to("red"))))
+    await system.degraded("MeshHTTPRoute gone: no MeshExternalService nowhere is here")
     await system.delete("MeshHTTPRoute", "gone")
+    await system.degraded("")
 
 
 async def test_a_mesh_http_route_goes_before_mesh_gateway_routes_of_its_listener(system: Routed) -> None:

@@ -13,7 +13,7 @@ from immutables import Map
 
 from shared.api.store import ServiceStatus
 from shared.events.conditions import Observed
-from shared.events.event import ProxyConnected, ProxyDisconnected
+from shared.events.event import EventRef, ProxyConnected, ProxyDisconnected
 from shared.events.state import ZoneState
 from shared.model.resource import ResourceKey, Sealed, Secret, key_of
 from tests.builders import (
@@ -33,6 +33,7 @@ from zone_cp import status
 from zone_cp.status import StatusBoard
 from zone_cp.view.project import next_step, project
 from zone_cp.view.zone_view import Failure, ZoneView
+from zone_cp.xds.parts import Impaired
 
 SERVICES = tuple(f"service-{number}" for number in range(5))
 
@@ -202,7 +203,15 @@ def _said(board: StatusBoard) -> dict[str, object]:
 async def test_a_mesh_gateway_says_who_is_bound_and_which_listener_is_closed() -> None:
     """Rows of gateways come and go with MeshGateways and gateway Dataplanes, and with what is closed."""
     zone, closed = Zone(), dict[tuple[ResourceKey, int], Failure]()
-    zone.board = StatusBoard("east", zone.stream, zone.present, Map, lambda: Map(closed))  # type: ignore[arg-type]
+    degraded = dict[ResourceKey, tuple[Impaired, ...]]()
+    zone.board = StatusBoard(
+        "east",
+        zone.stream,  # type: ignore[arg-type]
+        zone.present,
+        Map,
+        lambda: Map(closed),
+        impaired=lambda: Map(degraded),
+    )
 
     async def said() -> dict[str, list[tuple[str, str, str]]]:
         rows = [row for row in await zone.recorded() if row.kind == "MeshGateway"]
@@ -221,6 +230,16 @@ async def test_a_mesh_gateway_says_who_is_bound_and_which_listener_is_closed() -
     closed[key_of(gateway()), 1] = Failure("InvalidMaterial", "missing private key", "conf.listeners[1]")
     zone.zone.write(applied(dataplane("web-2"), "east"))
     assert await said() == {"edge": [("Bound", "True", "Bound"), ("Ready", "False", "InvalidMaterial")]}
+    closed.clear()
+    events = [EventRef("global", n, time=f"2026-01-01T00:00:0{n}Z") for n in (7, 8)]
+    degraded[key_of(gateway())] = tuple(Impaired(one, f"Reason{one.n}", f"sentence {one.n}") for one in events)
+    zone.zone.write(applied(dataplane("web-3"), "east"))
+    assert await said() == {
+        "edge": [("Bound", "True", "Bound"), ("Ready", "True", "Served"), ("Degraded", "True", "Reason8")]
+    }
+    last = zone.board.rows["mgw.default._.edge"].conditions[-1]
+    assert (last.message, last.time) == ("sentence 8 (event 8); and 1 more", "2026-01-01T00:00:08Z")
+    degraded.clear()
     zone.zone.write(deleted(proxy, "east"))
     assert await said() == {"edge": [("Bound", "False", "NoDataplane"), ("Ready", "False", "NotBound")]}
     crossing = {"port": 8080, "protocol": "HTTP", "crossMesh": True}

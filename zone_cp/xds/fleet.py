@@ -26,10 +26,10 @@ from shared.model.resource import Dataplane, ResourceKey, ZoneEgress
 from zone_cp.view.gateways import GATEWAY_FIELDS
 from zone_cp.view.names import NO_NAMES, Names, following
 from zone_cp.view.project import empty_view, first_step, next_step, proxy_view
-from zone_cp.view.zone_view import Difference, Failure, ProxyView, ZoneView
+from zone_cp.view.zone_view import Difference, ProxyView, ZoneView
 from zone_cp.xds.abroad import trusting
 from zone_cp.xds.compile import compile_next, compile_whole, reads
-from zone_cp.xds.parts import OF_SOME, Changed, Compiled, Workload, all_of, services_alone
+from zone_cp.xds.parts import OF_SOME, Changed, Compiled, Reads, Workload, all_of, services_alone
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.snapshot import Snapshot
 
@@ -91,19 +91,6 @@ class Fleet(msgspec.Struct, frozen=True):
         """The online sidecars of a mesh."""
         for situation in self.concerned.get(mesh, Map()):
             yield from self.groups[situation].members
-
-    def failures(self) -> Map[ResourceKey, Failure]:
-        """The services that online proxies answer 503 for, and why."""
-        found: Map[ResourceKey, Failure] = Map()
-        for group in self.groups.values():
-            if group.compiled is not None and group.compiled.failures:
-                found = found.update(group.compiled.failures)
-        return found
-
-    def closed(self) -> Map[tuple[ResourceKey, int], Failure]:
-        """The listeners of MeshGateways, by their number, that online gateways do not serve, and why."""
-        made = (self.groups[one].compiled for members in self.gateways.values() for one in members)
-        return Map({place: why for one in made if one is not None for place, why in one.closed.items()})
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -280,6 +267,22 @@ class _Draft:
         self.readers = put(self.readers, place, situation, None) if services else drop(self.readers, place, situation)
         self.callers = put(self.callers, place, situation, None) if workloads else drop(self.callers, place, situation)
 
+    def reading(self, mesh: str, keys: Collection[ResourceKey]) -> Iterator[ProxyView]:
+        """The groups that a change of these external services concerns."""
+        for situation in self.readers.get(mesh, Map()):
+            if (only := self._only(situation)) is None or only.any_of(keys):
+                yield situation
+
+    def calling(self, mesh: str) -> Iterator[ProxyView]:
+        """The groups that a change of what Dataplanes serve concerns."""
+        was, now = (view.meshes.get(mesh) for view in (self.before.view, self.view))
+        for situation in self.callers.get(mesh, Map()):
+            if (only := self._only(situation)) is None or only.differ(was, now):
+                yield situation
+
+    def _only(self, situation: ProxyView) -> Reads | None:
+        return compiled.only if (compiled := self.groups[situation].compiled) is not None else None
+
     def fleet(self, names: Map[str, Names]) -> Fleet:
         """The result."""
         return Fleet(
@@ -377,7 +380,7 @@ def _visited(draft: _Draft, changed: Changed) -> Iterator[ProxyView]:
         fields = difference.meshes.get(mesh, frozenset())
         if mesh not in changed.authorities and fields <= OF_SOME:
             if "workloads" in fields:
-                yield from draft.callers.get(mesh, Map())
+                yield from draft.calling(mesh)
             if fields & GATEWAY_FIELDS:
                 yield from draft.gateways.get(mesh, Map())
             if "abroad" in fields:
@@ -392,6 +395,6 @@ def _visited(draft: _Draft, changed: Changed) -> Iterator[ProxyView]:
             compiled = draft.groups[situation].compiled
             if compiled is None or workload in compiled.workloads:
                 yield situation
-    for mesh in difference.services:
-        yield from draft.readers.get(mesh, Map())
+    for mesh, keys in difference.services.items():
+        yield from draft.reading(mesh, keys)
         yield from draft.concerned.get(EGRESSES, Map())

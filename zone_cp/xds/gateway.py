@@ -96,6 +96,7 @@ def compile_gateway(  # noqa: PLR0917 - the inputs of a compilation
     mesh = view.meshes.get(resource.mesh)
     if mesh is None:
         without(draft, resource.mesh)
+        draft.fail({})
         draft.meshes = Map()
         return draft.compiled(workloads=frozenset(), reads_services=False)
     gateway = bound_gateway(mesh, resource)
@@ -106,9 +107,17 @@ def compile_gateway(  # noqa: PLR0917 - the inputs of a compilation
     draft.closed = Map({(gateway.key, number): why for number, why in closed.items()} if gateway is not None else {})
     draft.meshes = draft.meshes.set(mesh.name, mesh)
     identity = (mesh.name, spiffe.workload_id(mesh.name, service_of(resource)))
-    leads = found is not None and found.leads
+    workloads = frozenset((identity,) if mesh.mtls else ())
+    if found is None:
+        draft.fail({})
+        return draft.compiled(workloads=workloads, reads_services=False)
+    draft.fail(found.failures)
+    draft.only = reads = found.reads
+    draft.impaired = Map({found.gateway.key: tuple(sorted(found.impaired))} if found.impaired else {})
     return draft.compiled(
-        workloads=frozenset((identity,) if mesh.mtls else ()), reads_services=leads, reads_workloads=leads
+        workloads=workloads,
+        reads_services=reads.services is None or bool(reads.services),
+        reads_workloads=bool(reads.workloads),
     )
 
 

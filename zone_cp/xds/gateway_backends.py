@@ -26,7 +26,8 @@ from zone_cp.view.gateway_policies import for_listener
 from zone_cp.view.gateways import GatewayView
 from zone_cp.view.policies import NOTHING_SAID, Effective, Rule, at_large, effective
 from zone_cp.view.routing import Origin
-from zone_cp.view.zone_view import ExternalServiceView, MeshView, Sources
+from zone_cp.view.workloads import selected
+from zone_cp.view.zone_view import ExternalServiceView, Failure, MeshView, Sources
 from zone_cp.xds import defaults
 from zone_cp.xds.backends import DENIED, MISSING, SERVICE, Backend, Closed, Judge, Shares, named, resolved
 from zone_cp.xds.cluster_policies import cluster_part
@@ -34,6 +35,7 @@ from zone_cp.xds.clusters import external_host
 from zone_cp.xds.connection_policies import verdicts
 from zone_cp.xds.governed import dialled_by
 from zone_cp.xds.in_mesh import Destination, destination, endpoints, spoken
+from zone_cp.xds.parts import Impaired, Reads
 from zone_cp.xds.ways import dialled_through_egress
 
 NO_BACKEND = "no backend has a weight"
@@ -129,23 +131,27 @@ class Destinations:
 
     def __init__(self, mesh: MeshView, gateway: GatewayView) -> None:
         """Nothing is needed yet."""
-        self._asked = False
+        self._services: set[tuple[str, str]] = set()
+        self._workloads: set[str] = set()
+        self._any_service = False
+        self.through_egress: EventRef | None = None
+        self.impaired: set[Impaired] = set()
+        self.failures: dict[ResourceKey, Failure] = {}
         self.mesh, self.gateway = mesh, gateway
         identity = spiffe.workload_id(mesh.name, gateway.service)
         self._judged = verdicts(mesh, identity)
         self.needed: dict[str, tuple[InMesh | Dialled | Shared, dict[EventRef, None]]] = {}
 
     @property
-    def leads(self) -> bool:
-        """Whether any route leads anywhere, so that what is there, or comes to be there, concerns the gateway."""
-        return self._asked
+    def reads(self) -> Reads:
+        """What routes lead to, by name, whether it is there or not."""
+        return Reads(None if self._any_service else frozenset(self._services), frozenset(self._workloads))
 
     def shared_out(
         self, references: Iterable[BackendRef], origin: Origin, listener: Told, wanted: ProtocolClass
     ) -> Led:
         """What references of a route come to."""
         found = [self._outcome(one, origin, listener, wanted) for one in references if one.weight]
-        self._asked = self._asked or bool(found)
         closed = [one.to for one in found if isinstance(one.to, Closed)]
         led = [one for one in found if not isinstance(one.to, Closed)]
         if not found:
@@ -160,6 +166,8 @@ class Destinations:
 
     def _outcome(self, one: BackendRef, origin: Origin, listener: Told, wanted: ProtocolClass) -> _Outcome:
         if one.kind == SERVICE:
+            self._any_service = self._any_service or not one.name
+            self._services.add((SERVICE, one.name or ""))
             service = resolved(self.mesh, one, origin.key.zone)
             if service is None:
                 sought = one.name or ", ".join(f"{key}={value}" for key, value in sorted(one.labels.items()))
@@ -167,22 +175,33 @@ class Destinations:
                 return _Outcome(self._missing(one, origin, f"no MeshExternalService {sought}{port} is here"))
             return self._external(service, one, origin, listener, wanted)
         name = one.name or ""
-        door = self.mesh.services.get(service_door(self.mesh.name, name)) if self.mesh.legacy else None
+        place = service_door(self.mesh.name, name)
+        self._services.add((place.kind, place.name))
+        self._workloads.add(name)
+        door = self.mesh.services.get(place) if self.mesh.legacy else None
         if door is not None and not one.tags:
             return self._external(door, one, origin, listener, wanted)
         return self._in_mesh(one, origin, listener)
 
     def _missing(self, one: BackendRef, origin: Origin, why: str) -> Closed:
+        self.impaired.add(Impaired(origin.source, "BackendMissing", f"{named(origin)}: {why}"))
         return Closed(one.weight, MISSING, f"{named(origin)}: {why}")
 
     def _in_mesh(self, one: BackendRef, origin: Origin, listener: Told) -> _Outcome:
         where = destination(one.tags.set(SERVICE_TAG, one.name or ""))
         said = listener.about(None)
         name = where.cluster(self.mesh.name) + listener.suffix(None)
+        if not self._ready(where):
+            why = f"{named(origin)}: no instance of {where.service} is ready"
+            self.impaired.add(Impaired(origin.source, "NoInstances", why))
         cited = (*endpoints(self.mesh, where, tls=self.mesh.mtls).sources, *said.sources)
         self._need(name, InMesh(where, said), (origin.source, *cited))
         backend = Backend("", name, "", one.weight, outside=False)
         return _Outcome(backend, spoken(self.mesh, where), cited, said)
+
+    def _ready(self, where: Destination) -> bool:
+        service = self.mesh.workloads.services.get(where.service)
+        return service is not None and any(selected(service, where.tags, guarded=self.mesh.mtls))
 
     def _external(
         self, service: ExternalServiceView, one: BackendRef, origin: Origin, listener: Told, wanted: ProtocolClass
@@ -198,7 +217,10 @@ class Destinations:
             mismatch = f"{why} has protocol {service.protocol}, TCP connections cannot be sent there"
             return outcome(self._missing(one, origin, mismatch))
         host = external_host(service)
+        if service.failure is not None:
+            self.close(service, service.failure)
         if dialled_through_egress(self.mesh, service.key):
+            self.through_egress = self.through_egress or origin.source
             if service.protocol_class == "http":
                 return outcome(Backend(service.sni, defaults.EGRESS_HTTP, host, one.weight))
             name = defaults.egress_share(service.sni)
@@ -206,7 +228,9 @@ class Destinations:
             return outcome(Backend("", name, host, one.weight))
         judge = Judge(self._judged, is_legacy(service.key) or not self.mesh.forbid_external)
         if not judge.allows(service.sni):
-            return outcome(Closed(one.weight, DENIED, f"access to {why} is denied to this gateway"))
+            denied = f"access to {why} is denied to this gateway"
+            self.impaired.add(Impaired(origin.source, "AccessDenied", f"{named(origin)}: {denied}"))
+            return outcome(Closed(one.weight, DENIED, denied))
         if service.extension is not None:
             reason = f"{why} is answered by an extension, which a gateway reaches through a zone egress only"
             return outcome(self._missing(one, origin, reason))
@@ -215,6 +239,12 @@ class Destinations:
             made = replace(made, cluster=service.cluster + suffix)
         self._need(made.cluster, Dialled(made, said), (origin.source, *cited))
         return outcome(Backend("", made.cluster, host, one.weight))
+
+    def close(self, service: ExternalServiceView, failure: Failure) -> None:
+        """A service that routes lead to is closed."""
+        field = f"{failure.field}: " if failure.field else ""
+        message = f"{_kind(service.key)} {service.service or service.name} is closed: {field}{failure.message}"
+        self.impaired.add(Impaired(service.sources[0], failure.reason, message))
 
     def _need(self, name: str, what: InMesh | Dialled | Shared, cited: Iterable[EventRef]) -> None:
         _, sources = self.needed.setdefault(name, (what, {}))

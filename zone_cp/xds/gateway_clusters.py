@@ -11,6 +11,7 @@ from zone_cp.view.zone_view import ProxyView, Sources, ZoneView
 from zone_cp.xds.gateway_backends import Destinations, Dialled, InMesh, Shared
 from zone_cp.xds.in_mesh import in_mesh_resources
 from zone_cp.xds.material import Served, serve
+from zone_cp.xds.parts import Impaired
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.snapshot import Encoded
 from zone_cp.xds.toward_egress import egress_clusters, share_cluster
@@ -26,6 +27,8 @@ def gateway_clusters(
     """
     mesh = found.mesh
     offline = f"no zone egress of zone {view.zone} is online: external services fail closed"
+    if found.through_egress is not None and not view.egresses:
+        found.impaired.add(Impaired(found.through_egress, "NoZoneEgress", offline))
     if at_egress(mesh):
         yield from _cited(egress_clusters(mesh, view.egresses, offline), sources)
     for name, (what, cited) in sorted(found.needed.items()):
@@ -40,6 +43,9 @@ def gateway_clusters(
                 yield from _cited((share_cluster(mesh, service.sni, (), offline),), (*sources, *cited))
             case Dialled(service):
                 served: Served = serve(service, mesh.sources, proxy.system_ca_path, source)
+                if served.failure is not None:
+                    found.failures[service.key] = served.failure
+                    found.close(service, served.failure)
                 yield from _cited((served.cluster, *served.secrets), (*sources, *cited))
 
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import msgspec
 from immutables import Map
 
+from shared.events.event import EventRef
 from shared.events.state import Position
 from shared.model.kinds import service_key
 from shared.model.resource import ResourceKey
@@ -48,13 +49,43 @@ class Changed(msgspec.Struct, frozen=True):
 NOTHING_CHANGED = Changed()
 
 
+class Impaired(msgspec.Struct, frozen=True, order=True):
+    """What of a gateway's routes leads nowhere: the event that said so, a condition reason (CamelCase), a sentence."""
+
+    event: EventRef
+    reason: str
+    message: str
+
+
+class Reads(msgspec.Struct, frozen=True):
+    """What a proxy follows from, by name, of all that is there or may come to be.
+
+    services are external ones by kind and name (None: any), workloads what Dataplanes serve.
+    """
+
+    services: frozenset[tuple[str, str]] | None = frozenset()
+    workloads: frozenset[str] = frozenset()
+
+    def any_of(self, keys: Collection[ResourceKey]) -> bool:
+        """Whether one of these services can change anything of it."""
+        return self.services is None or any((key.kind, key.name) in self.services for key in keys)
+
+    def differ(self, was: MeshView | None, now: MeshView | None) -> bool:
+        """Whether what Dataplanes serve of it differs: a service that is unchanged is the same object."""
+        if was is None or now is None:
+            return True
+        then, found = was.workloads.services, now.workloads.services
+        return any(then.get(name) is not found.get(name) for name in self.workloads)
+
+
 class Compiled(msgspec.Struct, frozen=True):
     """One proxy's snapshot with what it was made of.
 
     meshes are those it was made from. failures are services that it answers 503 for; extras are routes of services that
     answer by themselves. workloads are the certificates that it holds. reads_services, reads_workloads: whether an
-    external service, or what Dataplanes serve to each other, can change anything of it. closed are listeners of
-    MeshGateways, by their number, that it does not serve.
+    external service, or what Dataplanes serve to each other, can change anything of it; only: which of them can (None:
+    any). closed are listeners of MeshGateways, by their number, that it does not serve; impaired is what leads nowhere
+    of their routes.
     """
 
     assembly: Assembly
@@ -64,7 +95,9 @@ class Compiled(msgspec.Struct, frozen=True):
     workloads: frozenset[Workload] = frozenset()
     reads_services: bool = True
     reads_workloads: bool = False
+    only: Reads | None = None
     closed: Map[tuple[ResourceKey, int], Failure] = Map()
+    impaired: Map[ResourceKey, tuple[Impaired, ...]] = Map()
 
 
 class Draft:
@@ -79,7 +112,9 @@ class Draft:
         self._extras = self.before.extras
         self._rerouted = False
         self.meshes = self.before.meshes
+        self.only: Reads | None = None
         self.closed: Map[tuple[ResourceKey, int], Failure] = Map()
+        self.impaired: Map[ResourceKey, tuple[Impaired, ...]] = Map()
         self.on_demand = self.before.assembly.snapshot.on_demand
 
     def put(self, rank: int, mesh: str, part: Part, name: str = "", zone: str = "") -> None:
@@ -99,6 +134,10 @@ class Draft:
             self._extras = self._extras.set(key, extra)
         elif key in self._extras:
             self._extras, self._rerouted = self._extras.delete(key), True
+
+    def fail(self, failures: Mapping[ResourceKey, Failure]) -> None:
+        """Set all services that are answered 503 for, where no parts of services are set."""
+        self._failures = Map(failures).mutate()
 
     def served(self) -> Iterator[ResourceKey]:
         """The services that brought anything before; looks at all parts."""
@@ -127,7 +166,9 @@ class Draft:
             workloads=workloads,
             reads_services=reads_services,
             reads_workloads=reads_workloads,
+            only=self.only,
             closed=self.closed,
+            impaired=self.impaired,
         )
 
 
