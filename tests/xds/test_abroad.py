@@ -15,6 +15,7 @@ from tests.builders import applied, dataplane, deleted, gateway, mes, mesh, reso
 from tests.xds.test_fleet import Played
 from zone_cp.view.abroad import NO_MTLS
 from zone_cp.xds import compile as compiling
+from zone_cp.xds import faults
 from zone_cp.xds.inspect import plain
 from zone_cp.xds.secrets import MaterialMissing
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Snapshot
@@ -275,7 +276,7 @@ def test_without_mutual_tls_the_listener_is_closed() -> None:
     made = Meshes(OPEN, {"port": 81, "protocol": "HTTP"})
     made.hub.append(applied(mesh(mtls=False)))
     made.step()
-    ((place, why),) = made.fleet.closed().items()
+    ((place, why),) = faults.closed(made.fleet).items()
     assert (place[1], why.reason, why.message, why.field) == (0, "NoMutualTls", NO_MTLS, "conf.listeners[0].crossMesh")
     told = made.shown("default.edge-1")
     (only,) = told["Listener"]["edge:HTTP:8080"]["filter_chains"]
