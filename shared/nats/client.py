@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from nats import errors
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
+from nats.aio.transport import TcpTransport
 
 _NOBODY = "503"
 _UNFIT = re.compile(r"[\s\x00]|^$")
@@ -37,6 +38,14 @@ class Client(NatsClient):
             if found:
                 headers[name.decode("ascii", "replace")] = value.strip().decode("utf-8", "replace")
         return headers
+
+    async def _process_connect_init(self) -> None:
+        # nats-py upgrades to TLS and tells its stream nothing of it. That would answer the end of the connection with
+        # what a TLS transport cannot do, of which asyncio warns, and could not hold back a server that is too fast.
+        await super()._process_connect_init()
+        writer = self._transport._io_writer if isinstance(self._transport, TcpTransport) else None  # noqa: SLF001
+        if writer is not None and writer.get_extra_info("sslcontext") is not None:
+            writer.transport.get_protocol().connection_made(writer.transport)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         subscription = self._subs.get(sid)

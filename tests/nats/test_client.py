@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 
 from shared.nats.client import published
 from shared.nats.connection import connect
-from tests.nats.world import running_single, until
+from tests.nats.world import running_single, running_world, until
 
 
 def test_a_message_is_written_as_the_protocol_says() -> None:
@@ -65,3 +65,17 @@ async def test_requests_and_callbacks_share_one_connection(tmp_path: Path) -> No
         await connection.publish(held[0].reply, b"0")
         assert [(await one).data for one in asked] == [str(n).encode() for n in range(50)]
         assert seen == [b"0", b"1", b"2"]
+
+
+@pytest.mark.anyio
+@pytest.mark.e2e
+async def test_the_end_of_a_connection_is_nothing_to_warn_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """TLS is upgraded to, and asyncio's stream knows of it."""
+    async with running_world(tmp_path) as world:
+        for turn in (1, 2):  # the first connection, and a reconnected one
+            await world.servers["hub"].kill()
+            await until(lambda: not world.hub.is_connected, "the end of the connection")
+            if turn == 1:
+                await world.restart("hub")
+                await until(lambda: world.hub.is_connected, "the connection again")
+    assert "eof_received" not in caplog.text
