@@ -32,7 +32,7 @@ from zone_cp.xds.cluster_policies import (
     panic,
 )
 from zone_cp.xds.endpoint_policies import balance, health_check
-from zone_cp.xds.shape import address, metadata, part, scalar, tag
+from zone_cp.xds.shape import address, metadata, metadata_of, part, scalar, tag
 from zone_cp.xds.snapshot import CLUSTER, Encoded
 from zone_cp.xds.upstream_tls import References, external_socket, is_ip, server_name
 from zone_cp.xds.wire import encode, piece, tagged
@@ -177,6 +177,10 @@ def _label(service: ExternalServiceView, part_of: ExternalServiceView, host: str
 
 
 def _localities(service: ExternalServiceView, references: Found, *, matched: bool) -> Iterator[bytes]:
+    if len(service.endpoints) == 1 and not service.parts:  # as most have: nothing to sort
+        (each,) = service.endpoints
+        yield tagged(_LOCALITY, tagged(_HOSTS, _lb_endpoint(service, each, each.address if matched else "")))
+        return
     endpoints = [(one, each) for one, _ in _dialled(service, references) for each in one.endpoints]
     # Priorities are compacted: Envoy takes a gap for a priority that is down (decision 8).
     for compact, priority in enumerate(sorted({each.priority or 0 for _, each in endpoints})):
@@ -220,8 +224,8 @@ def _sockets(service: ExternalServiceView, references: Found) -> tuple[bytes, bo
 
 def _described(service: ExternalServiceView) -> bytes:
     key = str(service.key)
-    reason = f"{key}: none of its endpoints can be used right now"
-    return tagged(_METADATA, metadata(defaults.METADATA_NAMESPACE, service=key, reason=reason))
+    said = (("reason", f"{key}: none of its endpoints can be used right now"), ("service", key))
+    return tagged(_METADATA, metadata_of(defaults.METADATA_NAMESPACE, said))
 
 
 def _checked(service: ExternalServiceView) -> bytes:

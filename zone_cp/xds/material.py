@@ -37,6 +37,8 @@ class _Found(msgspec.Struct, frozen=True):
     secrets: tuple[Encoded, ...] = ()
 
 
+_PLAIN = (References(),)
+
 _Key: TypeAlias = tuple[int, int, str | tuple[References | None, ...]]
 _remembered: OrderedDict[_Key, tuple[ExternalServiceView, Sources, Served | Encoded]] = OrderedDict()
 # By identity, since an unchanged service is the same object in the next view; the entry keeps it alive, so
@@ -67,7 +69,9 @@ def outlined(service: ExternalServiceView) -> Encoded:
 
 
 def _reads(service: ExternalServiceView) -> bool:
-    return any(any((one.ca_cert, one.client_cert, one.client_key)) for one in service.dialled)
+    if service.parts:
+        return any(_reads(one) for one in service.parts)
+    return bool(service.ca_cert or service.client_cert or service.client_key)
 
 
 def _cluster(service: ExternalServiceView, references: Found, mesh_sources: Sources) -> Encoded:
@@ -90,6 +94,8 @@ def _serve(service: ExternalServiceView, mesh_sources: Sources, system_ca_path: 
     if isinstance(extended, Extended):
         return Served(extended.cluster, extra=extended.extra)
     failure = service.failure or extended or endpoint_failure(service)
+    if failure is None and service.tls is None and not service.parts:
+        return Served(service_cluster(service, _PLAIN, None, mesh_sources))  # most are this: nothing to be looked for
     outcomes: list[_Found | Failure] = []
     if failure is None:
         outcomes = [one.failure or resolve(one, system_ca_path, source) for one in service.dialled]

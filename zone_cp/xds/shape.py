@@ -6,6 +6,7 @@ whatever is built with them here is built once.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from typing import Any
 
@@ -91,10 +92,7 @@ def address(host: str, port: int) -> bytes:
 
 def _text(key: str, value: str) -> bytes:
     # One entry of Struct.fields: a string.
-    raw, name = value.encode(), _key(key)
-    text = _STRING + varint(len(raw)) + raw
-    entry = name + _VALUE + varint(len(text)) + text
-    return _FIELDS + varint(len(entry)) + entry
+    return tagged(_FIELDS, _key(key) + tagged(_VALUE, tagged(_STRING, value)))
 
 
 @cache
@@ -110,5 +108,10 @@ _FILTER_METADATA = tag(core.Metadata, "filter_metadata")
 
 def metadata(namespace: str, **values: str) -> bytes:
     """Metadata with one namespace of texts."""
-    struct = b"".join(_text(key, value) for key, value in sorted(values.items()))
+    return metadata_of(namespace, sorted(values.items()))
+
+
+def metadata_of(namespace: str, texts: Iterable[tuple[str, str]]) -> bytes:
+    """`metadata` for a caller who has them in order."""
+    struct = b"".join([_text(key, value) for key, value in texts])
     return tagged(_FILTER_METADATA, _key(namespace) + tagged(_VALUE, struct))
