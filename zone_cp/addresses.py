@@ -83,10 +83,12 @@ class Addresses:
 
     # --- what the publisher says ---------------------------------------------------------------------------------
 
-    def offer(self, proxy: str, snapshot: Snapshot) -> None:
+    def offer(self, proxy: str, snapshot: Snapshot, leads_to: Snapshot | None = None) -> None:
         """See Delivery: without VIPs where it yields."""
         self._offered[proxy] = snapshot
-        self._after.offer(proxy, self._without_vips(snapshot) if proxy in self._yields else snapshot)
+        if proxy in self._yields:
+            snapshot = leads_to = self._without_vips(snapshot)
+        self._after.offer(proxy, snapshot, leads_to)
 
     def advance(self, position: Position) -> None:
         """See Delivery."""

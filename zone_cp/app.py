@@ -49,6 +49,7 @@ from zone_cp.identity.material import ZoneSecrets
 from zone_cp.identity.rotation import Rotation
 from zone_cp.inspection import ZoneInspector
 from zone_cp.join import Joining, NotAdmitted, connected, disconnected, end_of, join, join_agent, replaces, stale
+from zone_cp.keeping import Keeping, past_of
 from zone_cp.probes import Probes
 from zone_cp.progress import ZoneProgress
 from zone_cp.publish import EgressWatch, Publisher
@@ -141,7 +142,7 @@ class _Zone:
         life.on_stop("proxies recorded", self._recorder.settle)
         await self._ads.start()
         asyncio.get_running_loop().call_later(RETURN_SECONDS, self._end_return)
-        life.on_stop("xDS", self._stop_ads, stop_seconds=DRAIN_SECONDS + 5)
+        life.on_stop("xDS", partial(self._ads.stop, DRAIN_SECONDS), stop_seconds=DRAIN_SECONDS + 5)
         await self._serve({settings.name: own, GLOBAL: copy}, delivery)
         self._ready = True
         log.info("serving", position=str(self._owner.state.position), ads_port=settings.ads_port)
@@ -178,7 +179,9 @@ class _Zone:
             offered=self._offered,
             compare=self._settings.compare_with_recomputed,
         )
-        name, state, plan = self._settings.name, lambda: self._owner.state, self._publisher
+        name, self._keeping = self._settings.name, Keeping(self._safety.guard, self._secrets)
+        self._publisher.keeping = self._keeping
+        plan, state = self._publisher, lambda: self._owner.state
         self._board = StatusBoard(name, status, self._present, plan.failures, plan.closed, impaired=plan.impaired)
         self._refusals = RefusedServices(plan, self._board.nacked, self._safety.quarantines.reasons)
         self._watch = EgressWatch(self._ads, self._delivered)
@@ -232,6 +235,8 @@ class _Zone:
             allowed=settings.allowed_addresses,
             reserved=(settings.mesh_external_service_cidr, settings.legacy_cidr),
         )
+        past = PlaneHistory(sources, Path(settings.data_dir) / "history", recorded, checks=self._keys.log_checks())
+        self._keeping.past = past_of(past, settings.name)
         api = build_api(
             store,
             authenticator=self._verifier,
@@ -246,7 +251,7 @@ class _Zone:
             inspector=ZoneInspector(settings.name, self._ads.hub, self._ads.agents, self._safety.reason),
             releaser=self._safety,
             reads=self._safety,
-            past=PlaneHistory(sources, Path(settings.data_dir) / "history", recorded, checks=self._keys.log_checks()),
+            past=past,
             tracer=self._progress,
         )
         await serve_api(self._life, api, settings.api_host, settings.api_port)
@@ -280,9 +285,6 @@ class _Zone:
         state = self._owner.look_ahead(events)
         if state is not None:
             self._publisher.look_ahead(state, events)
-
-    async def _stop_ads(self) -> None:
-        await self._ads.stop(DRAIN_SECONDS)
 
     # --- state moves ---------------------------------------------------------------------------------------
 

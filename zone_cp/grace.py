@@ -70,23 +70,23 @@ def between(before: ZoneView | None, after: ZoneView, difference: Difference) ->
         mesh = before.meshes.get(name) if before is not None else None
         for key in keys if mesh is not None else ():
             if mesh is not None and (was := mesh.services.get(key)) is not None:
-                found[was.cluster] = _resolved(was, mesh)
+                found[was.cluster] = resolved(was, mesh)
     return Between(after, found, frozenset(name for name, fields in difference.meshes.items() if fields & RULES))
 
 
-def _resolved(service: ExternalServiceView, mesh: MeshView) -> ExternalServiceView:
+def resolved(service: ExternalServiceView, mesh: MeshView) -> ExternalServiceView:
     """A service of the mesh, with who may use it said by itself."""
-    return _narrowed(service, NOBODY) if _is_closed(service, mesh) else service
+    return _narrowed(service, NOBODY) if _is_closed(service, service.permission, mesh) else service
 
 
-def _is_closed(service: ExternalServiceView, mesh: MeshView) -> bool:
-    return service.permission is None and mesh.forbid_external and not is_legacy(service.key)
+def _is_closed(service: ExternalServiceView, said: Permission | None, mesh: MeshView) -> bool:
+    return said is None and mesh.forbid_external and not is_legacy(service.key)
 
 
-def _judged(service: ExternalServiceView, mesh: MeshView) -> ExternalServiceView:
-    """The service with who could use it so far and can by the policies of the mesh."""
+def judged(service: ExternalServiceView, mesh: MeshView) -> ExternalServiceView:
+    """The service for those who could use it so far and can by the policies of the mesh."""
     said = permission(mesh.policies, service.key, service.labels, service.service)
-    return _resolved(_narrowed(service, said), mesh)
+    return _narrowed(service, NOBODY if _is_closed(service, said, mesh) else said)
 
 
 def _narrowed(service: ExternalServiceView, to: Permission | None) -> ExternalServiceView:
@@ -115,7 +115,7 @@ class Grace:
                 if (mesh := self._mesh(one.service)) is None:
                     del kept[name]
                 else:
-                    kept[name] = msgspec.structs.replace(one, service=_judged(one.service, mesh))
+                    kept[name] = msgspec.structs.replace(one, service=judged(one.service, mesh))
         return list(found)
 
     def follow(  # noqa: PLR0917 - what a turn says of one egress
@@ -135,7 +135,7 @@ class Grace:
             service = what.services.get(cluster.name)
             mesh = None if service is None else self._mesh(service)
             if service is not None and mesh is not None and mesh.name in what.ruled and cluster.name not in clusters:
-                service = _judged(service, mesh)
+                service = judged(service, mesh)
             if service is not None and cluster.name in changing:  # it may still be as it was before that
                 service = _narrowed(service, changing[cluster.name].service.permission)
             if cluster.name in clusters:
@@ -183,7 +183,7 @@ class Grace:
         now = None if mesh is None else mesh.services.get(was.key)
         if mesh is None or now is None or now.cluster != cluster:
             return None
-        now = _resolved(now, mesh)
+        now = resolved(now, mesh)
         both_times = _narrowed(now, was.permission)
         return None if _same(now, both_times) else both_times
 

@@ -84,7 +84,11 @@ class Guard:
         self._present = present
         self._record = record
         self._offered: dict[str, Snapshot] = {}
+        self._leads_to: dict[str, Snapshot] = {}
         self._given: dict[str, Snapshot] = {}
+        self._led_to: dict[str, Snapshot] = {}
+        self._keeping: dict[str, Snapshot] = {}
+        self._kept: dict[str, Position | None] = {}
         self._past: dict[str, tuple[Snapshot, ...]] = {}
         self._tables: dict[str, DnsTable] = {}
         self._waiting: dict[str, Snapshot] = {}
@@ -97,7 +101,9 @@ class Guard:
 
     def recall(self, state: ZoneState) -> None:
         """Take up the holds of an earlier life: call before anything is offered."""
-        self.held = {proxy: hold.reason for proxy, hold in state.own.holds.items() if not hold.released}
+        holds = {proxy: hold for proxy, hold in state.own.holds.items() if not hold.released}
+        self.held = {proxy: hold.reason for proxy, hold in holds.items()}
+        self._kept = {proxy: hold.kept for proxy, hold in holds.items()}
 
     def reason(self, proxy: str) -> str:
         """Why a proxy is not given what there is for it, "" when it is."""
@@ -107,10 +113,11 @@ class Guard:
 
     # --- what the publisher says ---------------------------------------------------------------------------------
 
-    def offer(self, proxy: str, snapshot: Snapshot) -> None:
-        """See Ads; it may have to wait."""
+    def offer(self, proxy: str, snapshot: Snapshot, leads_to: Snapshot | None = None) -> None:
+        """See Ads; it may have to wait. leads_to: what it comes down to, where it keeps something for a while still."""
         self._note(proxy)
         self._offered[proxy] = snapshot
+        self._leads_to[proxy] = leads_to or snapshot
         self._quarantines.offered(proxy, snapshot)
         self._weigh(proxy, self._quarantines.overlaid(snapshot))
 
@@ -124,7 +131,7 @@ class Guard:
                 log.warning("proxy keeps what it has", proxy=proxy, why="fence", reason=behind)
             return
         self.fenced.pop(proxy, None)
-        said = self._judged(proxy, snapshot)
+        said = self._judged(proxy, self._leads_to[proxy])
         if not said and proxy in self.held and proxy not in self._given and proxy not in self._reported:
             said = self.held[proxy]  # of an earlier life: what it holds is not known before it says so
         if said:
@@ -163,14 +170,17 @@ class Guard:
         """See Ads. What comes under its name next is another: nothing is held against that one."""
         offered = (
             self._offered,
+            self._leads_to,
             self._given,
+            self._led_to,
+            self._keeping,
             self._past,
             self._tables,
             self._waiting,
             self._waiting_tables,
             self._reported,
         )
-        for known in (*offered, self._places, self.fenced):
+        for known in (*offered, self._kept, self._places, self.fenced):
             known.pop(proxy, None)
         if self.held.pop(proxy, None) is not None:
             self._record(self._changes, SYSTEM)
@@ -180,6 +190,29 @@ class Guard:
         """See Ads."""
         return await self._ads.acked(proxy, position, timeout_seconds)
 
+    # --- what a held proxy is told nonetheless (`kept`) ----------------------------------------------------------
+
+    def holding(self) -> Mapping[str, Position | None]:
+        """The proxies whose push is held, and the moment of what each keeps; None where that is not known."""
+        return {proxy: self._kept.get(proxy) for proxy in self.held if proxy in self._waiting}
+
+    def keep(self, proxy: str, snapshot: Snapshot) -> None:
+        """Give a proxy whose push is held this in place of what it keeps. It must not take away anything either."""
+        snapshot = self._quarantines.overlaid(snapshot)
+        before = self._keeping.get(proxy) or self._led_to.get(proxy)
+        if before is not None and versions(before) == versions(snapshot):
+            return
+        if before is not None:
+            said = shrink.too_many(shrink.of(before), shrink.of(snapshot), self._share, "clusters")
+        else:
+            said = self._missing(self._reported.get(proxy, {}), snapshot)
+        if said:
+            log.error("a held proxy is not told who lost access", proxy=proxy, reason=said)
+            return
+        self._keeping[proxy] = snapshot
+        self._ads.offer(proxy, snapshot)
+        self._ads.leave(proxy, snapshot.position)
+
     # --- what a proxy says ---------------------------------------------------------------------------------------
 
     def reported(self, proxy: str, clusters: Mapping[str, str]) -> None:
@@ -187,8 +220,11 @@ class Guard:
         waiting, given = self._waiting.get(proxy), self._given.get(proxy)
         if proxy in self.held and given is None:
             self._reported[proxy] = clusters
-            if waiting is not None and not self._judged(proxy, waiting):
+            if waiting is not None and not self._judged(proxy, self._leads_to[proxy]):
                 self._give(proxy, waiting)
+            elif (keeping := self._keeping.get(proxy)) is not None and self._missing(clusters, keeping):
+                self._ads.withhold(proxy)
+                del self._keeping[proxy]
         elif given is None:
             self._reported[proxy] = clusters
         elif proxy not in self.held and not self._is_released(proxy):
@@ -246,8 +282,8 @@ class Guard:
     # --- inside --------------------------------------------------------------------------------------------------
 
     def _judged(self, proxy: str, snapshot: Snapshot) -> str:
-        before = self._given.get(proxy)
-        if before is not None:
+        before = self._led_to.get(proxy)
+        if before is not None and proxy in self._given:
             return shrink.too_much(before, snapshot, self._share, partial(self._online, before.position))
         return "" if self._is_released(proxy) else self._missing(self._reported.get(proxy, {}), snapshot)
 
@@ -265,6 +301,7 @@ class Guard:
     def _begin(self, proxy: str, reason: str) -> None:
         if proxy not in self.held:
             self.held[proxy] = reason
+            self._kept[proxy] = self._moment_kept(proxy)
             log.warning("proxy keeps what it has", proxy=proxy, why="hold", reason=reason)
             self._record(self._changes, SYSTEM)
 
@@ -274,7 +311,8 @@ class Guard:
         self._reported.pop(proxy, None)
         if proxy in self._given:
             self._past[proxy] = (self._given[proxy], *self._past.get(proxy, ()))[:PAST_KEPT]
-        self._given[proxy] = snapshot
+        self._given[proxy], self._led_to[proxy] = snapshot, self._leads_to[proxy]
+        self._keeping.pop(proxy, None)
         self._ads.offer(proxy, snapshot)
         if self.held.pop(proxy, None) is not None:
             log.info("proxy is held no more", proxy=proxy)
@@ -304,7 +342,7 @@ class Guard:
         recorded = {proxy: hold for proxy, hold in state.own.holds.items() if not hold.released}
         alike: dict[tuple[str, Position | None], list[str]] = {}
         for proxy in sorted(self.held.keys() - recorded.keys()):
-            alike.setdefault((self.held[proxy], self._kept(proxy)), []).append(proxy)
+            alike.setdefault((self.held[proxy], self._kept.get(proxy)), []).append(proxy)
         changes: list[Change] = []
         for (reason, kept), proxies in alike.items():
             g, z = (0, 0) if kept is None else (kept.g, kept.z)
@@ -312,11 +350,16 @@ class Guard:
         over = _parts(sorted(recorded.keys() - self.held.keys()))
         return [*changes, *(PushReleased(proxies=some, by="itself") for some in over)]
 
-    def _kept(self, proxy: str) -> Position | None:
+    def _moment_kept(self, proxy: str) -> Position | None:
         given, mark = self._given.get(proxy), self._fence.mark(proxy)
         if given is not None:
             return given.position
         return None if mark is None else mark.position
+
+
+def versions(snapshot: Snapshot) -> dict[str, dict[str, str]]:
+    """What a snapshot has, by type and name."""
+    return {url: {name: one.version for name, one in names.items()} for url, names in snapshot.resources.items()}
 
 
 def _parts(proxies: list[str]) -> list[tuple[str, ...]]:

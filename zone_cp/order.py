@@ -103,6 +103,10 @@ class PushOrder:
         held = (queue[0].until for queue in self._held.values())
         return min((*held, *(() if kept is None else (kept,))), default=None)
 
+    def told(self, proxy: str) -> Snapshot | None:
+        """What a proxy was told last, without what it keeps for a while."""
+        return self._told.get(proxy)
+
     def holds(self, proxy: str) -> bool:
         """Whether something newer than what a proxy was told waits for it."""
         return proxy in self._held

@@ -21,6 +21,7 @@ from zone_cp.ads.names import DnsTable
 from zone_cp.ads.references import read_ahead
 from zone_cp.gate import NameGate, Tables
 from zone_cp.grace import between
+from zone_cp.keeping import Keeping, takes
 from zone_cp.order import PushOrder
 from zone_cp.view.names import Names
 from zone_cp.view.zone_view import Failure, ProxyView, ZoneView
@@ -40,11 +41,18 @@ ACK_SECONDS = 30.0
 log = structlog.get_logger(__name__)
 
 
-class Delivery(Protocol):
-    """What the publisher needs of the ADS server."""
+class Acking(Protocol):
+    """What is needed to know what a proxy holds."""
 
-    def offer(self, proxy: str, snapshot: Snapshot) -> None:
-        """Make this what `proxy` should hold; newest wins."""
+    async def acked(self, proxy: str, position: Position, timeout_seconds: float) -> object:
+        """Wait until `proxy` answered all of a position. Raises TimeoutError."""
+
+
+class Delivery(Acking, Protocol):
+    """What the publisher needs of the ADS server, or of what stands before it."""
+
+    def offer(self, proxy: str, snapshot: Snapshot, leads_to: Snapshot | None = None) -> None:
+        """Make this what `proxy` should hold; newest wins. leads_to: what is left of it after a while."""
 
     def advance(self, position: Position) -> None:
         """What proxies were offered last holds at this moment too."""
@@ -55,14 +63,11 @@ class Delivery(Protocol):
     def offer_dns(self, proxy: str, table: DnsTable) -> None:
         """Make this the table that the proxy's agent answers from."""
 
-    async def acked(self, proxy: str, position: Position, timeout_seconds: float) -> object:
-        """Wait until `proxy` answered all of a position. Raises TimeoutError."""
-
 
 class EgressWatch:
     """Tells when each egress holds the newest view: one task per egress, woken by ACKs."""
 
-    def __init__(self, delivery: Delivery, delivered: Callable[[str, ZoneView, tuple[str, ...]], None]) -> None:
+    def __init__(self, delivery: Acking, delivered: Callable[[str, ZoneView, tuple[str, ...]], None]) -> None:
         self._delivery = delivery
         self._delivered = delivered
         self._newest: ZoneView | None = None
@@ -118,6 +123,7 @@ class Publisher:
         self._offered = offered
         self._published = published
         self._compare = compare
+        self.keeping: Keeping | None = None
         self._gate = NameGate()
         self._order = PushOrder()
         self._alarm: asyncio.TimerHandle | None = None
@@ -127,6 +133,7 @@ class Publisher:
         self._identities: set[Workload] = set()
         self._wake = asyncio.Event()
         self._fleet: Fleet | None = None
+        self._before: Fleet | None = None
         self._ahead: tuple[Fleet, Turn] | None = None
 
     @property
@@ -222,8 +229,9 @@ class Publisher:
         )
 
     async def _publish(self, state: ZoneState) -> None:
-        before, turn = self.view, self._turn(state)
-        self._fleet = fleet = turn.fleet
+        before, renewed, turn = self.view, bool(self._identities), self._turn(state)
+        self._before, self._fleet = self._fleet, turn.fleet
+        fleet = turn.fleet
         for proxy, fault in turn.faults:
             # It keeps what it has; the others are served (decision 28).
             log.error("cannot compile", proxy=proxy, position=str(fleet.view.position), fault=fault)
@@ -234,7 +242,7 @@ class Publisher:
         offers, later = self._order.want(_now(), fleet.view.position, turn.offers, fleet.egresses(), what)
         for proxy in later:
             self._delivery.leave(proxy)
-        self._offer(offers)
+        self._offer(offers, taken=renewed or takes(turn))
         self._delivery.advance(fleet.view.position)
         self._offered(turn)
         # Names wait for the egresses' ACKs anyway: let the streams write before they are worked out.
@@ -244,11 +252,13 @@ class Publisher:
         if self._compare and (found := divergences(fleet, self._secrets)):
             raise Diverged(found)
 
-    def _offer(self, offers: Iterable[tuple[str, Snapshot]]) -> None:
+    def _offer(self, offers: Iterable[tuple[str, Snapshot]], *, taken: bool = False) -> None:
         for proxy, snapshot in offers:
-            self._delivery.offer(proxy, snapshot)
+            self._delivery.offer(proxy, snapshot, self._order.told(proxy))
             if self._order.holds(proxy):
                 self._delivery.leave(proxy, snapshot.position)
+        if self.keeping is not None and self.view is not None:
+            self.keeping.look(self._before, self.view, taken=taken)
         if self._alarm is not None:
             self._alarm.cancel()
         due = self._order.due()

@@ -14,6 +14,7 @@ from shared.events.history import History, NoSuchMoment
 from shared.events.state import Position, ZoneState
 from zone_cp.ads.delivery import NOTHING
 from zone_cp.ads.quarantine import without
+from zone_cp.kept import kept_view
 from zone_cp.view.project import project, proxy_view
 from zone_cp.view.zone_view import ProxyView, TlsMaterial, ZoneView
 from zone_cp.xds.compile import compile_proxy
@@ -58,8 +59,8 @@ def view_at(history: History, zone: str, position: Position) -> ZoneView:
     return project(history.state(zone, position))
 
 
-Compile: TypeAlias = Callable[[ZoneState, str], Snapshot]
-"""Compiles a state for a proxy. Raises NoSuchMoment if it is unknown."""
+Compile: TypeAlias = Callable[[ZoneState, ZoneView, str], Snapshot]
+"""Compiles a view, which is of a state, for a proxy. Raises NoSuchMoment if it is unknown."""
 
 
 def snapshot_at(
@@ -68,20 +69,27 @@ def snapshot_at(
     """What `proxy` should have held at a moment. Raises NoSuchMoment if it was unknown then.
 
     compiled: how a state is compiled, without secrets when left out.
-    While a push to it was held, that is what it was given before; in place of a resource in quarantine stands what the
-    resource was before.
+    While a push to it was held, that is what it was given before, without what others lost since; in place of a
+    resource in quarantine stands what the resource was before.
     """
     compiled = compiled or _snapshot
     state = history.state(zone, position)
-    hold = state.own.holds.get(proxy)
-    if hold is not None and not hold.released and hold.kept is not None:
-        state = history.state(zone, hold.kept)
-    snapshot = compiled(state, proxy)
+    snapshot = compiled(*_held(history, state, proxy), proxy)
     for key, quarantine in state.own.quarantined.items():
-        before = None if quarantine.kept is None else compiled(history.state(zone, quarantine.kept), proxy)
+        kept = None if quarantine.kept is None else history.state(zone, quarantine.kept)
+        before = None if kept is None else compiled(kept, project(kept), proxy)
         good = None if before is None else before.resources.get(quarantine.type_url, NOTHING).get(quarantine.name)
         snapshot = without(snapshot, key, good)
     return snapshot
+
+
+def _held(history: History, state: ZoneState, proxy: str) -> tuple[ZoneState, ZoneView]:
+    """What a proxy's snapshot follows from at the moment of `state`."""
+    view, hold = project(state), state.own.holds.get(proxy)
+    if hold is None or hold.released or hold.kept is None:
+        return state, view
+    then = history.state(state.zone, hold.kept)
+    return then, kept_view(project(then), view)
 
 
 def known_proxy(state: ZoneState, proxy: str) -> ProxyView:
@@ -93,8 +101,8 @@ def known_proxy(state: ZoneState, proxy: str) -> ProxyView:
     return known
 
 
-def _snapshot(state: ZoneState, proxy: str) -> Snapshot:
-    return compile_proxy(project(state), known_proxy(state, proxy), RedactedSecrets())
+def _snapshot(state: ZoneState, view: ZoneView, proxy: str) -> Snapshot:
+    return compile_proxy(view, known_proxy(state, proxy), RedactedSecrets())
 
 
 def xds_at(history: History, zone: str, position: Position, proxy: str) -> dict[str, dict[str, Any]]:

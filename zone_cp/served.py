@@ -55,6 +55,10 @@ def judged(history: History, zone: str, position: Position, proxy: str, now: Sna
     at = row.delivered
     if not (differing := _differing(now, row.digests)):
         return Served("served", f"served (digest matches), held by {row.at}", str(at), row.at)
+    hold = history.state(zone, position).own.holds.get(proxy)
+    if hold is not None and not hold.released:
+        told = f"computed: its push is held, and it was told since {at} who lost access"
+        return Served("computed", told, str(at), row.at)
     then = differing if at == position else _differing(snapshot_at(history, zone, at, proxy), row.digests)
     if then:
         return Served("differs", f"differs from what was served at {at}: {', '.join(then)}", str(at), row.at, then)

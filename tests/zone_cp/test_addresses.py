@@ -78,7 +78,7 @@ class World:
         stream.xds.receive(DeltaDiscoveryRequest(type_url=LISTENER))
         return stream
 
-    def offer(self, proxy: str, found: Snapshot) -> None:
+    def offer(self, proxy: str, found: Snapshot, leads_to: Snapshot | None = None) -> None:
         self.offered[proxy] = found
         self.hub.offer(proxy, found)
 

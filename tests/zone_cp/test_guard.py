@@ -316,3 +316,51 @@ def test_a_log_is_known_to_be_shorter_than_it_was() -> None:
     assert lost({"p": Mark("", own.incarnation, 9, own.n)}, own) == 0
     assert lost({"p": Mark("", "another", 9, 7)}, own) == 0
     assert lost({"p": Mark("", "another", 9, 7)}, LogState("east")) == 7
+
+
+def test_what_a_held_proxy_keeps_may_lose_access_and_nothing_else() -> None:
+    """It is given what it keeps anew, once for each change, and never less of it; released, it is given the push."""
+    world = World()
+    world.guard.offer("p", clusters(1, 30))
+    assert world.guard.holding() == {}
+    world.guard.offer("p", clusters(2, 10))
+    assert world.guard.holding() == {"p": Position(1, 0)}
+    world.let.clear()
+    world.guard.keep("p", clusters(1, 30))
+    assert world.let == [], "it has that"
+    lessened = snapshot(3, CDS={f"c{number}": "2" for number in range(30)})
+    world.guard.keep("p", lessened)
+    world.guard.keep("p", lessened)
+    assert world.let == [("p", 30), ("p", "left")]
+    world.guard.keep("p", clusters(4, 10))
+    assert world.let == [("p", 30), ("p", "left")], "that would take away what the hold keeps"
+    world.released("p")
+    assert world.let[2:] == [("p", 10)]
+    assert world.guard.holding() == {}
+
+
+def test_a_proxy_that_holds_more_than_it_is_to_keep_is_told_nothing() -> None:
+    """After a restart what it keeps comes from the log; its own report is believed before that."""
+    world = World()
+    world.guard.offer("p", clusters(1, 30))
+    world.guard.offer("p", clusters(2, 10))
+    guard = world.restarted()
+    guard.offer("p", clusters(2, 10))
+    guard.keep("p", clusters(1, 12))
+    world.let.clear()
+    guard.reported("p", holding(30))
+    assert world.let == [("p", "withheld")]
+    assert guard.reason("p") == f"held: {HELD}"
+
+
+def test_what_is_kept_for_a_while_only_is_no_reason_to_wait_longer() -> None:
+    """A push is weighed by what it comes down to, at once and not when the while is over."""
+    world = World()
+    world.guard.offer("p", clusters(1, 30))
+    world.guard.offer("p", clusters(2, 30), clusters(2, 10))
+    assert world.guard.reason("p") == f"held: {HELD}"
+    # One by one they may go, however many are kept for a while still.
+    for count in range(30, 9, -1):
+        world.guard.offer("q", clusters(1, 30), clusters(1, count))
+    world.guard.offer("q", clusters(1, 10))
+    assert world.guard.reason("q") == ""

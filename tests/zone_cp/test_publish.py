@@ -142,7 +142,7 @@ class Delivery:
         self._changed = asyncio.Condition()
         self._offered = asyncio.Event()
 
-    def offer(self, proxy: str, snapshot: Snapshot) -> None:
+    def offer(self, proxy: str, snapshot: Snapshot, leads_to: Snapshot | None = None) -> None:
         self.snapshots[proxy] = snapshot
         self._offered.set()
 

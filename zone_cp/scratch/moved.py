@@ -85,10 +85,10 @@ def moved(
 ) -> Moved:
     """The moved snapshot of a moment. egress: where the run's zone egress listens. Raises NoSuchMoment."""
 
-    def compiled(state: ZoneState, name: str) -> Snapshot:
+    def compiled(state: ZoneState, view: ZoneView, name: str) -> Snapshot:
         secrets.state = state
         known = _seen(known_proxy(state, name), system_ca)
-        return compile_proxy(_view(project(state), egress), known, secrets)
+        return compile_proxy(_view(view, egress), known, secrets)
 
     state = history.state(zone, position)
     known = known_proxy(state, proxy)
