@@ -9,6 +9,7 @@ import msgspec
 
 from shared.api.plane import Observing, considered, listed, proxy_rows, proxy_statuses, sealed_commands, versions
 from shared.api.store import ProxyRow, ProxyStatus, Put, Remove, ServiceStatus, Written
+from shared.events.cross_mesh_conditions import unmet_outbounds
 from shared.events.decide import Command, Decision, Rejected, decide_write
 from shared.events.event import Change, DataKeyWrapped
 from shared.events.sealing import Seal
@@ -24,9 +25,10 @@ from zone_cp.publish import Publisher
 from zone_cp.view.project import proxy_view
 from zone_cp.view.workloads import outbound_note
 from zone_cp.view.zone_view import ProxyView
+from zone_cp.xds.abroad import abroad_notes
 from zone_cp.xds.gateway import gateway_notes
 from zone_cp.xds.inspect import plain
-from zone_cp.xds.outbound import outside
+from zone_cp.xds.outbound import within
 from zone_cp.xds.proxyless import PROXYLESS
 
 
@@ -163,8 +165,11 @@ class ZoneStore:
             yield from gateway_notes(mesh, proxy.resource, self._publisher.closed())
         if mesh is not None and mesh.mtls and not mesh.permissive and PROXYLESS in proxy.features:
             yield f"mesh {mesh.name} is STRICT: its inbounds refuse a proxyless client, which speaks plaintext"
+        if mesh is not None and not is_builtin(proxy.resource) and PROXYLESS not in proxy.features:
+            yield from unmet_outbounds(self._owner.state, proxy.resource)
+            yield from abroad_notes(mesh, view.zone)
         for outbound in proxy.resource.networking.outbound if mesh is not None else ():
-            if mesh is None or outside(mesh, outbound) is not None:
+            if mesh is None or not within(mesh, outbound):
                 continue
             if note := outbound_note(mesh.workloads, view.zone, outbound, mtls=mesh.mtls):
                 yield note

@@ -10,17 +10,18 @@ mesh `web` is what `web` sees of the MeshGateway `edge` of mesh `payments`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 from immutables import Map
 
 from shared.events.event import EventRef
 from shared.events.external_hosts import DOMAIN
-from shared.events.gateways import listeners_of
+from shared.events.gateways import effective_tags, listeners_of
 from shared.events.state import Stored, ZoneState
 from shared.model.gateway import MeshGateway
-from shared.model.resource import ProtocolClass, Resource, ResourceKey
+from shared.model.part import NO_LABELS, Labels
+from shared.model.resource import MESH_LABEL, Outbound, ProtocolClass, Resource, ResourceKey
 
 KIND = "MeshGateway"
 CLASS: ProtocolClass = "http"
@@ -29,13 +30,20 @@ REMEMBERED = 16
 """States whose hosts are kept."""
 
 
+class CrossMeshListener(msgspec.Struct, frozen=True):
+    """One listener. tags are those of the MeshGateway's selector, overlaid by the gateway's and by the listener's."""
+
+    port: int
+    tags: Labels
+
+
 class CrossMeshHost(msgspec.Struct, frozen=True):
-    """What one mesh sees of a MeshGateway of another one under one name. ports: of its listeners, ascending."""
+    """What one mesh sees of a MeshGateway of another one under one name. listeners are by port."""
 
     key: ResourceKey
     gateway: ResourceKey
     hostname: str
-    ports: tuple[int, ...]
+    listeners: tuple[CrossMeshListener, ...]
     created: EventRef
 
 
@@ -64,6 +72,22 @@ def is_cross_mesh(gateway: Resource) -> bool:
     return isinstance(gateway, MeshGateway) and any(one.cross_mesh for one in listeners_of(gateway))
 
 
+def is_abroad(outbound: Outbound, mesh: str) -> bool:
+    """Whether an outbound by tags of a Dataplane of `mesh` leads to another mesh: its tag `kuma.io/mesh` says so."""
+    return outbound.tags.get(MESH_LABEL, mesh) != mesh
+
+
+def port_meant(gateway: ResourceKey, listeners: Iterable[CrossMeshListener], outbound: Outbound) -> int | None:
+    """The port of a MeshGateway that an outbound by tags leads to: of the listeners that carry all of them the one of
+    the outbound's own port, or else the lowest. None where none does.
+    """
+    wanted = [(tag, value) for tag, value in outbound.tags.items() if tag != MESH_LABEL]
+    ports = [one.port for one in listeners if all(one.tags.get(tag) in (value, "*") for tag, value in wanted)]
+    if gateway.mesh != outbound.tags.get(MESH_LABEL) or not ports:
+        return None
+    return outbound.port if outbound.port in ports else min(ports)
+
+
 def internal_hostname(gateway: str, mesh: str) -> str:
     """What a cross-mesh listener without a hostname is called in other meshes."""
     return f"internal.{gateway}.{mesh}.{DOMAIN}"
@@ -84,13 +108,17 @@ def _of_log(gateways: list[tuple[Stored, MeshGateway]], meshes: list[str]) -> It
     for stored, gateway in gateways:
         if stored.key.mesh not in meshes:
             continue
-        ports: dict[str, set[int]] = {}
+        found: dict[str, list[CrossMeshListener]] = {}
+        # There is one selector, where a listener is for other meshes.
+        selected = next((one.match for one in gateway.selectors), NO_LABELS)
         for one in listeners_of(gateway):
             hostname = one.hostname.lower().rstrip(".")
             if one.cross_mesh and not hostname.startswith("*."):
                 name = internal_hostname(gateway.name, gateway.mesh) if hostname in ("", "*") else hostname
-                ports.setdefault(name.lower(), set()).add(one.port)
+                listener = CrossMeshListener(one.port, effective_tags(selected, gateway, one))
+                found.setdefault(name.lower(), []).append(listener)
         for mesh in meshes:
-            for name, found in ports.items() if mesh != stored.key.mesh else ():
+            for name, listeners in found.items() if mesh != stored.key.mesh else ():
                 key = ResourceKey(KIND, mesh, f"{stored.key.mesh}/{stored.key.name}:{name}", stored.key.zone)
-                yield CrossMeshHost(key, stored.key, name, tuple(sorted(found)), stored.created)
+                by_port = tuple(sorted(listeners, key=lambda one: one.port))
+                yield CrossMeshHost(key, stored.key, name, by_port, stored.created)

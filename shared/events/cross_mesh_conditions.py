@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from shared.events.conditions import Condition, Status
-from shared.events.cross_mesh import CLASS, CrossMeshHost, cross_mesh_hosts
+from shared.events.cross_mesh import CLASS, CrossMeshHost, cross_mesh_hosts, is_abroad, port_meant
 from shared.events.state import Stored, ZoneState
+from shared.model.resource import MESH_LABEL, Dataplane
 from shared.naming.vip import VipRange, parse_cidr, probe
 
 
@@ -54,3 +57,16 @@ def _names(state: ZoneState, stored: Stored, hosts: list[CrossMeshHost]) -> Cond
         return Condition("HostnamesGenerated", status, reason, "; ".join(text for _, text in faults), stored.last.time)
     names = ", ".join(dict.fromkeys(host.hostname for host in hosts))
     return Condition("HostnamesGenerated", "True", "Generated", names, max(times))
+
+
+def unmet_outbounds(state: ZoneState, dataplane: Dataplane) -> Iterator[str]:
+    """Of outbounds that lead to other meshes by their tags, those that no cross-mesh listener is meant by."""
+    hosts = cross_mesh_hosts(state).values()
+    for one in dataplane.networking.outbound:
+        if not is_abroad(one, dataplane.mesh):
+            continue
+        seen = (host for host in hosts if host.key.mesh == dataplane.mesh)
+        if all(port_meant(host.gateway, host.listeners, one) is None for host in seen):
+            tags = ", ".join(f"{tag}={value}" for tag, value in sorted(one.tags.items()) if tag != MESH_LABEL)
+            mesh = one.tags[MESH_LABEL]
+            yield f"outbound {one.address}:{one.port}: no cross-mesh listener of mesh {mesh} carries {tags}"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from immutables import Map
 
+from shared.events.cross_mesh import is_abroad
 from shared.events.state import LogState
 from shared.model.addresses import is_ip
 from shared.model.external_service import ExternalService
@@ -44,7 +45,7 @@ def dataplane_warnings(
 ) -> Iterator[str]:
     """Sentences; `mesh` is the Dataplane's, `served` tells the services of that mesh's Dataplanes in its zone."""
     about, networking = f"Dataplane {dataplane.name}", dataplane.networking
-    by_tags = [one for one in networking.outbound if SERVICE_TAG in one.tags]
+    by_tags = [one for one in networking.outbound if SERVICE_TAG in one.tags and not is_abroad(one, dataplane.mesh)]
     known = served() if by_tags else ()
     for outbound in by_tags:
         service = outbound.tags[SERVICE_TAG]

@@ -12,6 +12,8 @@ import msgspec
 from immutables import Map
 
 from shared.events.conditions import Condition
+from shared.events.cross_mesh import is_abroad
+from shared.events.cross_mesh_conditions import unmet_outbounds
 from shared.events.gateways import bound_to
 from shared.events.in_mesh import nobody_serves
 from shared.events.state import LogState, ProxyStatus, Stored, ZoneState
@@ -61,7 +63,7 @@ def proxy_condition_rows(
             said = (
                 *_connected(statuses.get(key)),
                 *_bound(state, stored),
-                *_outbounds(stored, served, zone, elsewhere),
+                *_outbounds(state, stored, served, elsewhere),
                 *_held(own, key),
             )
             yield ProxyConditionsRow(zone, kind, key.mesh, key.name, said)
@@ -90,22 +92,24 @@ def _bound(state: ZoneState, stored: Stored) -> Iterator[Condition]:
 
 
 def _outbounds(
+    state: ZoneState,
     stored: Stored,
     served: Collection[tuple[str, str]],
-    zone: str,
     elsewhere: Mapping[str, Collection[tuple[str, str]]],
 ) -> Iterator[Condition]:
     """OutboundsServed, where outbounds name services by tags."""
-    resource = stored.resource
+    resource, zone = stored.resource, state.zone
     if not isinstance(resource, Dataplane):
         return
-    tagged = [(one, one.tags[SERVICE_TAG]) for one in resource.networking.outbound if SERVICE_TAG in one.tags]
+    all_tagged = [one for one in resource.networking.outbound if SERVICE_TAG in one.tags]
+    tagged = [(one, one.tags[SERVICE_TAG]) for one in all_tagged if not is_abroad(one, resource.mesh)]
     missing = [(one, name) for one, name in tagged if (resource.mesh, name) not in served]
-    if not missing:
-        if tagged:
+    abroad = list(unmet_outbounds(state, resource))
+    if not missing and not abroad:
+        if all_tagged:
             yield Condition("OutboundsServed", "True", "Served", "", "")
         return
-    reason, said = "NoInstances", []
+    reason, said = "NoInstances" if missing else "NoCrossMeshListener", abroad
     for one, name in missing:
         asked = (resource.mesh, name)
         zones = [other for other, found in sorted(elsewhere.items()) if other != zone and asked in found]

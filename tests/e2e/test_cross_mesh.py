@@ -61,21 +61,31 @@ class Meshes(Gateways):
         await asyncio.gather(
             self.join("edge-1"),
             self.sidecar(self.dataplane("backend", "default", inbound=[inbound]), 9),
-            *(self.sidecar(self.dataplane("client", one), CLIENTS[one]) for one in ("web", "bare")),
+            self.sidecar(self.dataplane("client", "web", outbound=[self.outbound("open")]), CLIENTS["web"]),
+            self.sidecar(self.dataplane("client", "bare"), CLIENTS["bare"]),
         )
         await self.apply(self.listeners_of())
 
     def listeners_of(self, *without: int) -> str:
         """The gateway's listeners and where they lead."""
-        shared: dict[str, Any] = {"protocol": "HTTP", "tags": {"port": "one"}}
+        shared: dict[str, Any] = {"protocol": "HTTP"}
         found: dict[int, dict[str, Any]] = {
             OPEN: {"port": self.port(OPEN), "crossMesh": True},
             NAMED: {"port": self.port(NAMED), "crossMesh": True, "hostname": NAME},
             PLAIN: {"port": self.port(PLAIN)},
         }
-        return gateway(*(one | shared for number, one in found.items() if number not in without)) + route(
+        named = {OPEN: "open", NAMED: "named", PLAIN: "plain"}
+        tagged = {
+            number: one | shared | {"tags": {"port": "one", "which": named[number]}} for number, one in found.items()
+        }
+        return gateway(*(one for number, one in tagged.items() if number not in without)) + route(
             rule(path("/"), **to("backend"))
         )
+
+    def outbound(self, which: str) -> dict[str, Any]:
+        """To a listener by its tags, without DNS."""
+        tags = {"kuma.io/mesh": "default", "kuma.io/service": "edge-gateway", "which": which}
+        return {"port": self.port(30), "tags": tags}
 
     def dataplane(self, name: str, mesh: str, **networking: Any) -> dict[str, Any]:
         """A sidecar's own resource."""
@@ -111,6 +121,13 @@ class Meshes(Gateways):
         """Wait until it is answered so."""
         look = partial(self.across, mesh, hostname, number)
         return await eventually(look, lambda one: one.status == status, f"{status} for {hostname}", WITHIN_SECONDS)
+
+    async def notes(self, proxy: str) -> list[str]:
+        """What a reader of a proxy's configuration is told."""
+        code, out, _ = await self.cli("inspect", proxy, "--zone", "east", "-o", "json")
+        assert code == 0
+        found: list[str] = json.loads(out).get("Notes", [])
+        return found
 
     async def condition(self, name: str) -> tuple[str, str, str]:
         """What east says of the MeshGateway."""
@@ -150,6 +167,22 @@ async def test_a_workload_of_another_mesh_reaches_what_is_behind_the_gateway(sys
     leased = {one["change"]["ip"] for one in events if one["change"]["type"] == "VipLeased"}
     assert vip in leased
     assert (await system.ask(PLAIN, "anything.test")).seen["server"] == "backend"
+
+
+async def test_an_outbound_by_tags_leads_to_a_listener(system: Meshes) -> None:
+    """Where there is no DNS of the sidecar's. What the outbounds of a mesh, or its names, do not lead to is said."""
+    answer = await http1("127.0.0.1", system.port(30), host_header=INTERNAL)
+    assert (answer.status, answer.seen["server"]) == (200, "backend")
+    resource = system.dataplane(
+        "client", "web", outbound=[system.outbound("open"), system.outbound("gone") | {"port": 1}]
+    )
+    await system.apply(json.dumps(resource), "--zone", "east")
+    missing = "outbound 127.0.0.1:1: no cross-mesh listener of mesh default carries"
+    assert any(one.startswith(missing) for one in await system.notes("web.client"))
+    _, out, _ = await system.cli("get", "dataplanes", "-m", "web", "--zone", "east")
+    assert f"OutboundsServed=False (NoCrossMeshListener: {missing}" in out
+    closed = f"{INTERNAL}: MeshGateway edge of mesh default: mesh bare has no mTLS"
+    assert any(one.startswith(closed) for one in await system.notes("bare.client"))
 
 
 async def test_an_application_does_not_choose_where_it_is_led(system: Meshes) -> None:
@@ -268,6 +301,7 @@ async def test_a_listener_goes_and_nobody_else_notices(system: Meshes) -> None:
         await eventually(partial(system.known, "web", INTERNAL), lambda ip: not ip, "no such name", WITHIN_SECONDS)
         look = partial(http1, vip, system.port(OPEN), host_header=INTERNAL)
         await eventually(look, lambda one: one.status == 0, "nobody at the address", WITHIN_SECONDS)
+        assert (await http1("127.0.0.1", system.port(30), host_header=INTERNAL)).status == 0
         await system.apply(system.listeners_of())
         await system.answered("web", INTERNAL, OPEN)
         assert await system.known("web", INTERNAL) == vip

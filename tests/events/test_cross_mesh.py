@@ -5,15 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from immutables import Map
+from msgspec.structs import replace
 
-from shared.events.cross_mesh import cross_mesh_hosts, internal_hostname
-from shared.events.cross_mesh_conditions import cross_mesh_conditions
+from shared.events.cross_mesh import cross_mesh_hosts, internal_hostname, is_abroad, port_meant
+from shared.events.cross_mesh_conditions import cross_mesh_conditions, unmet_outbounds
 from shared.events.event import HostnameClaimed, HostnameQuarantined, VipLeased, VipQuarantined
 from shared.events.gateway_writes import cross_mesh_warnings
 from shared.model.gateway import MeshGateway
 from shared.model.kinds import is_cross_mesh_host
-from shared.model.resource import Resource, ResourceKey, key_of
-from tests.builders import QUARANTINE_SECONDS, LogBuilder, ZoneBuilder, applied, deleted, external, gateway, mesh
+from shared.model.resource import Outbound, Resource, ResourceKey, key_of
+from tests.builders import (
+    QUARANTINE_SECONDS,
+    LogBuilder,
+    ZoneBuilder,
+    applied,
+    dataplane,
+    deleted,
+    external,
+    gateway,
+    mesh,
+)
 from zone_cp.decide import decide
 
 MESHES = ("payments", "shop", "web")
@@ -56,7 +68,7 @@ def test_a_listener_without_a_hostname_has_its_gateways(hub: LogBuilder, east: Z
     east.follow(hub)
     hosts = cross_mesh_hosts(east.state)
     assert list(hosts) == [seen("shop", INTERNAL), seen("web", INTERNAL)]
-    assert hosts[seen("web", INTERNAL)].ports == (80, 8080)
+    assert [one.port for one in hosts[seen("web", INTERNAL)].listeners] == [80, 8080]
     assert INTERNAL == "internal.edge.payments.mesh"
     assert abroad(east) == set(hosts)
     assert east.names(seen("web", INTERNAL)) == (INTERNAL,)
@@ -222,3 +234,33 @@ def test_an_author_is_told_that_the_mesh_has_no_mutual_tls() -> None:
 def _gateway(one: Resource) -> MeshGateway:
     assert isinstance(one, MeshGateway)
     return one
+
+
+@pytest.mark.parametrize(
+    ("port", "tags", "meant"),
+    [
+        (9000, {}, 80),
+        (8080, {}, 8080),
+        (9000, {"port": "two"}, 8080),
+        (9000, {"team": "*"}, None),
+        (9000, {"kuma.io/mesh": "shop"}, None),
+        (9000, {"kuma.io/service": "other"}, None),
+    ],
+)
+def test_an_outbound_leads_to_the_listener_that_carries_its_tags(
+    hub: LogBuilder, east: ZoneBuilder, port: int, tags: dict[str, str], meant: int | None
+) -> None:
+    """Those of the selector, the MeshGateway and the listener; of several the one of its own port, else the lowest."""
+    hub.append(applied(edge(listener(8080) | {"tags": {"port": "two"}}, listener(80) | {"tags": {"port": "one"}})))
+    east.follow(hub)
+    host = cross_mesh_hosts(east.state)[seen("web", INTERNAL)]
+    wanted = {"kuma.io/mesh": "payments", "kuma.io/service": "edge-gateway"} | tags
+    outbound = Outbound(port=port, tags=Map(wanted))
+    assert is_abroad(outbound, "web")
+    assert not is_abroad(outbound, wanted["kuma.io/mesh"])
+    assert port_meant(host.gateway, host.listeners, outbound) == meant
+    web = dataplane("web-1", outbound=[{"port": port, "tags": wanted}])
+    said = list(unmet_outbounds(east.state, replace(web, mesh="web")))
+    assert bool(said) == (meant is None)
+    assert all("no cross-mesh listener of mesh" in one for one in said)
+    assert list(unmet_outbounds(east.state, replace(web, mesh=wanted["kuma.io/mesh"]))) == []

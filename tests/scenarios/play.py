@@ -191,7 +191,7 @@ def _abroad(mesh: MeshView) -> dict[str, Any]:
         str(key): {
             "vip": one.vip,
             "hostnames": list(one.hostnames),
-            "ports": list(one.ports),
+            "ports": [each.port for each in one.listeners],
             "proves": list(one.services),
             "gateways": {f"{each.dataplane} at {each.address}": each.idle or "ready" for each in one.fronts},
             **({"failure": f"{one.failure.reason}: {one.failure.message}"} if one.failure is not None else {}),

@@ -16,6 +16,7 @@ from tests.xds.test_fleet import Played
 from zone_cp.view.abroad import NO_MTLS
 from zone_cp.xds import compile as compiling
 from zone_cp.xds import faults
+from zone_cp.xds.abroad import abroad_notes
 from zone_cp.xds.inspect import plain
 from zone_cp.xds.secrets import MaterialMissing
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Snapshot
@@ -224,6 +225,35 @@ def test_any_service_is_expected_where_the_selector_says_so() -> None:
     made.zone.write(*(deleted(dataplane(name), "east") for name in ("edge-1", "edge-2")))
     made.step()
     assert expected() == ["spiffe://default/"]
+
+
+def test_an_outbound_by_tags_leads_to_the_gateway() -> None:
+    """Without redirect or DNS, as in Kuma: its listener stands where it says, and it is no outbound of its own mesh."""
+    made = Meshes()
+    tags = {"kuma.io/mesh": "default", "kuma.io/service": "edge-gateway"}
+    outbound = [{"port": 9000, "tags": tags}, {"port": 9001, "tags": tags | {"kuma.io/service": "nobody"}}]
+    made.join(replace(dataplane("tagged", outbound=outbound, **REDIRECT), mesh="web"), "redirect")
+    made.step()
+    told = made.shown("web.tagged")
+    assert {"outbound/redirect", "outbound/127.0.0.1:9000"} == set(told["Listener"])
+    assert CLUSTER_NAME in str(told["Listener"]["outbound/127.0.0.1:9000"])
+    assert not [name for name in told["Cluster"] if name.startswith("service/")]
+    made.hub.append(deleted(edge(OPEN)))
+    made.step()
+    assert set(made.shown("web.tagged")["Listener"]) == {"outbound/redirect"}
+
+
+def test_a_reader_is_told_which_names_lead_nowhere() -> None:
+    """While no gateway of the zone is there, or one of the meshes has no mutual TLS."""
+    made = Meshes()
+    view = made.fleet.view
+    assert list(abroad_notes(view.meshes["web"], "east")) == []
+    (closed,) = abroad_notes(view.meshes["other"], "east")
+    assert closed.startswith(f"{INTERNAL}: MeshGateway edge of mesh default: mesh other has no mTLS")
+    made.zone.write(deleted(dataplane("edge-1"), "east"))
+    made.step()
+    (absent,) = abroad_notes(made.fleet.view.meshes["web"], "east")
+    assert absent.endswith("in-mesh traffic does not cross zones")
 
 
 # --- at the gateway ---------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 from shared.events.event import Change, ProxyDisconnected, PushHeld, ResourceQuarantined
 from shared.events.history import History, NoSuchMoment
 from tests.builders import LogBuilder, ZoneBuilder, applied, external, mes, mesh, service_key
+from tests.xds.test_abroad import CLUSTER_NAME, INTERNAL, Meshes
 from tests.zone_cp.test_replay import EGRESS, SIDECAR, _history, view_name
 from zone_cp.explain import Cause, absent, explain
 from zone_cp.replay import view_at
@@ -137,3 +138,16 @@ def test_what_is_kept_back_is_named() -> None:
     roles = {cause.role: cause.event for cause in causes}
     assert roles["a push to the proxy is held back"] == f"east:{z - 1}"
     assert roles["a version of it that was refused is kept back"] == f"east:{z}"
+
+
+@pytest.mark.parametrize("wanted", [INTERNAL, "edge"])
+def test_a_name_explains_what_leads_to_it(wanted: str) -> None:
+    """The cluster and the listener at its VIP, back to who declared the MeshGateway."""
+    made = Meshes()
+    history = History.of(made.hub.events, {"east": made.zone.own.events})
+    found = {one.resource: one for one in explain(history, "east", history.position("east"), "web.many", wanted)}
+    assert {f"Cluster {CLUSTER_NAME}", f"Listener outbound/{made.vip}:8080"} <= set(found)
+    for one in (found[f"Cluster {CLUSTER_NAME}"], found[f"Listener outbound/{made.vip}:8080"]):
+        told = {cause.role: cause.what for cause in one.causes}
+        assert told["what a gateway listens for"] == "ResourceApplied MeshGateway edge"
+        assert told["its address"].startswith("VipLeased MeshGateway web default/edge")

@@ -116,7 +116,7 @@ def _abroad(state: ZoneState, meshes: Map[str, MeshView], host: CrossMeshHost) -
         gateway=host.gateway,
         vip=lease.ip,
         hostnames=tuple(sorted(names)),
-        ports=host.ports,
+        listeners=host.listeners,
         services=_services(declared.stored, fronts),
         fronts=fronts,
         failure=_failure(mesh, other),

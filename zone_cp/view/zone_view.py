@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 import msgspec
 from immutables import Map
 
+from shared.events.cross_mesh import CrossMeshListener
 from shared.events.event import EventRef
 from shared.events.state import Narrowed, Position, Stored
 from shared.model.resource import (
@@ -138,7 +139,7 @@ class AbroadView(msgspec.Struct, frozen=True):
     gateway: ResourceKey
     vip: str
     hostnames: tuple[str, ...]
-    ports: tuple[int, ...]
+    listeners: tuple[CrossMeshListener, ...]
     services: tuple[str, ...]
     fronts: tuple[Instance, ...]
     failure: Failure | None

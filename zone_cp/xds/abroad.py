@@ -19,8 +19,8 @@ from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutatio
 from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream
 from immutables import Map
 
-from shared.events.cross_mesh import is_cross_mesh
-from shared.model.resource import ResourceKey
+from shared.events.cross_mesh import is_cross_mesh, port_meant
+from shared.model.resource import Outbound, ResourceKey
 from shared.naming import spiffe
 from zone_cp.view.policies import Effective
 from zone_cp.view.zone_view import AbroadView, Failure, MeshView, Sources, ZoneView
@@ -57,21 +57,31 @@ PORT = "%DOWNSTREAM_LOCAL_PORT%"
 
 
 class Abroad(msgspec.Struct, frozen=True):
-    """What a sidecar's chains to MeshGateways of other meshes have in common: what is said to it, and how it logs."""
+    """What a sidecar's chains to MeshGateways of other meshes have in common: what is said to it, and how it logs.
+
+    outbounds: those that lead to other meshes by their tags.
+    """
 
     mesh: MeshView
     said: Effective
     parties: Parties
     logged: Logged
+    outbounds: tuple[Outbound, ...] = ()
 
     def part(self, host: AbroadView, source: SecretSource, *, explicit: bool) -> Part:
-        """What one host brings. explicit: with a listener for each port."""
+        """What one host brings, with the listeners of outbounds that mean it. explicit: with one for each port."""
         trusted = _trusted(host.gateway.mesh, source)
-        shared = [self._listener(host, port) for port in host.ports] if explicit else []
+        ports = [one.port for one in host.listeners]
+        shared = [self._listener(host, port, (host.vip, port)) for port in ports] if explicit else []
+        shared += [
+            self._listener(host, port, (one.address, one.port))
+            for one in self.outbounds
+            if (port := port_meant(host.gateway, host.listeners, one)) is not None
+        ]
         if isinstance(trusted, str):
             shared.append(sds.trust(defaults.trust_secret(host.gateway.mesh), trusted, host.sources))
         failure = host.failure or (trusted if isinstance(trusted, Failure) else None)
-        return Part(tuple(one for port in host.ports for one in self._port(host, port, failure)), tuple(shared))
+        return Part(tuple(one for port in ports for one in self._port(host, port, failure)), tuple(shared))
 
     def routes(self) -> Part:
         """What all hosts have in common. It is there because of the first one, which is enough."""
@@ -94,14 +104,8 @@ class Abroad(msgspec.Struct, frozen=True):
 
     def _port(self, host: AbroadView, port: int, failure: Failure | None) -> Iterator[Encoded]:
         name, gateway = cluster_name(host, port), host.gateway
-        reason = (
-            failure.message
-            if failure is not None
-            else f"no gateway Dataplane of zone {self.logged.zone} that is bound to it is connected; in-mesh traffic "
-            "does not cross zones"
-        )
-        who = f"MeshGateway {gateway.name} of mesh {gateway.mesh}"
-        told = metadata(defaults.METADATA_NAMESPACE, service=who, reason=f"{who}: {reason}")
+        reason = failure.message if failure is not None else _nobody(self.logged.zone)
+        told = metadata(defaults.METADATA_NAMESPACE, service=_who(host), reason=f"{_who(host)}: {reason}")
         body = _cluster(name, cluster_part(self.said)) + part(cluster.Cluster, "metadata", told)
         if failure is None:
             ids = tuple(spiffe.workload_id(gateway.mesh, one) for one in host.services or ("",))
@@ -112,10 +116,10 @@ class Abroad(msgspec.Struct, frozen=True):
         served = assignment(name, tuple(msgspec.structs.replace(one, port=port) for one in ready))
         yield encode(ENDPOINT, name, served, _union(host.sources, *(one.sources for one in host.fronts)))
 
-    def _listener(self, host: AbroadView, port: int) -> Encoded:
-        name = f"outbound/{host.vip}:{port}"
+    def _listener(self, host: AbroadView, port: int, bind: tuple[str, int]) -> Encoded:
+        name = f"outbound/{bind[0]}:{bind[1]}"
         only = chain((self._filter(host, str(port)),))
-        body = listening(name, host.vip, port, (only,), direction=core.TrafficDirection.OUTBOUND)
+        body = listening(name, *bind, (only,), direction=core.TrafficDirection.OUTBOUND)
         return encode(LISTENER, name, body, _union(host.sources, self.said.sources))
 
     def _filter(self, host: AbroadView, port: str) -> bytes:
@@ -157,6 +161,16 @@ def trusting(view: ZoneView, changed: Changed) -> Iterator[tuple[str, bool]]:
             yield name, False
 
 
+def abroad_notes(mesh: MeshView, zone: str) -> Iterator[str]:
+    """What a reader of a sidecar's configuration should know: which names of other meshes lead nowhere, and why."""
+    for _, one in sorted(mesh.abroad.items()):
+        names = ", ".join(one.hostnames) or f"{_hostname(one)} (a name that is held by another one)"
+        if one.failure is not None:
+            yield f"{names}: {_who(one)}: {one.failure.message}"
+        elif all(each.idle for each in one.fronts):
+            yield f"{names}: {_who(one)}: {_nobody(zone)}"
+
+
 def cluster_name(host: AbroadView, port: int | str) -> str:
     """`abroad/web/payments/edge:api.example.com:8080`: what mesh web dials of the MeshGateway edge of mesh payments."""
     origin = f"@{host.key.zone}" if host.key.zone else ""
@@ -172,6 +186,14 @@ def chained(mesh: MeshView | None) -> list[tuple[ResourceKey, str, Sources]]:
 def routes_name(mesh: str) -> str:
     """RDS name of the one route configuration that leads to other meshes."""
     return f"abroad/{mesh}"
+
+
+def _who(host: AbroadView) -> str:
+    return f"MeshGateway {host.gateway.name} of mesh {host.gateway.mesh}"
+
+
+def _nobody(zone: str) -> str:
+    return f"no gateway Dataplane of zone {zone} that is bound to it is connected; in-mesh traffic does not cross zones"
 
 
 def _hostname(host: AbroadView) -> str:

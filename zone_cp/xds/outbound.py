@@ -8,6 +8,7 @@ from functools import lru_cache
 from envoy_data_plane.envoy.config.core import v3 as core
 from msgspec.structs import replace
 
+from shared.events.cross_mesh import is_abroad
 from shared.events.external_hosts import service_door
 from shared.model.inbound import SERVICE_TAG
 from shared.model.resource import Outbound, Protocol, protocol_class
@@ -57,6 +58,11 @@ def outside(mesh: MeshView, outbound: Outbound) -> ExternalServiceView | None:
     if not mesh.legacy or not name or len(outbound.tags) > 1 or name in mesh.workloads.services:
         return None
     return mesh.services.get(service_door(mesh.name, name))
+
+
+def within(mesh: MeshView, outbound: Outbound) -> bool:
+    """Whether an outbound by tags leads to other workloads of the mesh."""
+    return SERVICE_TAG in outbound.tags and outside(mesh, outbound) is None and not is_abroad(outbound, mesh.name)
 
 
 def _filter(mesh: str, where: Destination, protocol: Protocol, logged: Logged, tuning: Tuning) -> bytes:

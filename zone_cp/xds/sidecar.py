@@ -17,6 +17,7 @@ from envoy_data_plane.envoy.extensions.filters.listener.original_dst import v3 a
 from immutables import Map
 from msgspec.structs import replace
 
+from shared.events.cross_mesh import is_abroad
 from shared.model.inbound import SERVICE_TAG
 from shared.model.kinds import is_legacy
 from shared.model.resource import Dataplane, Outbound, ProtocolClass, ResourceKey, TransparentProxying
@@ -43,7 +44,7 @@ from zone_cp.xds.governed import Governed, dialled_by, governed
 from zone_cp.xds.inbound import further_services, inbound_resources, service_of
 from zone_cp.xds.log_policies import Parties, logs
 from zone_cp.xds.material import Served, serve
-from zone_cp.xds.outbound import outbound_resources, outside
+from zone_cp.xds.outbound import outbound_resources, outside, within
 from zone_cp.xds.outlet import Outlet
 from zone_cp.xds.parts import OF_SOME, REST, Changed, Compiled, Draft, without
 from zone_cp.xds.passthrough import (
@@ -113,7 +114,8 @@ class _Seat(msgspec.Struct, frozen=True):
     def abroad(self) -> Abroad:
         """What leads to MeshGateways of other meshes."""
         logged = Logged("outbound/abroad", self.outlet.access_log, self.view.zone)
-        return Abroad(self.mesh, self.said.at_large, self.parties, logged)
+        outbounds = tuple(one for one in self.resource.networking.outbound if is_abroad(one, self.mesh.name))
+        return Abroad(self.mesh, self.said.at_large, self.parties, logged, outbounds)
 
     @property
     def identity(self) -> str:
@@ -257,7 +259,7 @@ def _rest(seat: _Seat, source: SecretSource, extra: Sequence[ExtraRoutes]) -> It
     yield from outbound_resources(
         mesh,
         proxy,
-        [one for one in networking.outbound if SERVICE_TAG in one.tags and outside(mesh, one) is None],
+        [one for one in networking.outbound if within(mesh, one)],
         said.at_large,
         parties=seat.parties,
         logged=Logged("outbound", outlet.access_log, view.zone),
