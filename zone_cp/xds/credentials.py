@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from shared.events.event import EventRef
 from shared.naming.spiffe import workload_id
-from zone_cp.view.zone_view import MeshView
+from zone_cp.view.zone_view import MeshView, Sources
 from zone_cp.xds import defaults
 from zone_cp.xds import secrets as sds
 from zone_cp.xds.secrets import MaterialMissing, SecretSource
@@ -30,10 +29,12 @@ def credentials(mesh: MeshView, spiffe_id: str, source: SecretSource, further: I
         yield sds.identity(defaults.identity_secret(mesh.name, service), other, mesh.sources)
 
 
-def all_roots(meshes: Iterable[MeshView], source: SecretSource) -> Iterator[Encoded]:
-    """The trust bundle of who lets workloads of every mesh in (A12); a mesh whose roots are not here is left out."""
+def all_roots(meshes: Iterable[MeshView], source: SecretSource, because: Sources) -> Iterator[Encoded]:
+    """The trust bundle of who lets workloads of every mesh in (A12), which follows from `because`; a mesh whose roots
+    are not here is left out.
+    """
     found: list[str] = []
-    sources: list[EventRef] = []
+    sources = [*because]
     for mesh in sorted((one for one in meshes if one.mtls), key=lambda one: one.name):
         try:
             found.append(source.trust_bundle(mesh.name))

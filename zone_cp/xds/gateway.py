@@ -144,7 +144,7 @@ def _resources(  # noqa: PLR0917 - as above
     for port in gateway.ports:
         yield from _port(seat, port, source, closed)
     if mesh.mtls and any(one.cross_mesh for one in gateway.ports):
-        yield from all_roots(view.meshes.values(), source)
+        yield from all_roots(view.meshes.values(), source, gateway.sources)
     yield from gateway_clusters(found, view, proxy, sources, source)
 
 
