@@ -1,4 +1,4 @@
-"""Which Dataplanes a MeshGateway is served by, as Kuma's API lists them (spec A15)."""
+"""Which Dataplanes a MeshGateway is served by, and whom a policy or route means, as Kuma's API lists them (A15)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,23 @@ from shared.api.response import Call
 from shared.api.status import listed
 from shared.api.store import ResourceStore
 from shared.events.gateways import best_gateway
+from shared.events.meant import Selecting, is_meant
+from shared.events.state import Stored
 from shared.model.builtin import is_builtin
+from shared.model.kinds import KINDS
+from shared.model.policy import POLICY_KINDS, MeshTrafficPermission
 from shared.model.resource import Dataplane, ResourceKey
+
+MEANING = {"MeshGatewayRoute": "/meshes/{mesh}/meshgatewayroutes/{name}/dataplanes"} | {
+    kind.name: f"/meshes/{{mesh}}/{kind.path}/{{name}}/_resources/dataplanes"
+    for kind in KINDS
+    if kind.name in POLICY_KINDS and kind.type is not MeshTrafficPermission
+}
+"""By kind: where the Dataplanes are listed that one means."""
 
 
 class BoundDataplane(msgspec.Struct, frozen=True):
-    """One gateway Dataplane that is bound to the MeshGateway in question."""
+    """One Dataplane that is bound to the MeshGateway in question, or meant by the policy."""
 
     zone: str
     mesh: str
@@ -27,7 +38,7 @@ class BoundDataplane(msgspec.Struct, frozen=True):
 
 
 def gateway_routes(store: ResourceStore, own: str) -> list[HTTPRouteHandler]:
-    """The route of a plane; `own` is its zone, "" on global."""
+    """The routes of a plane; `own` is its zone, "" on global."""
 
     @get("/meshes/{mesh:str}/meshgateways/{name:str}/dataplanes")
     async def dataplanes(request: Call) -> Response[bytes]:
@@ -39,19 +50,52 @@ def gateway_routes(store: ResourceStore, own: str) -> list[HTTPRouteHandler]:
                 return await listed(request, partial(_bound, store, key))
         raise Problem(404, "Not found", f"there is no MeshGateway {name} in mesh {mesh}")
 
-    return [dataplanes]
+    return [dataplanes, *(_meant_by(store, own, kind, path) for kind, path in MEANING.items())]
+
+
+def _meant_by(store: ResourceStore, own: str, kind: str, path: str) -> HTTPRouteHandler:
+    @get(path.replace("}", ":str}"))
+    async def dataplanes(request: Call) -> Response[bytes]:
+        mesh, name = request.path_params["mesh"], request.path_params["name"]
+        wanted = request.query_params.get("zone")
+        for origin in dict.fromkeys((own, "")) if wanted is None else (wanted,):
+            stored = await store.get(ResourceKey(kind, mesh, name, origin))
+            if stored is not None:
+                return await listed(request, partial(_meant, store, stored))
+        raise Problem(404, "Not found", f"there is no {kind} {name} in mesh {mesh}")
+
+    return dataplanes
 
 
 async def _bound(store: ResourceStore, wanted: ResourceKey) -> list[Any]:
-    declared = await store.list("MeshGateway", wanted.mesh)
-    found = []
-    for stored in await store.list("Dataplane", wanted.mesh):
+    found = await _dataplanes(store, wanted.mesh)
+    return [_shown(key) for key, _, bound in found if bound is not None and bound.key == wanted]
+
+
+async def _meant(store: ResourceStore, policy: Stored) -> list[Any]:
+    zone, one = policy.key.zone, policy.resource
+    return [
+        _shown(key)
+        for key, dataplane, bound in await _dataplanes(store, policy.key.mesh)
+        if zone in ("", key.zone) and isinstance(one, Selecting) and is_meant(zone, one, dataplane, bound)
+    ]
+
+
+async def _dataplanes(store: ResourceStore, mesh: str) -> list[tuple[ResourceKey, Dataplane, Stored | None]]:
+    """Those of a mesh, gateways with the MeshGateway that they are bound to."""
+    declared = await store.list("MeshGateway", mesh)
+    found: list[tuple[ResourceKey, Dataplane, Stored | None]] = []
+    for stored in await store.list("Dataplane", mesh):
         key, one = stored.key, stored.resource
-        if not isinstance(one, Dataplane) or one.networking.gateway is None or not is_builtin(one):
-            continue
-        # A zone knows global's and its own.
-        known = (gateway for gateway in declared if gateway.key.zone in ("", key.zone))
-        best = best_gateway(known, one.networking.gateway.tags)
-        if best is not None and best.key == wanted:
-            found.append(BoundDataplane(key.zone, key.mesh, key.name))
+        if isinstance(one, Dataplane):
+            bound = None
+            if one.networking.gateway is not None and is_builtin(one):
+                # A zone knows global's and its own.
+                known = (gateway for gateway in declared if gateway.key.zone in ("", key.zone))
+                bound = best_gateway(known, one.networking.gateway.tags)
+            found.append((key, one, bound))
     return found
+
+
+def _shown(key: ResourceKey) -> BoundDataplane:
+    return BoundDataplane(key.zone, key.mesh, key.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.api.gateways import BoundDataplane
+from shared.api.gateways import MEANING, BoundDataplane
 from shared.api.halted import REASON_MAX
 from shared.api.openapi_history import history_paths
 from shared.api.openapi_parts import (
@@ -141,7 +141,8 @@ def _other_paths() -> dict[str, Any]:
         **_status_paths("meshexternalservices", "service"),
         **_status_paths("externalservices", "externalService"),
         **_status_paths("meshgateways", "meshGateway"),
-        "/meshes/{mesh}/meshgateways/{name}/dataplanes": _bound_path(),
+        "/meshes/{mesh}/meshgateways/{name}/dataplanes": _dataplanes_path("MeshGateway"),
+        **{path: _dataplanes_path(kind) for kind, path in MEANING.items()},
         "/proxies": rows("proxies", "ProxyRow"),
         "/status/dataplanes": rows("dataplaneStatuses", "ProxyStatus"),
         "/status/zoneegresses": rows("zoneEgressStatuses", "ProxyStatus"),
@@ -152,10 +153,10 @@ def _other_paths() -> dict[str, Any]:
     }
 
 
-def _bound_path() -> dict[str, Any]:
+def _dataplanes_path(kind: str) -> dict[str, Any]:
     answers = {"200": answer(list_of(ref("BoundDataplane")), "a page")} | problems(400, 404)
     parameters = [*page_parameters(10_000), query("zone", {"type": "string"})]
-    listing = operation("meshGatewayDataplanes", answers, parameters)
+    listing = operation(f"{kind[0].lower()}{kind[1:]}Dataplanes", answers, parameters)
     return {"parameters": [path_parameter("mesh"), path_parameter("name")], "get": listing}
 
 

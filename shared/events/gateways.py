@@ -14,7 +14,7 @@ from immutables import Map
 from shared.events.fault import ServiceFault, find_secret
 from shared.events.state import LogState, Stored, ZoneState
 from shared.model.builtin import is_builtin
-from shared.model.gateway import GatewayListener, MeshGateway
+from shared.model.gateway import GatewayListener, MeshGateway, TagSelector
 from shared.model.part import Labels
 from shared.model.resource import Dataplane, Resource, ResourceKey, Secret
 from shared.model.source import DataSource, Sealed
@@ -32,6 +32,11 @@ def best_gateway(found: Iterable[Stored], tags: Labels) -> Stored | None:
     ranked.sort(key=lambda pair: (pair[1].key.name, pair[1].key.zone))
     best = max(ranked, key=lambda pair: (pair[0], pair[1].created.time), default=None)
     return best[1] if best is not None else None
+
+
+def carries(tags: Labels, wanted: TagSelector) -> bool:
+    """Whether tags are among what a selector selects."""
+    return all(tag in tags and value in ("*", tags[tag]) for tag, value in wanted.match.items())
 
 
 def effective_tags(tags: Labels, gateway: MeshGateway, listener: GatewayListener) -> Labels:
@@ -74,7 +79,7 @@ def _rank(stored: Stored, tags: Labels) -> tuple[int, int] | None:
     ranks = [
         (len(one.match), sum(value != "*" for value in one.match.values()))
         for one in stored.resource.selectors
-        if all(tag in tags and value in ("*", tags[tag]) for tag, value in one.match.items())
+        if carries(tags, one)
     ]
     return max(ranks, default=None)
 

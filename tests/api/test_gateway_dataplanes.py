@@ -1,4 +1,4 @@
-"""`GET /meshes/{mesh}/meshgateways/{name}/dataplanes`: which Dataplanes serve a MeshGateway."""
+"""Which Dataplanes serve a MeshGateway, and which ones a policy or a route means."""
 
 from __future__ import annotations
 
@@ -51,3 +51,75 @@ def test_each_dataplane_is_listed_with_the_one_it_is_bound_to() -> None:
         applied(api, gateway("local", team="b"))
         assert (bound("all"), bound("local")) == (["one"], ["three"])
         assert api.get("/meshes/default/meshgateways/none/dataplanes").status_code == 404
+
+
+def route(name: str, kind: str, **tags: str) -> dict[str, Any]:
+    backends = [{"destination": {"kuma.io/service": "a"}}]
+    rule = {"backends": backends} | ({"matches": [{"method": "GET"}]} if kind == "http" else {})
+    selectors = [{"match": {"kuma.io/service": "edge", **tags}}]
+    conf = {kind: {"rules": [rule]}}
+    return {"type": "MeshGatewayRoute", "mesh": "default", "name": name, "selectors": selectors, "conf": conf}
+
+
+def policy(kind: str, name: str, top: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = {"targetRef": top, "to": [{"targetRef": {"kind": "Mesh"}, "default": default}]}
+    if kind == "MeshPassthrough":
+        spec = {"targetRef": top, "default": default}
+    return {"type": kind, "mesh": "default", "name": name, "spec": spec}
+
+
+SLOW = {"idleTimeout": "5s"}
+BACKEND = {"backendRefs": [{"kind": "MeshService", "name": "a"}]}
+EDGE = {"kind": "MeshGateway", "name": "all"}
+ASKED = {
+    "meshgatewayroutes/of-http/dataplanes": ["one", "two"],
+    "meshgatewayroutes/of-b/dataplanes": ["two"],
+    "meshgatewayroutes/of-tcp/dataplanes": [],
+    "meshtimeouts/on-all/_resources/dataplanes": ["one", "two", "web"],
+    "meshtimeouts/on-sidecars/_resources/dataplanes": ["web"],
+    "meshtimeouts/on-one/_resources/dataplanes": ["one"],
+    "meshtimeouts/on-edge/_resources/dataplanes": ["one", "two"],
+    "meshtimeouts/on-b/_resources/dataplanes": ["two"],
+    "meshhttproutes/on-edge/_resources/dataplanes": ["one", "two"],
+    "meshpassthroughs/on-all/_resources/dataplanes": ["web"],
+}
+
+
+def test_who_is_meant_is_listed() -> None:
+    """By tags of listeners, by kind of proxy and by name; what says nothing to gateways does not list them."""
+    hub = MemoryStore()
+    http = policy("MeshHTTPRoute", "on-edge", EDGE, {})
+    http["spec"]["to"] = [
+        {"targetRef": {"kind": "Mesh"}, "rules": [{"matches": [{"method": "GET"}], "default": BACKEND}]}
+    ]
+    with TestClient(build_api(hub, authenticator=Tokens(), role="global")) as api:
+        api.headers.update(ADMIN)
+        applied(
+            api,
+            {"type": "Mesh", "name": "default"},
+            gateway("all"),
+            *(route("of-http", "http"), route("of-b", "http", team="b"), route("of-tcp", "tcp")),
+            *(
+                policy("MeshTimeout", name, top, SLOW)
+                for name, top in (
+                    ("on-all", {"kind": "Mesh"}),
+                    ("on-sidecars", {"kind": "Mesh", "proxyTypes": ["Sidecar"]}),
+                    ("on-one", {"kind": "Dataplane", "name": "one"}),
+                    ("on-edge", EDGE),
+                    ("on-b", EDGE | {"tags": {"team": "b"}}),
+                )
+            ),
+            http,
+            policy("MeshPassthrough", "on-all", {"kind": "Mesh"}, {"passthroughMode": "None"}),
+        )
+    store = MemoryStore("east", hub.writer.state)
+    with TestClient(build_api(store, authenticator=Tokens(), role="zone", zone="east")) as api:
+        api.headers.update(ADMIN)
+        inbound = [{"port": 80, "tags": {"kuma.io/service": "web"}}]
+        sidecar = dataplane("web") | {"networking": {"address": "10.0.0.2", "inbound": inbound}}
+        applied(api, dataplane("one"), dataplane("two", team="b"), sidecar)
+        answers = {path: api.get(f"/meshes/default/{path}") for path in ASKED}
+        assert {path: sorted(one["name"] for one in said.json()["items"]) for path, said in answers.items()} == ASKED
+        for path in ASKED:
+            gone = path.replace("/on-", "/no-").replace("/of-", "/no-")
+            assert api.get(f"/meshes/default/{gone}").status_code == 404

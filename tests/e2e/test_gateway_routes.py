@@ -358,6 +358,29 @@ async def test_permissions_hold_for_a_gateway(system: Routed, mesh: str) -> None
     await system.delete("MeshHTTPRoute", "m")
 
 
+@pytest.mark.parametrize("mesh", [ES_BY_EGRESS, MTLS], ids=["egress", "direct"])
+async def test_traffic_permissions_hold_for_a_gateway(system: Routed, mesh: str) -> None:
+    """On an ExternalService, by the service of its Dataplane (A12)."""
+
+    def allowing(service: str) -> str:
+        tag = "kuma.io/service"
+        who = {"sources": [{"match": {tag: service}}], "destinations": [{"match": {tag: "es"}}]}
+        return json.dumps({"type": "TrafficPermission", "mesh": "default", "name": "who"} | who) + "\n---\n"
+
+    await system.apply(mesh)
+    await system.apply(
+        policy("MeshHTTPRoute", "m", tags={"port": "two"}, rules=all_to({"kind": "MeshService", "name": "es"}))
+    )
+    await system.reached("es", at=WIDE)
+    await system.apply(allowing("another"))
+    await system.wait(lambda one: one.status == 403, "403 while another is allowed", at=WIDE)
+    await system.apply(allowing("edge-gateway"))
+    await system.reached("es", at=WIDE)
+    await system.delete("TrafficPermission", "who")
+    await system.delete("MeshHTTPRoute", "m")
+    await system.apply(MTLS)
+
+
 @pytest.mark.parametrize("mesh", [MTLS, DIRECT], ids=["egress", "direct"])
 async def test_a_closed_service_says_why(system: Routed, mesh: str) -> None:
     """What it would be verified by is missing: 503 and the reason, from whoever would dial it."""

@@ -17,6 +17,7 @@ from zone_cp.replay import RedactedSecrets
 from zone_cp.view.project import project
 from zone_cp.view.zone_view import ProxyView, TlsMaterial
 from zone_cp.xds.compile import compile_whole
+from zone_cp.xds.gateway import gateway_notes
 from zone_cp.xds.inspect import decode
 from zone_cp.xds.parts import Compiled
 from zone_cp.xds.secrets import MaterialMissing
@@ -173,6 +174,19 @@ def test_limits_are_a_runtime_layer_that_is_always_there() -> None:
     layer = decode(made.assembly.snapshot.resources[RUNTIME]["gateway.listeners"]).layer  # type: ignore[attr-defined]
     values = {name: value.number_value for name, value in layer.fields.items()}
     assert values == {"envoy.resource_limits.listener.edge:HTTP:80.connection_limit": 7.0}
+
+
+@pytest.mark.parametrize(("top", "told"), [({"kind": "Dataplane", "name": "edge-1"}, True), ({"kind": "Mesh"}, False)])
+def test_a_passthrough_for_a_gateway_says_nothing_to_it(top: dict[str, Any], told: bool) -> None:
+    """With Kuma's sentence, where one means it in particular (A9)."""
+    spec = {"targetRef": top, "default": {"passthroughMode": "None"}}
+    made = compiled({"port": 80, "protocol": "HTTP"}, policies=(passthrough(spec),))
+    notes = list(gateway_notes(made.meshes["default"], PROXY, made.closed))
+    assert notes == (["a MeshPassthrough selects it (event 3): policy doesn't support builtin gateway"] if told else [])
+
+
+def passthrough(spec: dict[str, Any]) -> Resource:
+    return resource(type="MeshPassthrough", name="p", mesh="default", spec=spec)
 
 
 def test_http_has_one_route_configuration_and_https_one_per_name() -> None:

@@ -6,10 +6,10 @@ some tags.
 
 from __future__ import annotations
 
+from shared.events.selecting import selects, selects_listener
 from shared.model.part import Labels
 from shared.model.resource import Dataplane, ResourceKey
 from zone_cp.view.policies import MeshPolicies, Rule, is_route
-from zone_cp.view.selecting import selects, selects_listener
 
 
 def for_listener(policies: MeshPolicies, proxy: Dataplane, gateway: ResourceKey, tags: Labels) -> tuple[Rule, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from shared.events.gateways import carries
 from shared.events.state import Stored
 from shared.model.gateway_route import (
     GatewayBackend,
@@ -139,9 +140,7 @@ def _selected(mesh: MeshView, tags: Labels) -> Iterator[tuple[GatewayHttpConf | 
 
 
 def _selects(route: MeshGatewayRoute, tags: Labels) -> bool:
-    return any(
-        all(tag in tags and value in ("*", tags[tag]) for tag, value in one.match.items()) for one in route.selectors
-    )
+    return any(carries(tags, one) for one in route.selectors)
 
 
 def _origin(stored: Stored, route: MeshGatewayRoute) -> Origin:

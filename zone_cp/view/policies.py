@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from shared.events.event import EventRef
+from shared.events.selecting import selects
 from shared.events.state import Stored
 from shared.events.traffic_permission import allowed_by
 from shared.model import codec
@@ -40,7 +41,6 @@ from shared.model.route_policy import HttpRouteConf, HttpRouteItem, TcpRouteConf
 from shared.model.target import TargetRef
 from shared.model.traffic_permission import TrafficPermission
 from zone_cp.view.routing import HttpRouting, Origin, TcpRouting, http_routing, tcp_routing
-from zone_cp.view.selecting import selects
 
 _KIND_RANK = {
     "Mesh": 1,

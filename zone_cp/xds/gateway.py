@@ -19,6 +19,7 @@ from envoy_data_plane.google import protobuf as google
 from immutables import Map
 
 from shared.events.event import EventRef
+from shared.events.selecting import selects
 from shared.model.resource import Dataplane, Labels, ResourceKey
 from shared.naming import spiffe
 from zone_cp.view.abroad import NO_MTLS
@@ -277,6 +278,10 @@ def _layer(limits: tuple[tuple[str, int], ...]) -> bytes:
 
 def gateway_notes(mesh: MeshView, resource: Dataplane, closed: Map[tuple[ResourceKey, int], Failure]) -> Iterator[str]:
     """What a reader of a gateway's configuration should know: what of it is not served, and why."""
+    for said in mesh.policies.passing:
+        if said.top.kind != "Mesh" and selects(said.top, resource):
+            events = ", ".join(map(str, said.sources))
+            yield f"a MeshPassthrough selects it (event {events}): policy doesn't support builtin gateway"
     gateway = bound_gateway(mesh, resource)
     if gateway is None:
         yield f"no MeshGateway of mesh {mesh.name} selects {resource.name}: it listens nowhere"

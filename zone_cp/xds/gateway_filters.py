@@ -38,7 +38,9 @@ _HCM = hcm.HttpConnectionManager
 @lru_cache(maxsize=4096)
 def gateway_manager(routes: str, logged: Logged, tuning: Tuning) -> bytes:
     """A Filter: the HTTP connection manager of one chain; its routes come over RDS."""
-    loopback = core.CidrRange(address_prefix="127.0.0.1", prefix_len=32)
+    loopback = [
+        core.CidrRange(address_prefix=one, prefix_len=length) for one, length in (("127.0.0.1", 32), ("::1", 128))
+    ]
     made = hcm.HttpConnectionManager(
         stat_prefix=logged.stat_prefix,
         rds=hcm.Rds(config_source=ads(), route_config_name=routes),
@@ -61,7 +63,7 @@ def gateway_manager(routes: str, logged: Logged, tuning: Tuning) -> bytes:
             defaults.GATEWAY_HEADERS_TIMEOUT if tuning.headers_timeout is None else tuning.headers_timeout
         ),
         use_remote_address=True,
-        internal_address_config=hcm.HttpConnectionManagerInternalAddressConfig(cidr_ranges=[loopback]),
+        internal_address_config=hcm.HttpConnectionManagerInternalAddressConfig(cidr_ranges=loopback),
         early_header_mutation_extensions=[_without_internal_headers()],
         generate_request_id=True,
         normalize_path=True,
