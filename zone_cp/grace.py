@@ -18,7 +18,8 @@ from shared.model.resource import ProtocolClass
 from shared.naming.sni import CLUSTER_PREFIX
 from zone_cp.ads.references import references_of
 from zone_cp.view.lineage import UNKNOWN
-from zone_cp.view.policies import Permission, both, permission
+from zone_cp.view.permissions import both
+from zone_cp.view.policies import Permission, permission
 from zone_cp.view.zone_view import Difference, ExternalServiceView, MeshView, ZoneView
 from zone_cp.xds.access import access_config
 from zone_cp.xds.snapshot import CLUSTER, EXTENSION_CONFIG, SECRET, Encoded, Snapshot, following

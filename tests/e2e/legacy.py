@@ -155,6 +155,11 @@ def get(host: str, port: int) -> tuple[int, dict[str, Any]]:
     return answer.status, json.loads(body) if body.startswith("{") else {"body": body}
 
 
+def said(host: str, why: str) -> bool:
+    """Whether the answer says so; Envoy's own texts have no spaces."""
+    return why in str(get(host, 80)[1].get("body", "")).replace("_", " ")
+
+
 def answers(host: str, port: int) -> bool:
     """Whether a request is answered well."""
     return get(host, port)[0] == 200
@@ -247,6 +252,8 @@ def permissions(world: World, *, direct: bool) -> None:
     world.show(("merged.mesh", 80), direct=direct)
     eventually(lambda: get("httpbin.mesh", 80)[0] == 403, "HTTP is denied", 30)
     assert get("127.0.0.1", OUTBOUND)[0] == 403
+    told = said("httpbin.mesh", "no MeshTrafficPermission allows this workload to use this ExternalService")
+    assert told, get("httpbin.mesh", 80)
     eventually(lambda: line("mutual.mesh", 80) == {}, "TCP is closed", 30)
     assert get("merged.mesh", 80)[0] == 200
     world.zone.delete(*(ResourceKey("MeshTrafficPermission", "default", one) for one in ("httpbin", "mutual")))
@@ -271,6 +278,9 @@ def older_permissions(world: World) -> None:
 
     permit("nobody", "nobody", "httpbin")
     reached(httpbin=403, merged=403, mutual=False)
+    for closed in ("httpbin.mesh", "merged.mesh"):
+        told = said(closed, "no TrafficPermission allows this workload to use this ExternalService")
+        assert told, get(closed, 80)
     permit("all", "*", "*")
     reached(httpbin=403, merged=200, mutual=True)
     permit("web", "web", "httpbin")
@@ -315,8 +325,8 @@ def story(world: World) -> None:
     passthrough(world)
     world.zone.apply(EGRESS)
     three_ways(world, direct=False)
-    sidecar = world.zone.envoys["zone-sidecar"].admin("/clusters")
-    eventually(lambda: "mes/http" not in sidecar, "the sidecar dials nobody outside by itself", 30)
+    sidecar = world.zone.envoys["zone-sidecar"]
+    eventually(lambda: "mes/http" not in sidecar.admin("/clusters"), "the sidecar dials nobody outside by itself", 30)
     originated(world, direct=False)
     permissions(world, direct=False)
     older_permissions(world)

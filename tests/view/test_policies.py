@@ -15,11 +15,11 @@ from shared.model.part import Labels
 from shared.model.policy import Policy, SpiffeMatch
 from shared.model.resource import ResourceKey, key_of
 from tests.builders import dataplane, resource
+from zone_cp.view.permissions import both
 from zone_cp.view.policies import (
     Effective,
     MeshPolicies,
     Permission,
-    both,
     effective,
     for_egress,
     for_proxy,
@@ -223,6 +223,8 @@ def test_deny_wins_and_who_is_not_named_is_denied() -> None:
         (SpiffeMatch(type="Exact", value="spiffe://default/web"),),
         (SpiffeMatch(type="Prefix", value="spiffe://default/"),),
         (EventRef("global", 2), EventRef("global", 1)),
+        ("MeshTrafficPermission",),
+        "MeshExternalService",
     )
     assert not found.allows("spiffe://default/web")
     assert found.allows("spiffe://default/api")

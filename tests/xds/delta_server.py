@@ -13,6 +13,7 @@ import grpc
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from zone_cp.ads.delta import DeltaStream
 from zone_cp.ads.facts import Nacked
+from zone_cp.ads.lingering import LINGER_SECONDS
 from zone_cp.xds.snapshot import Snapshot
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
@@ -29,6 +30,7 @@ class DeltaServer:
         self.stream = DeltaStream()
         self._queue: Queue[bytes | None] = Queue()
         self._snapshot: Snapshot | None = None
+        self._draining: dict[DeltaStream, int] = {}
         self._lock = threading.RLock()
         self.start()
 
@@ -75,6 +77,21 @@ class DeltaServer:
         while (response := queue.get()) is not None:
             yield response
 
+    def _let_drain(self, stream: DeltaStream) -> None:
+        """As the hub does: what lingers with a change of listeners is removed in time."""
+        newest = stream.lingering.newest
+        if newest != self._draining.get(stream, 0):
+            self._draining = {stream: newest}
+            timer = threading.Timer(LINGER_SECONDS, self._drained, (stream, newest))
+            timer.daemon = True
+            timer.start()
+
+    def _drained(self, stream: DeltaStream, mark: int) -> None:
+        with self._lock:
+            stream.drained(mark)
+            if stream is self.stream:
+                self._write()
+
     def _read(self, requests: Iterator[bytes], stream: DeltaStream, queue: Queue[bytes | None]) -> None:
         try:
             for raw in requests:
@@ -85,6 +102,7 @@ class DeltaServer:
                     self.heard.append(request)
                     self.refusals += [one for one in stream.receive(request) if isinstance(one, Nacked)]
                     self._write()
+                    self._let_drain(stream)
         except grpc.RpcError:
             pass
         queue.put(None)

@@ -157,7 +157,10 @@ def one(name: str) -> Callable[[], list[Resource]]:
         (
             lambda: [DIRECT, guard(), *one("s1")()],
             "AccessDenied",
-            "MeshHTTPRoute r: access to MeshExternalService s1 is denied to this gateway",
+            (
+                "MeshHTTPRoute r: access to MeshExternalService s1 is denied to this gateway: "
+                "no MeshTrafficPermission allows this workload to use this MeshExternalService"
+            ),
         ),
         (
             one("s1"),

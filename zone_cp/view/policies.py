@@ -140,11 +140,16 @@ class Effective(msgspec.Struct, frozen=True, cache_hash=True):
 
 
 class Permission(msgspec.Struct, frozen=True):
-    """Who may use a service that is guarded: deny wins, who is in neither list is denied."""
+    """Who may use a service that is guarded: deny wins, who is in neither list is denied.
+
+    by: the kinds of permission that say so; on: the kind of service that they are about.
+    """
 
     deny: tuple[SpiffeMatch, ...]
     allow: tuple[SpiffeMatch, ...]
     sources: tuple[EventRef, ...] = ()
+    by: tuple[str, ...] = ()
+    on: str = ""
 
     def allows(self, spiffe_id: str) -> bool:
         """Whether the holder of a SPIFFE id may use the service."""
@@ -240,9 +245,11 @@ def permission(policies: MeshPolicies, key: ResourceKey, labels: Labels, service
     found = [guard for guard in policies.guards if _guards(guard, key, labels, service)]
     if not found:
         return _legacy_permission(policies.traffic, service)
-    deny = sorted({one for guard in found for one in guard.deny}, key=_spelled)
-    allow = sorted({one for guard in found for one in guard.allow}, key=_spelled)
-    return Permission(tuple(deny), tuple(allow), tuple(guard.source for guard in found))
+    deny = sorted({one for guard in found for one in guard.deny}, key=spelled)
+    allow = sorted({one for guard in found for one in guard.allow}, key=spelled)
+    on = "ExternalService" if service else key.kind
+    sources = tuple(guard.source for guard in found)
+    return Permission(tuple(deny), tuple(allow), sources, ("MeshTrafficPermission",), on)
 
 
 def _legacy_permission(traffic: tuple[Traffic, ...], service: str) -> Permission | None:
@@ -251,25 +258,8 @@ def _legacy_permission(traffic: tuple[Traffic, ...], service: str) -> Permission
     if allowed is None:
         return None
     # Each of them could be the one that decides.
-    return Permission((), tuple(sorted(allowed, key=_spelled)), tuple(one.source for one in traffic))
-
-
-def both(one: Permission | None, other: Permission | None) -> Permission | None:
-    """What allows who is allowed by both; None: everybody is."""
-    if one is None or other is None:
-        return one or other
-    allow = {met for mine in one.allow for theirs in other.allow if (met := _met(mine, theirs)) is not None}
-    deny = {*one.deny, *other.deny}
-    sources = tuple(dict.fromkeys((*one.sources, *other.sources)))
-    return Permission(tuple(sorted(deny, key=_spelled)), tuple(sorted(allow, key=_spelled)), sources)
-
-
-def _met(one: SpiffeMatch, other: SpiffeMatch) -> SpiffeMatch | None:
-    """The narrower of two matches, None where they have nothing in common."""
-    for narrow, wide in ((one, other), (other, one)):
-        if is_meant(narrow.value, wide) and (narrow.type == "Exact" or wide.type == "Prefix"):
-            return narrow
-    return None
+    sources = tuple(one.source for one in traffic)
+    return Permission((), tuple(sorted(allowed, key=spelled)), sources, ("TrafficPermission",), "ExternalService")
 
 
 def _guards(guard: Guard, key: ResourceKey, labels: Labels, service: str) -> bool:
@@ -318,7 +308,8 @@ def _guard(policy: MeshTrafficPermission, stored: Stored) -> Guard:
     )
 
 
-def _spelled(one: SpiffeMatch) -> tuple[str, str]:
+def spelled(one: SpiffeMatch) -> tuple[str, str]:
+    """What matches are sorted by."""
     return one.type, one.value
 
 

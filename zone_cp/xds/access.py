@@ -29,6 +29,8 @@ from shared.model.resource import ProtocolClass
 from shared.naming import sni, spiffe
 from zone_cp.view.policies import Permission
 from zone_cp.view.zone_view import ExternalServiceView, MeshView
+from zone_cp.xds import denial
+from zone_cp.xds.denial import as_name
 from zone_cp.xds.shape import ads, extension, pack, part, type_url
 from zone_cp.xds.snapshot import EXTENSION_CONFIG, Encoded
 from zone_cp.xds.tcp_access import Guards, destinations
@@ -125,13 +127,13 @@ def _tree(mesh: str, guards: Guards, *, forbidden: bool) -> tree.Matcher:
 
 
 def _identities(permission: Permission) -> tree.Matcher:
-    denied = [_identity(one, "denied_by_MeshTrafficPermission", deny=True) for one in permission.deny]
+    denied = [_identity(one, as_name(denial.denied(permission)), deny=True) for one in permission.deny]
     allowed = [_identity(one, "allowed", deny=False) for one in permission.allow]
     matchers = [*denied, *allowed]
     return tree.Matcher(
         # Envoy refuses an empty list, and with it the whole filter: of a service that nobody may use.
         matcher_list=tree.MatcherMatcherList(matchers=matchers) if matchers else None,
-        on_no_match=_decide("no_MeshTrafficPermission_allows_this_workload", deny=True),
+        on_no_match=_decide(as_name(denial.not_allowed(permission)), deny=True),
     )
 
 

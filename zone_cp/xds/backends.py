@@ -17,6 +17,7 @@ from shared.model.resource import Labels, ProtocolClass, ResourceKey
 from shared.model.route_policy import BackendRef
 from zone_cp.view.routing import Origin
 from zone_cp.view.zone_view import ExternalServiceView, MeshView
+from zone_cp.xds import denial
 from zone_cp.xds.clusters import external_host
 
 SERVICE = "MeshExternalService"
@@ -60,14 +61,22 @@ class Shares(msgspec.Struct, frozen=True):
 
 
 class Judge(msgspec.Struct, frozen=True):
-    """Who may be reached, where this proxy decides it (direct mode): by SNI, and otherwise `rest`."""
+    """Who may be reached, where this proxy decides it (direct mode): by SNI, and otherwise `rest`.
+
+    has_identity: whether the mesh gives its workloads one, which permissions tell them apart by.
+    """
 
     verdicts: Mapping[str, bool] = Map()
     rest: bool = True
+    has_identity: bool = True
 
     def allows(self, sni: str) -> bool:
         """Whether a service is open."""
         return self.verdicts.get(sni, self.rest)
+
+    def why(self, service: ExternalServiceView) -> str:
+        """Which permission has closed a service."""
+        return denial.verdict(service.permission, has_identity=self.has_identity)
 
 
 ANYONE = Judge()
@@ -105,6 +114,8 @@ def shared_out(
         outcome = _outcome(service, one, origin, protocol_class, judge)
         if isinstance(outcome, Closed):
             closed.append(outcome)
+            # Why it is denied is told.
+            sources += service.judged_sources if service is not None and outcome.status == DENIED else ()
         else:
             backends.append(outcome)
     if not backends and not closed:
@@ -115,7 +126,7 @@ def shared_out(
 def just(service: ExternalServiceView, judge: Judge) -> Shares:
     """Everything for one service."""
     one = _judged(service, 1, judge)
-    return Shares(closed=(one,)) if isinstance(one, Closed) else Shares((one,))
+    return Shares(closed=(one,), sources=service.judged_sources) if isinstance(one, Closed) else Shares((one,))
 
 
 def _outcome(
@@ -134,7 +145,8 @@ def _outcome(
 
 def _judged(service: ExternalServiceView, weight: int, judge: Judge) -> Backend | Closed:
     if not judge.allows(service.sni):
-        return Closed(weight, DENIED, f"access to MeshExternalService {service.name} is denied to this workload")
+        what = f"access to {denial.kind_of(service.key)} {service.name} is denied to this workload"
+        return Closed(weight, DENIED, f"{what}: {judge.why(service)}")
     return Backend(service.sni, service.cluster, external_host(service), weight)
 
 

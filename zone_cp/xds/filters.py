@@ -161,7 +161,7 @@ def _denied() -> hcm.ResponseMapper:
     only = accesslog.ExtensionFilter(name="envoy.access_loggers.extension_filters.cel", typed_config=pack(refused))
     return hcm.ResponseMapper(
         filter=accesslog.AccessLogFilter(extension_filter=only),
-        body_format_override=_text("access to this MeshExternalService is denied: %RESPONSE_CODE_DETAILS%"),
+        body_format_override=_text("access to this service is denied: %RESPONSE_CODE_DETAILS%"),
     )
 
 

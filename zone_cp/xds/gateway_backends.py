@@ -33,6 +33,7 @@ from zone_cp.xds.backends import DENIED, MISSING, SERVICE, Backend, Closed, Judg
 from zone_cp.xds.cluster_policies import cluster_part
 from zone_cp.xds.clusters import external_host
 from zone_cp.xds.connection_policies import verdicts
+from zone_cp.xds.denial import kind_of
 from zone_cp.xds.governed import dialled_by
 from zone_cp.xds.in_mesh import Destination, destination, endpoints, spoken
 from zone_cp.xds.parts import Impaired, Reads
@@ -212,7 +213,7 @@ class Destinations:
             return _Outcome(to, service.protocol, cited, said)
 
         cited = (*service.judged_sources, *said.sources)
-        why = f"{_kind(service.key)} {service.service or service.name}"
+        why = f"{kind_of(service.key)} {service.service or service.name}"
         if wanted == "tcp" and service.protocol_class != "tcp":
             mismatch = f"{why} has protocol {service.protocol}, TCP connections cannot be sent there"
             return outcome(self._missing(one, origin, mismatch))
@@ -226,9 +227,10 @@ class Destinations:
             name = defaults.egress_share(service.sni)
             self._need(name, Shared(service), (origin.source, *cited))
             return outcome(Backend("", name, host, one.weight))
-        judge = Judge(self._judged, is_legacy(service.key) or not self.mesh.forbid_external)
+        rest = is_legacy(service.key) or not self.mesh.forbid_external
+        judge = Judge(self._judged, rest, self.mesh.mtls)
         if not judge.allows(service.sni):
-            denied = f"access to {why} is denied to this gateway"
+            denied = f"access to {why} is denied to this gateway: {judge.why(service)}"
             self.impaired.add(Impaired(origin.source, "AccessDenied", f"{named(origin)}: {denied}"))
             return outcome(Closed(one.weight, DENIED, denied))
         if service.extension is not None:
@@ -243,7 +245,7 @@ class Destinations:
     def close(self, service: ExternalServiceView, failure: Failure) -> None:
         """A service that routes lead to is closed."""
         field = f"{failure.field}: " if failure.field else ""
-        message = f"{_kind(service.key)} {service.service or service.name} is closed: {field}{failure.message}"
+        message = f"{kind_of(service.key)} {service.service or service.name} is closed: {field}{failure.message}"
         self.impaired.add(Impaired(service.sources[0], failure.reason, message))
 
     def _need(self, name: str, what: InMesh | Dialled | Shared, cited: Iterable[EventRef]) -> None:
@@ -255,7 +257,3 @@ def class_of(protocols: Iterable[Protocol]) -> Protocol:
     """What a route is, as far as policies tell protocols apart: gRPC where all of its backends are."""
     found = set(protocols)
     return "grpc" if found == {"grpc"} else "http"
-
-
-def _kind(key: ResourceKey) -> str:
-    return "ExternalService" if is_legacy(key) else SERVICE

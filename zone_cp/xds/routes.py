@@ -19,7 +19,7 @@ from envoy_data_plane.xds.type.matcher import v3 as tree
 from shared.events.event import EventRef
 from zone_cp.view.policies import NOTHING_SAID
 from zone_cp.view.zone_view import MeshView
-from zone_cp.xds import defaults
+from zone_cp.xds import defaults, denial
 from zone_cp.xds.backends import Judge
 from zone_cp.xds.connection_policies import NO_VERDICTS, Verdicts
 from zone_cp.xds.extended import ExtraRoutes
@@ -37,8 +37,8 @@ FORBIDDEN_STATUS = 403
 BODY_MAX_BYTES = 65_536
 """Of an answer that a route itself gives; Envoy's own limit is 4096."""
 
-_Particular: TypeAlias = tuple[tuple[str, RouteTuning | Plan | None], ...]
-"""Header value → how its route is tuned, or the routes that it has; None: it is denied."""
+_Particular: TypeAlias = tuple[tuple[str, RouteTuning | Plan | str], ...]
+"""Header value → how its route is tuned, or the routes that it has, or why it is denied."""
 
 
 def route_name(hop: Hop, mesh: str) -> str:
@@ -52,8 +52,8 @@ def _forbidding(mesh: str) -> route.Route:
     return route.Route(match=route.RouteMatch(prefix="/"), direct_response=denied)
 
 
-def _denying() -> route.Route:
-    text = "access to this MeshExternalService is denied: no MeshTrafficPermission allows this workload\n"
+def _denying(why: str) -> route.Route:
+    text = f"access to this service is denied: {why}\n"
     denied = route.DirectResponseAction(status=FORBIDDEN_STATUS, body=core.DataSource(inline_string=text))
     return route.Route(match=route.RouteMatch(prefix="/"), direct_response=denied)
 
@@ -71,11 +71,11 @@ def _keeping_host(tuning: RouteTuning) -> route.Route:
 
 
 def _routes_of(
-    told: RouteTuning | Plan | None, hop: Hop, own: list[route.Route], *, at_sidecar: bool
+    told: RouteTuning | Plan | str, hop: Hop, own: list[route.Route], *, at_sidecar: bool
 ) -> list[route.Route]:
     match told:
-        case None:
-            return [_denying()]
+        case str():
+            return [_denying(told)]
         case RouteTuning():
             return [_tuned(hop, told, at_sidecar=at_sidecar)]
         case Plan():
@@ -151,21 +151,21 @@ def _particular(
     forbidden = mesh.forbid_external and hop == "outside"
     candidates = {service.sni: service for service, _ in said.particular}
     candidates |= {service.sni: service for service in mesh.services.values() if service.sni in judged}
-    found: list[tuple[str, RouteTuning | Plan | None]] = []
+    found: list[tuple[str, RouteTuning | Plan | str]] = []
     for _, service in sorted(candidates.items()):
         if service.protocol_class != "http" or dialled_through_egress(mesh, service.key) != (hop == "mesh"):
             continue
         header = service.sni if hop == "mesh" else service.cluster
         tuning = route_tuning(said.about(service), service.protocol)
         verdict = judged.get(service.sni)
-        plan = planned(mesh, service, said.about(service), Judge(judged, not forbidden))
+        plan = planned(mesh, service, said.about(service), Judge(judged, not forbidden, mesh.mtls))
         if plan is not None:
             found.append((header, plan))
             continue
         # Of gRPC, the rest sees only what a request calls itself. Who answers by itself has routes already.
         differs = verdict if forbidden else (tuning != tunings[0] or tuning != tunings[1])
         if verdict is False:
-            found.append((header, None))
+            found.append((header, denial.verdict(service.permission, has_identity=mesh.mtls)))
         elif differs and (hop == "mesh" or service.extension is None):
             found.append((header, tuning))
     return tuple(found)

@@ -24,6 +24,7 @@ from shared.model.resource import Dataplane, Outbound, ProtocolClass, ResourceKe
 from shared.naming import sni, spiffe
 from zone_cp.view.policies import for_proxy, particular
 from zone_cp.view.zone_view import ExternalServiceView, Failure, MeshView, ProxyView, Sources, ZoneView
+from zone_cp.xds import denial
 from zone_cp.xds.abroad import Abroad, chained, put_abroad
 from zone_cp.xds.assembly import NO_PART, Part
 from zone_cp.xds.backends import labelled
@@ -68,7 +69,6 @@ REDIRECT_LISTENER = "outbound/redirect"
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - redirected connections arrive at every local address
 
 _CLASSES: tuple[ProtocolClass, ...] = ("http", "tcp")
-_DENIED = Failure("AccessDenied", "no permission allows this workload")
 _ORIGINAL = "v%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%.p%DOWNSTREAM_LOCAL_PORT%"
 
 
@@ -216,7 +216,8 @@ def _served(seat: _Seat, service: ExternalServiceView, source: SecretSource) -> 
     own = dialled_by(service, seat.said.about(service))
     if is_legacy(service.key) and service.protocol_class == "tcp" and seat.judged.get(service.sni) is False:
         # Doors share the chain of their class; routes deny those of HTTP.
-        return Served(service_cluster(own, (), _DENIED, seat.mesh.sources))
+        closed = Failure("AccessDenied", denial.verdict(service.permission, has_identity=seat.mesh.mtls))
+        return Served(service_cluster(own, (), closed, seat.mesh.sources))
     return serve(own, seat.mesh.sources, seat.proxy.system_ca_path, source)
 
 

@@ -18,8 +18,9 @@ are written once each. Without an allowance nothing is reached, and a condition 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from envoy_data_plane.envoy.config.core import v3 as core
@@ -47,6 +48,14 @@ GUARDED = "guarded-tcp"
 UNDECIDED = "denied/not_decided_yet"
 FORBIDS = "denied/mesh_forbids_MeshExternalServices"
 NOT_ALLOWED = "denied/no_MeshTrafficPermission_allows_this_workload"
+NOT_ALLOWED_BY: Mapping[tuple[str, ...], str] = MappingProxyType(
+    {
+        ("TrafficPermission",): "denied/no_TrafficPermission_allows_this_workload",
+        ("TrafficPermission", "MeshTrafficPermission"): "denied/no_TrafficPermission_or_MeshTrafficPermission_allows"
+        "_this_workload",
+    }
+)
+"""The same of services that other kinds of permission guard, by those kinds."""
 DENIES = "denied/denied_by_MeshTrafficPermission"
 
 ALLOWED_STATE = "zonal.allowed"
@@ -79,6 +88,7 @@ def closed_clusters(sources: Sources) -> Iterator[Encoded]:
         FORBIDS: "the mesh forbids MeshExternalServices (defaultForbidMeshExternalServiceAccess)",
         NOT_ALLOWED: "no MeshTrafficPermission allows this workload",
         DENIES: "denied by MeshTrafficPermission",
+        **{name: f"no {' or '.join(by)} allows this workload" for by, name in NOT_ALLOWED_BY.items()},
     }
     for name, why in reasons.items():
         yield encode(CLUSTER, name, closed_body(name, name, why), sources)
@@ -93,13 +103,23 @@ def destinations(mesh: str, guards: Guards, *, forbidden: bool) -> bytes:
     verified += (_state(ALLOWED_STATE, one) for one in _matches(guards, lambda one: one.allow, _YES))
     unless = f"%CEL(filter_state['{ALLOWED_STATE}']==b'{_YES}'?'':{_quoted(NOT_ALLOWED)})%"
     denied = _matches(guards, lambda one: one.deny, DENIES)
-    verified += (_state(DESTINATION_STATE, one) for one in (reached, unless, *denied))
+    verified += (_state(DESTINATION_STATE, one) for one in (reached, unless, *_others(guards), *denied))
     return b"".join(
         (
             *(part(set_filter_state.Config, "on_new_connection", one) for one in at_first),
             *(part(set_filter_state.Config, "on_downstream_tls_handshake", one) for one in verified),
         )
     )
+
+
+def _others(guards: Guards) -> Iterator[str]:
+    # What is said of who is not allowed, where it is not a MeshTrafficPermission that does not.
+    for by, then in NOT_ALLOWED_BY.items():
+        names = [name for name, permission in guards if permission.by == by]
+        tests = (
+            test._replace(text=f"filter_state['{ALLOWED_STATE}']!=b'{_YES}'&&{test.text}") for test in _named(names)
+        )
+        yield from _said(tests, _NAME, then)
 
 
 def as_passed_on() -> bytes:
