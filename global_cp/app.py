@@ -24,6 +24,7 @@ from shared.events.event import GLOBAL
 from shared.events.log import EventLog, LogBroken, LogUnavailable
 from shared.events.progress import PROGRESS_KEY
 from shared.history.plane import PlaneHistory
+from shared.history.works import Works
 from shared.keys.directory import KeysDirectory
 from shared.model.resource import Mesh, ResourceKey, Zone
 from shared.naming.hostname import default_generators
@@ -99,6 +100,7 @@ class _Global:
             version=VERSION,
             metrics=partial(render, global_registry(owner)),
             past=PlaneHistory(logs, Path(settings.data_dir) / "history", checks=keys.log_checks()),
+            works=Works.of(settings),
             tracer=self._progress,
             reads=owner,
         )

@@ -18,6 +18,7 @@ from shared.events.event import GLOBAL, Change, Event, ResourceApplied, ZoneSett
 from shared.events.log import EventLog
 from shared.events.state import ZoneState
 from shared.history.plane import PlaneHistory
+from shared.history.works import Works
 from shared.keys.directory import KeysDirectory
 from shared.keys.files import read_private, read_public
 from shared.keys.tokens import ADMIN
@@ -156,7 +157,7 @@ class _Zone:
         self._rotation = Rotation(
             loop=asyncio.get_running_loop(),
             jitter=random.random,
-            on_rotated=self._rotated,
+            on_rotated=lambda mesh, spiffe_id: self._publisher.refresh(mesh, spiffe_id),  # noqa: PLW0108 - made below
         )
         self._secrets = ZoneSecrets(self._keys.keyring(), lambda: self._owner.state, self._rotation)
         self._recorder = Recorder(self._owner.write_many)
@@ -237,6 +238,7 @@ class _Zone:
         )
         past = PlaneHistory(sources, Path(settings.data_dir) / "history", recorded, checks=self._keys.log_checks())
         self._keeping.past = past_of(past, settings.name)
+        registry = zone_registry(self._owner, self._copier, self._outbox, self._ads, self._safety.guard)
         api = build_api(
             store,
             authenticator=self._verifier,
@@ -244,14 +246,13 @@ class _Zone:
             zone=settings.name,
             version=VERSION,
             ready=lambda: self._ready,
-            metrics=partial(
-                render, zone_registry(self._owner, self._copier, self._outbox, self._ads, self._safety.guard)
-            ),
+            metrics=partial(render, registry),
             checker=ZoneChecker(self._ads.agents, self._secrets, self._present),
             inspector=ZoneInspector(settings.name, self._ads.hub, self._ads.agents, self._safety.reason),
             releaser=self._safety,
             reads=self._safety,
             past=past,
+            works=Works.of(settings, settings.name),
             tracer=self._progress,
         )
         await serve_api(self._life, api, settings.api_host, settings.api_port)
@@ -291,9 +292,6 @@ class _Zone:
     def _changed(self, state: ZoneState, events: Sequence[Event] | None) -> None:
         self._publisher.changed(state, events)
         self._probes.moved(events)
-
-    def _rotated(self, mesh: str, spiffe_id: str) -> None:
-        self._publisher.refresh(mesh, spiffe_id)
 
     def _authorities(self, view: ZoneView) -> Collection[str]:
         seconds = {mesh.name: float(mesh.certificate_seconds) for mesh in view.meshes.values() if mesh.mtls}

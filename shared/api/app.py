@@ -31,11 +31,13 @@ from shared.api.store import Authenticator, ResourceStore
 from shared.api.tls_check import TlsChecker
 from shared.api.trace import Tracer, trace_routes
 from shared.api.undo import undo_routes
+from shared.api.works import work_routes
 from shared.api.xds import XdsInspector, xds_routes
 from shared.events.event import GLOBAL
 from shared.events.log import LogUnavailable
 from shared.events.stop import Stopped
 from shared.history.plane import PlaneHistory
+from shared.history.works import Works
 from shared.model import codec
 from shared.model.kinds import KINDS, Kind
 from shared.model.limits import BODY_BYTES_MAX
@@ -57,6 +59,7 @@ def build_api(
     checker: TlsChecker | None = None,
     inspector: XdsInspector | None = None,
     past: PlaneHistory | None = None,
+    works: Works | None = None,
     releaser: Releaser | None = None,
     reads: Reads | None = None,
     tracer: Tracer | None = None,
@@ -65,8 +68,8 @@ def build_api(
 
     ready: whether the plane serves already. metrics: body and content type for a scrape's `Accept` header.
     checker: what makes TLS checks, inspector: what tells of proxies, releaser: what keeps things from them; global has
-    none of these. reads: what follows logs, and may stand still. past: the history of the plane's logs. tracer: what
-    knows how far zones are with changes.
+    none of these. reads: what follows logs, and may stand still. past: the history of the plane's logs, works: what
+    has long work about it done. tracer: what knows how far zones are with changes.
     """
     store = ReadersStore(store)
     if past is not None:
@@ -77,14 +80,13 @@ def build_api(
     handlers: list[HTTPRouteHandler] = []
     for kind in KINDS:
         handlers += _kind_routes(resources, kind)
-    handlers += _apply_route(resources)
-    handlers += _index_routes(role, zone, version)
+    handlers += [*_apply_route(resources), *_index_routes(role, zone, version)]
     handlers += [*_health_routes(ready, metrics, reads), *_event_routes(store, zone or GLOBAL)]
     handlers += [*status_routes(store, zone), *gateway_routes(store, zone)]
     handlers += _proxy_routes(store)
     handlers += [*check_routes(store, checker, zone), *xds_routes(inspector)]
     handlers += [*history_routes(past), *event_history_routes(past), *undo_routes(past, store, zone)]
-    handlers += preflight_routes(past)
+    handlers += [*preflight_routes(past), *work_routes(past, works)]
     handlers += release_routes(releaser)
     handlers += halted_routes(reads, "zonal resume, once it is repaired" if zone else "zonal verify and zonal repair")
     handlers += trace_routes(store, tracer, past)

@@ -97,7 +97,7 @@ def _verified(history: History, verifying: Verifying, origin: str | None) -> dic
     logs = (history.hub, *history.zones.values()) if origin is None else (history.log(origin),)
     count = sum(map(len, logs))
     if count > VERIFY_LIMIT:
-        reason = f"{count} events are more than {VERIFY_LIMIT}: verify a store or a bundle with `zonal verify`"
+        reason = f"{count} events are more than {VERIFY_LIMIT}: order it by POST /history/tasks"
         raise Problem(413, "Too large", reason)
     reports = verifying.history(history).values()
     return {"sound": not any(report.findings for report in reports), "items": [plain(report) for report in reports]}

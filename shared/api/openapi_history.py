@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from shared.api.openapi_parts import (
@@ -16,11 +17,12 @@ from shared.api.openapi_parts import (
     write,
 )
 from shared.history.listing import LIMIT_MAX
+from shared.history.order import PROBE_SECONDS_MAX
 
 
 def history_paths() -> dict[str, Any]:
     """All of them."""
-    return {**_history_paths(), **_compiling_paths(), **_history_event_paths(), **_undo_paths()}
+    return {**_history_paths(), **_compiling_paths(), **_history_event_paths(), **_undo_paths(), **_task_paths()}
 
 
 def _history_paths() -> dict[str, Any]:
@@ -133,6 +135,67 @@ def _history_event_paths() -> dict[str, Any]:
         name = "blameInMesh" if scope else "blame"
         paths[f"{path}/{{collection}}/{{name}}"] = operation(name, {"200": named} | problems(404, 503), parameters)
     return {path: {"get": operation} for path, operation in paths.items()}
+
+
+def _orders() -> Iterator[dict[str, Any]]:
+    text = {"type": "string"}
+    yield _order("verify", {"origins": {"type": "array", "items": text}})
+    yield _order("repair", {"known": NUMBER})
+    asked: dict[str, Any] = {name: {"type": ["string", "null"]} for name in ("bad", "zone", "proxy")}
+    asked["fresh"] = {"type": "boolean"}
+    asked |= {"good": text, "timeoutSeconds": {"type": "number", "exclusiveMinimum": 0, "maximum": PROBE_SECONDS_MAX}}
+    url = {
+        "type": "string",
+        "pattern": r"^http://[a-z0-9][a-z0-9.-]{0,250}(:[1-9][0-9]{0,3})?(/[A-Za-z0-9._~/-]{0,500})?$",
+    }
+    probe = {
+        "type": "object",
+        "properties": {"url": url, "method": {"enum": ["GET", "HEAD"]}, "expect": {**NUMBER, "maximum": 599}},
+        "required": ["url"],
+        "additionalProperties": False,
+    }
+    yield _order("bisect", {**asked, "predicate": text}, "good", "predicate")
+    yield _order("bisect", {**asked, "proxy": text, "probe": probe}, "good", "proxy", "probe")
+
+
+def _order(do: str, properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {"do": {"enum": [do]}, **properties},
+        "required": ["do", *required],
+        "additionalProperties": False,
+    }
+
+
+def _task_paths() -> dict[str, Any]:
+    text, free = {"type": "string"}, {"type": "object"}
+    order = {"oneOf": [*_orders()]}
+    task = object_of(
+        **dict.fromkeys(("id", "actor", "started", "ended", "fault"), text),
+        order=free,
+        progress={},
+        remarks={"type": "array", "items": text},
+        result={},
+        made=NUMBER,
+        standing={"enum": ["running", "done", "failed", "cancelled"]},
+    )
+    tasks = {"type": "array", "items": task}
+    one, wait = [path_parameter("task")], query("waitMs", {"type": "integer", "minimum": 0, "maximum": 30_000})
+    ordered = operation("orderTask", {"202": answer(task, "it has begun")} | problems(400, 409))
+    archive = answer(text, "a store for the hub", "application/x-tar")
+    return {
+        "/history/tasks": {
+            "get": operation("tasks", {"200": answer(object_of(items=tasks), "the newest")} | problems()),
+            "post": {**ordered, "requestBody": {"required": True, "content": {JSON: {"schema": order}}}},
+        },
+        "/history/tasks/{task}": {
+            "get": operation("task", {"200": answer(task, "as it stands")} | problems(400, 404), [*one, wait]),
+            "delete": operation("cancelTask", {"200": answer(task, "as it ended")} | problems(404), one),
+        },
+        "/history/tasks/{task}/store": {
+            "get": operation("taskStore", {"200": archive} | problems(404), one),
+        },
+    }
 
 
 def _undo_paths() -> dict[str, Any]:

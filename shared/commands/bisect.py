@@ -1,7 +1,7 @@
 """`zonal bisect`: the one event that made the difference, found by halving a zone's history.
 
-With a check each moment is served by a scratch control plane to real Envoys (`zone_cp.scratch`); with a predicate it is
-looked up, and no Envoy is needed. Progress and the check's own output go to stderr.
+With a check or a probe each moment is served by a scratch control plane to real Envoys (`zone_cp.scratch`); with a
+predicate it is looked up, and no Envoy is needed. Progress and the check's own output go to stderr.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,19 +22,18 @@ from shared.commands.differing import field_lines
 from shared.commands.failure import CommandFailed
 from shared.commands.source import HERE, Source, ZoneName
 from shared.events.event import EventRef
-from shared.events.halving import Bisection, Found, Line, NotAsClaimed, Verdict, bisection, steps_left
+from shared.events.halving import Found, NotAsClaimed
 from shared.events.history import History
 from shared.events.state import Position
-from shared.history.bisected import Suspect, told
-from shared.history.predicate import BadPredicate, predicate
+from shared.history.bisected import Suspect, Told, told
+from shared.history.bisecting import SCRATCH, by_predicate, driven
+from shared.history.predicate import BadPredicate
+from shared.history.predicate import predicate as judge_of
+from shared.history.probe import Probe
 from shared.process import logs
 from shared.process.exit_code import ExitCode
 
-SCRATCH = "zone_cp.scratch.plane"
-"""Imported by name: `shared` imports neither plane."""
 CHECK_SECONDS = 30.0
-
-Judge = Callable[[Position], Awaitable[Verdict]]
 
 
 @Parameter(name="*")
@@ -67,6 +67,10 @@ def bisect(
     good: Annotated[str, Parameter(help="A moment at which all was well.")],
     bad: Annotated[str | None, Parameter(help="A later one at which it was not; the last when left out.")] = None,
     check: Annotated[str | None, Parameter(help="Command: 0 is good, 125 skips, all else is bad.")] = None,
+    probe: Annotated[
+        str | None, Parameter(help="Instead: an URL, called as an application of the proxy would.")
+    ] = None,
+    expect: Annotated[int, Parameter(help="The status that is good for --probe; 0: any below 400.")] = 0,
     predicate: Annotated[str | None, Parameter(help='Instead: "hostname pay.ext resolves", … (see the docs).')] = None,
     zone: ZoneName = None,
     proxy: Annotated[str | None, Parameter(help="The proxy that the check calls, or that is looked at.")] = None,
@@ -74,91 +78,53 @@ def bisect(
     source: Source = HERE,
     output: OutputFlag = "table",
 ) -> int:
-    """Find the event between a good and a bad moment that made the difference, by a check or a predicate."""
-    if (check is None) == (predicate is None):
-        raise CommandFailed("give either --check or --predicate", ExitCode.USAGE)
-    if check is not None and proxy is None:
+    """Find the event between a good and a bad moment that made the difference, by a check, a probe or a predicate."""
+    if sum(one is not None for one in (check, probe, predicate)) != 1:
+        raise CommandFailed("give one of --check, --probe and --predicate", ExitCode.USAGE)
+    if predicate is None and proxy is None:
         raise CommandFailed("a check needs a proxy to call: --proxy", ExitCode.USAGE)
+    try:
+        holds = None if predicate is None else judge_of(predicate, proxy)
+        request = None if probe is None else Probe(url=probe, expect=expect)
+    except (BadPredicate, ValueError) as reason:
+        raise CommandFailed(str(reason), ExitCode.USAGE) from None
     with source.opened() as history:
         zone = history.meant(zone, good, bad)
-        search = _Search(history, zone, history.position(zone, good), history.position(zone, bad))
+        ends = history.position(zone, good), history.position(zone, bad)
         try:
-            if check is not None and proxy is not None:
-                found = _interruptible(search.by_check(check, proxy, trial))
+            if holds is not None:
+                found = asyncio.run(driven(history, zone, ends, by_predicate(history, zone, holds), printing.say))
             else:
-                found = asyncio.run(search.by_predicate(predicate or "", proxy))
+                wanted = request or check or ""
+                asked = partial(_asked, zone=zone, proxy=proxy or "", check=wanted, trial=trial)
+                found = _interruptible(_by_check(history, zone, ends, asked))
         except NotAsClaimed as reason:
             raise CommandFailed(str(reason), ExitCode.REFUSED) from None
-        return search.tell(found, output)
+        return _tell(told(history, zone, found), output)
 
 
-class _Search:
-    """One bisection of one zone."""
+async def _by_check(history: History, zone: str, ends: tuple[Position, Position], asked: Callable[[Any], Any]) -> Found:
+    logs.configure("critical")
+    scratch: Any = importlib.import_module(SCRATCH)
+    try:
+        plane = scratch.ScratchPlane(history, asked(scratch), printing.say)
+        async with plane:
+            return await driven(history, zone, ends, plane.judge, printing.say)
+    except scratch.SCRATCH_FAULTS as fault:
+        raise CommandFailed(str(fault)) from None
 
-    def __init__(self, history: History, zone: str, good: Position, bad: Position) -> None:
-        self._history, self._zone = history, zone
-        self._line = Line(history, zone)
-        self._good, self._bad = self._line.number(good), self._line.number(bad)
 
-    async def by_predicate(self, text: str, proxy: str | None) -> Found:
-        try:
-            holds = predicate(text, proxy)
-        except BadPredicate as reason:
-            raise CommandFailed(str(reason), ExitCode.USAGE) from None
-
-        async def judge(position: Position) -> Verdict:
-            return holds(self._history, self._zone, position)
-
-        return await self._drive(judge)
-
-    async def by_check(self, check: str, proxy: str, trial: Trial) -> Found:
-        logs.configure("critical")
-        scratch: Any = importlib.import_module(SCRATCH)
-        try:
-            plane = scratch.ScratchPlane(self._history, _asked(scratch, self._zone, proxy, check, trial), printing.say)
-            async with plane:
-                return await self._drive(plane.judge)
-        except scratch.SCRATCH_FAULTS as fault:
-            raise CommandFailed(str(fault)) from None
-
-    async def _drive(self, judge: Judge) -> Found:
-        """Answer what the bisection asks for, and say so."""
-        halves: Bisection = bisection(self._good, self._bad)
-        known = {self._good: "the good end", self._bad: "the bad end"}
-        good, bad, step = self._good, self._bad, 0
-        number = next(halves)
-        while True:
-            position = self._line.position(number)
-            if number in known:
-                what = known.pop(number)
-            else:
-                step += 1
-                what = f"step {step} of about {step - 1 + max(steps_left(good, bad), 1)}"
-            printing.say(f"{what}: {position} ({self._zone}) …")
-            verdict = await judge(position)
-            printing.say(f"  {verdict.outcome}" + (f": {verdict.reason}" if verdict.reason else ""))
-            if verdict.outcome == "good":
-                good = max(good, number)
-            elif verdict.outcome == "bad":
-                bad = min(bad, number)
-            try:
-                number = halves.send(verdict)
-            except StopIteration as ended:
-                found: Found = ended.value
-                return found
-
-    def tell(self, found: Found, output: printing.Output) -> int:
-        """Print the event, or the events that are left."""
-        ended = told(self._history, self._zone, found)
-        if output != "table":
-            printing.document(ended.plain(), output)
-            return ExitCode.OK if ended.count == 1 else ExitCode.FAILED
-        if ended.count > 1:
-            print(f"one of these {ended.count} events; no moment between them could be judged:")
-        for one in ended.events:
-            _print(one)
-        print(f"good at {ended.good}, bad at {ended.bad}: {found.reason}")
+def _tell(ended: Told, output: printing.Output) -> int:
+    """Print the event, or the events that are left."""
+    if output != "table":
+        printing.document(ended.plain(), output)
         return ExitCode.OK if ended.count == 1 else ExitCode.FAILED
+    if ended.count > 1:
+        print(f"one of these {ended.count} events; no moment between them could be judged:")
+    for one in ended.events:
+        _print(one)
+    print(f"good at {ended.good}, bad at {ended.bad}: {ended.reason}")
+    return ExitCode.OK if ended.count == 1 else ExitCode.FAILED
 
 
 def _print(one: Suspect) -> None:
@@ -172,7 +138,7 @@ def _print(one: Suspect) -> None:
         print(f"  because of {event.cause}")
 
 
-def _asked(scratch: Any, zone: str, proxy: str, check: str, trial: Trial) -> Any:
+def _asked(scratch: Any, *, zone: str, proxy: str, check: str | Probe, trial: Trial) -> Any:
     return scratch.Asked(
         zone=zone,
         proxy=proxy,

@@ -19,9 +19,17 @@ from shared.process.collector import collector_paused
 from shared.process.exit_code import ExitCode
 
 
-def export(file: Annotated[Path, Parameter(help="Where to write it.")], *, source: Source = HERE) -> int:
+def export(
+    file: Annotated[Path, Parameter(help="Where to write it.")],
+    *,
+    zone: Annotated[
+        tuple[str, ...], Parameter(negative="", help="Only this zone's log, beside global's; repeatable.")
+    ] = (),
+    source: Source = HERE,
+) -> int:
     """Write every log to one file that `--bundle` reads anywhere. Ciphertexts and wrapped keys are left out."""
-    with source.opened() as history, progress() as told:
+    with source.opened() as whole, progress() as told:
+        history = whole.of_zones(zone) if zone else whole
         time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
             write_bundle(history, file, time=time, progress=told)

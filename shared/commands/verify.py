@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import tarfile
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +17,7 @@ from shared.commands.connect import OutputFlag
 from shared.commands.failure import CommandFailed
 from shared.commands.progress import progress
 from shared.commands.source import HERE, Source
+from shared.commands.tasks import done
 from shared.events.event import GLOBAL
 from shared.events.signing import Checks
 from shared.events.verify import Report
@@ -73,13 +76,18 @@ def repair(
     store: Annotated[Path | None, Parameter(help="The hub's damaged store; the context's when left out.")] = None,
     zone_store: Annotated[Path | None, Parameter(help="The zone's store; the context's when left out.")] = None,
     keys: Keys = None,
+    live: Annotated[bool, Parameter(negative="", help="Ask the zone's running control plane for it.")] = False,
     output: OutputFlag = "table",
 ) -> int:
     """Write a new store for the hub, made of a zone's verified copy. Nothing that exists is changed.
 
     Stop global and the hub's nats-server first; zones may go on. Where events are lost for ever, the log goes on in a
-    new incarnation that names them.
+    new incarnation that names them; only global's key can say so, hence not with --live.
     """
+    if live:
+        if store is not None or zone_store is not None or keys is not None:
+            raise CommandFailed("--live asks the zone: --store, --zone-store and --keys go without it", ExitCode.USAGE)
+        return _repair_live(from_zone, to, output)
     hub, theirs = _places(from_zone, store, zone_store)
     try:
         with progress() as told, collector_paused():
@@ -109,6 +117,35 @@ def repair(
         printing.document(facts, output)
     else:
         _tell_plan(plan, hub, from_zone, to)
+    return ExitCode.OK
+
+
+def _repair_live(zone: str, to: Path, output: printing.Output) -> int:
+    """The store as the zone's plane makes it. The directory appears whole, or not at all."""
+    if to.exists():
+        raise CommandFailed(f"{to} is there already", ExitCode.USAGE)
+    client = connect.client(None, None, zone)
+    task = done(client, {"do": "repair"})
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{to.name}-", dir=to.absolute().parent) as place:
+            fresh, archive = Path(place) / "store", Path(place) / "store.tar"
+            with archive.open("wb") as out:
+                for piece in client.pieces(f"/history/tasks/{task['id']}/store"):
+                    out.write(piece)
+            with tarfile.open(archive) as packed:
+                packed.extractall(fresh, filter="data")
+            fresh.rename(to)
+    except (OSError, tarfile.TarError) as error:
+        raise CommandFailed(f"cannot write {to}: {error}") from None
+    known = connect.current().store
+    following = _next(Path(known) if known else Path("THE-HUBS-STORE"), to)
+    taken = [{**part, "from": client.api} for part in task["result"]["taken"]]
+    if output != "table":
+        printing.document({"store": str(to), "taken": taken, "lost": None, "apart": 0, "next": following}, output)
+        return ExitCode.OK
+    for part in taken:
+        print(f"{part['origin']}: {part['events']} events from {client.api}")
+    print("\n  ".join(["Next:", *following]))
     return ExitCode.OK
 
 

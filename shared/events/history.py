@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from shared.events.event import GLOBAL, Event, Unreadable
 from shared.events.past import PastLog
@@ -54,6 +54,11 @@ class History:
             known = ", ".join(sorted(self.zones)) or "none"
             raise NoSuchMoment(f"there is no zone {origin!r} in this history; zones: {known}")
         return self.zones[origin]
+
+    def of_zones(self, zones: Collection[str]) -> History:
+        """Global's log, and these zones' with what they recorded. Raises NoSuchMoment for an unknown zone."""
+        kept = {zone: messages for zone, messages in self.deliveries.items() if zone in zones}
+        return History(self.hub, {zone: self.log(zone) for zone in zones if zone != GLOBAL}, kept)
 
     def meant(self, zone: str | None, *moments: str | None) -> str:
         """The zone that is meant: named, implied by a moment (`east:57`), or the only one. Raises NoSuchMoment."""

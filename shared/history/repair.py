@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
@@ -34,6 +35,9 @@ from shared.nats.salvage import salvaged
 from shared.nats.server import SCRATCH_ACCOUNT, ServerFailed, account_directory, scratch_server
 
 ACTOR = "operator:repair"
+
+
+Opener: TypeAlias = Callable[[Path], AbstractAsyncContextManager[Connection]]
 
 
 class CannotRepair(Exception):
@@ -96,14 +100,35 @@ def _zones(ours: Reports, theirs: Reports, hub: Path, zone_store: Path) -> list[
     return parts
 
 
+def planned_here(reports: Reports, known: int) -> Repaired:
+    """What a zone's own, running server has to give for a hub's store. known: as for `planned`. Raises CannotRepair."""
+    copy = reports.get(GLOBAL)
+    if copy is None or not copy.sound:
+        raise CannotRepair("there is no sound copy of global's log here")
+    most = max(known, *(report.seen for report in reports.values()))
+    told = max((one.lost_to for one in copy.restored), default=0)
+    lost = (copy.sound, most) if most > max(copy.sound, told) else None
+    parts = [Part(origin, report.sound, Path()) for origin, report in sorted(reports.items()) if origin != GLOBAL]
+    return Repaired((Part(GLOBAL, copy.sound, Path()), *parts), lost, 0, 0)
+
+
 async def rebuild(
-    plan: Repaired, hub: Path, target: Path, signer: Signer | None, *, now: str, progress: Progress = unwatched
+    plan: Repaired,
+    hub: Path | None,
+    target: Path,
+    signer: Signer | None,
+    *,
+    now: str,
+    progress: Progress = unwatched,
+    opened: Opener | None = None,
 ) -> None:
     """Write what was planned for the store `hub` to the new directory `target`, as a hub's nats-server keeps it.
 
-    signer: global's key, needed where events are lost; now: the time of the event that says so. Raises FileExistsError,
-    CannotRepair, `shared.history.store.STORE_FAULTS`.
+    signer: global's key, needed where events are lost; now: the time of the event that says so. opened: how a part's
+    store is read; by default under a scratch server. Raises FileExistsError, CannotRepair,
+    `shared.history.store.STORE_FAULTS`.
     """
+    opened = opened or _opened
     if plan.lost is not None and signer is None:
         raise CannotRepair("events are lost for ever, and global's signing key is not here to say so: give --keys")
     async with new_store(target) as write:
@@ -111,7 +136,7 @@ async def rebuild(
             last: RawEvent | None = None
             stream = stream_of(part.origin)
             async with (
-                _opened(part.store) as connection,
+                opened(part.store) as connection,
                 aclosing(salvaged(connection, stream, part.until)) as arriving,
             ):
                 async for raws in arriving:
@@ -123,13 +148,13 @@ async def rebuild(
     await asyncio.to_thread(_finish, hub, target)
 
 
-def _finish(hub: Path, target: Path) -> None:
+def _finish(hub: Path | None, target: Path) -> None:
     """Give the streams to the hub's account, since a server without auth wrote them; zones' words on conditions, which
     are no log, come along as they are.
     """
     account = target / "jetstream" / topology.GLOBAL_ACCOUNT
     (target / "jetstream" / SCRATCH_ACCOUNT).rename(account)
-    if (old := _account(hub)) is not None:
+    if hub is not None and (old := _account(hub)) is not None:
         for stream in (old / "streams").glob(f"{topology.status_stream_name('')}*"):
             shutil.copytree(stream, account / "streams" / stream.name, ignore=shutil.ignore_patterns("obs"))
 

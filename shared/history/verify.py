@@ -20,7 +20,7 @@ from shared.events.verify import Finding, LogVerifier, Report, compared, unseen
 from shared.history.bundle import read_bundle
 from shared.history.progress import Progress, unwatched
 from shared.history.store import CONNECT_SECONDS, origin_of
-from shared.nats.connection import NatsSettings, connect
+from shared.nats.connection import Connection, NatsSettings, connect
 from shared.nats.log import JetStreamLog
 from shared.nats.salvage import salvaged
 from shared.nats.server import scratch_server
@@ -49,23 +49,27 @@ class Verifying:
 
     async def store(self, store: Path) -> Reports:
         """Every log in a copy of a JetStream store. Raises `shared.history.store.STORE_FAULTS`."""
-        reports: Reports = {}
         self._progress("copy the store", 0, 0)
         async with scratch_server(store) as url:
             connection = await connect(NatsSettings(url=url, name="zonal-verify"), timeout_seconds=CONNECT_SECONDS)
             try:
-                for stream in await stream_names(connection):
-                    origin = origin_of(stream)
-                    if not origin or not self._wanted(origin):
-                        continue
-                    last = await JetStreamLog(connection, stream).last()
-                    verifier = self._verifier(origin)
-                    async with aclosing(salvaged(connection, stream, last)) as arriving:
-                        async for raws in arriving:
-                            self._take(verifier, origin, [raw.data for raw in raws], last)
-                    reports[origin] = verifier.end(last)
+                return await self.streams(connection)
             finally:
                 await connection.close()
+
+    async def streams(self, connection: Connection) -> Reports:
+        """Every log as its nats-server gives it. Raises ApiError, LogUnavailable."""
+        reports: Reports = {}
+        for stream in await stream_names(connection):
+            origin = origin_of(stream)
+            if not origin or not self._wanted(origin):
+                continue
+            last = await JetStreamLog(connection, stream).last()
+            verifier = self._verifier(origin)
+            async with aclosing(salvaged(connection, stream, last)) as arriving:
+                async for raws in arriving:
+                    self._take(verifier, origin, [raw.data for raw in raws], last)
+            reports[origin] = verifier.end(last)
         return _judged(reports)
 
     def bundle(self, file: Path) -> Reports:

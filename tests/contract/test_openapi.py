@@ -29,7 +29,9 @@ from global_cp.progress import ZonesProgress
 from shared.api.app import build_api
 from shared.api.openapi import document
 from shared.events.log import MemoryLog
+from shared.history.order import Plane
 from shared.history.plane import PlaneHistory
+from shared.history.works import Works
 from shared.keys.seal import Keyring, Sealer
 from tests.api.memory_store import ADMIN, MemoryStore, RawMemory, Tokens
 from tests.conftest import take_port
@@ -63,6 +65,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         role="global",
         version="1",
         past=past,
+        works=Works(Plane("", "nats://127.0.0.1:1", "", "", ""), tmp_path_factory.mktemp("tasks")),
         tracer=ZonesProgress(("east",)),
         reads=GlobalOwner(MemoryLog(), ("east",), authorities, lambda: None),
     )

@@ -94,6 +94,19 @@ def test_the_event_that_broke_a_service_is_found_by_curl(past: Path) -> None:
     assert "/no/such/ca.pem, the proxy's system CA, is not here" in done.stderr
 
 
+def test_a_probe_finds_it_without_a_command(past: Path) -> None:
+    """A request by the hostname of the service; 503 is what the sidecar says when nobody listens."""
+    words = ("--good", "3", "--proxy", "default.web-1", "--probe", "http://payments.ext.local/")
+    done = bisect(past, *words, "-o", "json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [event["actor"] for event in told["events"]] == ["mallory@example.com"]
+    assert told["reason"] == "the answer is 503"
+    both = bisect(past, *words, "--check", "true")
+    assert (both.returncode, "give one of --check, --probe and --predicate" in both.stderr) == (2, True)
+    assert bisect(past, *words[:-1], "ftp://x").returncode == 2
+
+
 def test_an_end_that_is_not_as_claimed_is_told_at_once(past: Path, upstream: Server, dead: int) -> None:
     """Here because an endpoint map leads the broken endpoint to where somebody listens: then nothing is broken."""
     mapped = f"127.0.0.1:{dead}=127.0.0.1:{upstream.port}"

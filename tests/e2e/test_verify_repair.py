@@ -117,6 +117,33 @@ async def test_a_running_system_is_sound(system: Living, zonal: Any) -> None:
         assert {one["origin"] for one in answer.json()["items"]} == {"global", "east", "west"}
 
 
+async def test_logs_of_any_length_are_verified_over_http(system: Living) -> None:
+    """In a process of its own, from what the nats-server gives now; one at a time, and to be cancelled."""
+    for zone in (None, "east"):
+        async with system.client(zone) as client:
+            answer = await client.post("/history/tasks", json={"do": "verify"})
+            assert answer.status_code == 202, answer.text
+            place = answer.headers["location"]
+            busy = await client.post("/history/tasks", json={"do": "verify"})
+            assert busy.status_code == 409
+            assert "is running: wait for it, or cancel it" in busy.json()["detail"]
+            task = (await client.get(place, params={"waitMs": 30_000})).json()
+            assert (task["standing"], task["fault"]) == ("done", "")
+            assert task["result"]["sound"]
+            found = {one["origin"]: one for one in task["result"]["items"]}
+            assert set(found) == ({"global", "east", "west"} if zone is None else {"global", "east"})
+            assert all(one["signed"] == one["events"] > 0 and one["keyKnown"] for one in found.values())
+            second = (await client.post("/history/tasks", json={"do": "verify"})).json()
+            ended = (await client.delete(f"/history/tasks/{second['id']}")).json()
+            assert (ended["standing"], ended["result"]) == ("cancelled", None)
+            items = (await client.get("/history/tasks")).json()["items"]
+            assert [one["standing"] for one in items] == ["done", "cancelled"]
+    async with system.client() as client:
+        refused = await client.post("/history/tasks", json={"do": "repair"})
+        assert refused.status_code == 409
+        assert "ask the control plane of a zone" in refused.json()["detail"]
+
+
 async def test_whatever_is_done_to_the_stores_files_is_named(system: Living, zonal: Any, tmp_path: Path) -> None:
     """Flipped bits, a cut, a lost block, an older copy, and a log that was forged with hashes that fit."""
     await _stopped(system, *ALL)
@@ -202,15 +229,18 @@ async def _store_of(store: Path, lines: list[bytes]) -> None:
     assert SCRATCH_ACCOUNT in {entry.name for entry in (store / "jetstream").iterdir()}
 
 
-@pytest.mark.parametrize("harm", ["damaged", "rolled back"])
-async def test_the_repair_drill(system: Living, zonal: Any, tmp_path: Path, harm: str) -> None:
-    """The hub's store is of no use; a zone's copy makes a new one, everything starts again, and nothing is lost."""
+@pytest.mark.parametrize(("harm", "live"), [("damaged", False), ("damaged", True), ("rolled back", False)])
+async def test_the_repair_drill(system: Living, zonal: Any, tmp_path: Path, harm: str, live: bool) -> None:
+    """The hub's store is of no use; a zone's copy makes a new one, everything starts again, and nothing is lost.
+
+    live: made by the zone's running control plane, which is asked over HTTP.
+    """
     store, older = system.deployment.hub_store, tmp_path / "older"
     if harm == "rolled back":
         await _stopped(system, "hub-nats", "global")
         shutil.copytree(store, older)
         await _started(system, "hub-nats", "global")
-    first = FIRST if harm == "damaged" else FIRST + 2 * MORE
+    first = FIRST + 2 * MORE * (live + 2 * (harm == "rolled back"))
     await _written(system, first, MORE)
     before = {origin: await system.events(origin) for origin in ("global", "east", "west")}
     await _stopped(system, "hub-nats", "global")
@@ -228,11 +258,11 @@ async def test_the_repair_drill(system: Living, zonal: Any, tmp_path: Path, harm
     bad = await zonal("verify", code=1)
     assert 0 < _first_bad(bad) <= len(before["global"])
     fresh = tmp_path / "new"
-    told = await zonal("repair", "--from-zone", "east", "--to", str(fresh))
+    told = await zonal("repair", "--from-zone", "east", "--to", str(fresh), *(["--live"] if live else []))
     assert told["lost"] is None
     assert _of({"items": told["taken"]})["events"] == len(before["global"])
     assert {path: path.read_bytes() for path in _blocks(store, "*")} == kept, "the original is never written to"
-    store.rename(store.with_name(f"nats.{harm}"))
+    store.rename(store.with_name(f"nats.{harm}.{live}"))
     shutil.move(fresh, store)
     await _started(system, "hub-nats", "global")
     if harm == "rolled back":

@@ -166,6 +166,19 @@ def test_an_unsound_bundle_is_refused(file: Path, tmp_path: Path, how: str) -> N
     assert len(open_bundle(spoilt)[0].hub) > 1000
 
 
+def test_a_bundle_may_be_of_one_zone(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Global's log and this zone's, nothing of any other; a zone that is not there is refused."""
+    part = tmp_path / "east.bundle"
+    assert cli.run(["bundle", "export", str(part), "--zone", "east", "--bundle", str(file)]) == 0
+    found, _ = open_bundle(part)
+    assert list(found.zones) == ["east"]
+    assert len(found.hub) == len(open_bundle(file)[0].hub)
+    capsys.readouterr()
+    assert cli.run(["bundle", "export", str(tmp_path / "x"), "--zone", "north", "--bundle", str(file)]) == 3
+    assert "zones: east, west" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_what_zones_recorded_goes_with_a_bundle(history: History, file: Path, tmp_path: Path) -> None:
     """As it stands in their streams; a bundle without is what earlier versions read; what is no record is refused."""
     records = {"east": [b'{"rows":{}}', b"[" * 99 + b"]" * 99, b"no json", b'{\n"a":1}', b"{}"]}

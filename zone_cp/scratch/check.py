@@ -38,7 +38,7 @@ def environment(
     for name, port in list(listeners.items())[:SERVICES_IN_ENVIRONMENT]:
         found[f"PORT_{_word(name)}"] = str(port)
     for one in services[:SERVICES_IN_ENVIRONMENT]:
-        if (port_of := listeners.get(_listener(one))) is not None:
+        if (port_of := listeners.get(listener_of(one))) is not None:
             found[f"PORT_{_word(one.name)}"] = str(port_of)
     return {PREFIX + name: value for name, value in found.items()}
 
@@ -47,7 +47,7 @@ def curl_file(listeners: Mapping[str, int], services: Sequence[Reached]) -> str:
     """Lines for `curl -K`: the services' hostnames and VIPs lead to the scratch listeners, and no proxy is asked."""
     lines = ['noproxy = "*"']
     for one in services:
-        port = listeners.get(_listener(one))
+        port = listeners.get(listener_of(one))
         lines += [
             f'connect-to = "{name}:{one.port}:{HOST}:{port}"' for name in (*one.hostnames, one.vip) if port is not None
         ]
@@ -89,7 +89,8 @@ async def run(command: str, variables: Mapping[str, str], timeout_seconds: float
             return Verdict("bad", f"the check failed with {code}")
 
 
-def _listener(one: Reached) -> str:
+def listener_of(one: Reached) -> str:
+    """The scratch listener that an external service is called through."""
     return f"outbound/{one.vip}:{one.port}"
 
 

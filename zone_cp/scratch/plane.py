@@ -19,6 +19,7 @@ import msgspec
 from shared.events.halving import Verdict
 from shared.events.history import History, NoSuchMoment
 from shared.events.state import Position
+from shared.history.probe import Probe
 from shared.keys import pki
 from shared.keys.directory import KeysDirectory
 from shared.keys.files import KeyFileError
@@ -31,7 +32,7 @@ from zone_cp.agent.dns_server import DnsServer
 from zone_cp.agent.dns_table import NameTable
 from zone_cp.agent.envoy import EnvoyNotFound, find_envoy
 from zone_cp.agent.place import find_system_ca
-from zone_cp.scratch import check
+from zone_cp.scratch import check, probe
 from zone_cp.scratch.moved import HOST, EndpointMap, Moved, egress_at, moved, uses_egress
 from zone_cp.scratch.proxy import ScratchProxy
 from zone_cp.scratch.secrets import ScratchSecrets
@@ -49,14 +50,14 @@ SCRATCH_FAULTS = (AdminUnreachable, EnvoyNotFound, KeyFileError, OSError, check.
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What is tried: a check command for one proxy of a zone. keyring: opens sealed material, None: stand-ins.
+    """What is tried for one proxy of a zone: a command, or a request. keyring: opens sealed material, None: stand-ins.
 
     anew: a fresh Envoy for every moment.
     """
 
     zone: str
     proxy: str
-    check: str
+    check: str | Probe
     timeout_seconds: float
     endpoints: EndpointMap
     keyring: Keyring | None = None
@@ -134,7 +135,11 @@ class ScratchPlane:
             return Verdict("skip", str(missing))
         if fault:
             return Verdict("bad", fault)
-        return await check.run(self._asked.check, await self._variables(position), self._asked.timeout_seconds)
+        wanted, seconds = self._asked.check, self._asked.timeout_seconds
+        if isinstance(wanted, Probe):
+            listeners = await self._proxies[PROXY].listeners()
+            return await probe.run(wanted, listeners, self._current.services, seconds)
+        return await check.run(wanted, await self._variables(position), seconds)
 
     async def _serve(self, position: Position) -> str:
         """Have the Envoys use a moment; why they do not, "" when they do."""
