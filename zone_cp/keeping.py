@@ -9,7 +9,7 @@ longer what its Envoy has.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Protocol, TypeAlias
 
 import structlog
@@ -25,7 +25,7 @@ from zone_cp.kept import kept_view
 from zone_cp.view.project import project, proxy_view
 from zone_cp.view.zone_view import ProxyView, ZoneView
 from zone_cp.xds.compile import compile_proxy
-from zone_cp.xds.fleet import Fleet, Turn
+from zone_cp.xds.fleet import Fleet, Turn, situation_of
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.snapshot import Snapshot
 
@@ -34,8 +34,8 @@ TAKING = RULES | {"narrowed"}
 """Fields of a mesh by which access is lost."""
 
 Situation: TypeAlias = tuple[ZoneView, ProxyView]
-Past: TypeAlias = Callable[[Position, str], Awaitable[Situation]]
-"""The view of a moment and what a proxy was then. Raises LATER, and NEVER where that cannot be known."""
+Past: TypeAlias = Callable[[Position, Collection[str]], Awaitable[Mapping[str, Situation]]]
+"""The view of a moment and what proxies were then. Raises LATER, and NEVER where that cannot be known."""
 LATER = (LogUnavailable, TooManyQuestions, OSError)
 NEVER = (NoSuchMoment, LogFault, DamagedLog)
 
@@ -50,13 +50,12 @@ def takes(turn: Turn) -> bool:
 def past_of(history: PlaneHistory, zone: str) -> Past:
     """The past as the zone's own logs tell it."""
 
-    async def past(position: Position, proxy: str) -> Situation:
-        def found(logs: History) -> Situation:
+    async def past(position: Position, proxies: Collection[str]) -> Mapping[str, Situation]:
+        def found(logs: History) -> Mapping[str, Situation]:
             state = logs.state(zone, position)
-            known = proxy_view(state, proxy)
-            if known is None:
-                raise NoSuchMoment(f"{proxy} was not known at {position}")
-            return project(state), known
+            view = project(state)
+            known = {proxy: proxy_view(state, proxy) for proxy in proxies}
+            return {proxy: (view, situation_of(view, one)) for proxy, one in known.items() if one is not None}
 
         return await history.ask(found)
 
@@ -81,7 +80,7 @@ class Keeping:
         self._secrets = secrets
         self.past: Past | None = None
         self._known: dict[str, tuple[Position, Situation]] = {}
-        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._asking: dict[Position, asyncio.Task[None]] = {}
         self._now: ZoneView | None = None
 
     def look(self, before: Fleet | None, now: ZoneView, *, taken: bool) -> None:
@@ -94,49 +93,63 @@ class Keeping:
         holding = self._holding.holding()
         for proxy in [one for one in self._known if one not in holding]:
             del self._known[proxy]
-        for proxy in [one for one in self._asking if one not in holding]:
-            self._asking.pop(proxy).cancel()
-        if not holding:
-            return
+        concerned, unknown = [], set[Position]()
         for proxy, position in holding.items():
             known = self._known.get(proxy)
             if known is not None and known[0] == position:
-                if taken:
-                    self._tell(proxy)
+                concerned += [proxy] if taken else []
+            elif position is not None and before is not None and _is_of(before, proxy, position):
+                self._known[proxy] = (position, (before.view, before.situations[proxy]))
+                concerned.append(proxy)
             elif position is not None:
-                self._find(proxy, position, before)
+                unknown.add(position)
+        for position in [one for one in self._asking if one not in unknown]:
+            self._asking.pop(position).cancel()
+        for position in unknown - self._asking.keys() if self.past is not None else ():
+            self._asking[position] = asyncio.create_task(self._recall(position))
+        self._tell(concerned)
 
-    def _find(self, proxy: str, position: Position, before: Fleet | None) -> None:
-        snapshot = None if before is None else before.snapshot(proxy)
-        if before is not None and snapshot is not None and snapshot.position == position:
-            self._known[proxy] = (position, (before.view, before.situations[proxy]))
-            self._tell(proxy)
-        elif self.past is not None and proxy not in self._asking:
-            self._asking[proxy] = asyncio.create_task(self._recall(self.past, proxy, position))
-
-    async def _recall(self, past: Past, proxy: str, position: Position) -> None:
-        while True:
+    async def _recall(self, position: Position) -> None:
+        """Read what proxies keep since a moment. It stays among what is asked for where that cannot be known."""
+        while self.past is not None:
+            holding = self._holding.holding()
+            proxies = [one for one, since in holding.items() if since == position and one not in self._known]
             try:
-                situation = await past(position, proxy)
+                found = await self.past(position, proxies)
             except LATER as error:
-                log.warning("cannot read now what a held proxy keeps", proxy=proxy, reason=str(error))
+                log.warning("cannot read now what held proxies keep", position=str(position), reason=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
             except NEVER as error:
-                log.error("cannot know what a held proxy keeps, nor who lost it", proxy=proxy, reason=str(error))  # noqa: TRY400
+                said = {"position": str(position), "reason": str(error)}
+                log.error("cannot know what held proxies keep, nor who lost it", **said)  # noqa: TRY400
                 return
             else:
-                break
-        self._known[proxy] = (position, situation)
-        del self._asking[proxy]
-        self._tell(proxy)
+                del self._asking[position]  # others may come that keep the same
+                self._known |= {proxy: (position, situation) for proxy, situation in found.items()}
+                self._tell(found)
+                return
 
-    def _tell(self, proxy: str) -> None:
-        if self._now is None:
-            return
-        view, situation = self._known[proxy][1]
+    def _tell(self, proxies: Iterable[str]) -> None:
+        views: dict[int, ZoneView] = {}
+        made: dict[tuple[int, ProxyView], Snapshot | None] = {}
+        for proxy in proxies:
+            _, (view, situation) = self._known[proxy]
+            place = (id(view), situation)
+            if place not in made and self._now is not None:
+                if id(view) not in views:
+                    views[id(view)] = kept_view(view, self._now)
+                made[place] = self._compiled(views[id(view)], situation)
+            if (snapshot := made.get(place)) is not None:
+                self._holding.keep(proxy, snapshot)
+
+    def _compiled(self, view: ZoneView, situation: ProxyView) -> Snapshot | None:
         try:
-            snapshot = compile_proxy(kept_view(view, self._now), situation, self._secrets)
+            return compile_proxy(view, situation, self._secrets)
         except Exception as fault:  # noqa: BLE001 - whatever it is: the proxy keeps what it has
-            log.error("cannot compile what a held proxy keeps", proxy=proxy, fault=f"{type(fault).__name__}: {fault}")  # noqa: TRY400
-        else:
-            self._holding.keep(proxy, snapshot)
+            log.error("cannot compile what held proxies keep", fault=f"{type(fault).__name__}: {fault}")  # noqa: TRY400
+            return None
+
+
+def _is_of(fleet: Fleet, proxy: str, position: Position) -> bool:
+    snapshot = fleet.snapshot(proxy)
+    return snapshot is not None and snapshot.position == position
