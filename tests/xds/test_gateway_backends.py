@@ -54,6 +54,17 @@ def test_what_is_said_of_a_route_goes_before_and_is_named_as_a_cause() -> None:
     """A MeshTimeout `to: MeshHTTPRoute` on a route of a gateway."""
     route_ref = {"kind": "MeshHTTPRoute", "name": "r"}
     on_mesh = {"kind": "Mesh"}
-    found, causes = told(everything_to(MES), timeout(3, on_mesh, on_mesh), ONE, timeout(9, route_ref, on_mesh))
+    others = (timeout(3, on_mesh, on_mesh), timeout(7, MES, on_mesh))
+    found, causes = told(everything_to(MES), *others, timeout(9, route_ref, on_mesh))
     assert found == timedelta(seconds=9)
     assert 7 in causes
+
+
+def test_what_is_said_of_a_route_is_merged_over_what_is_said_of_where_it_leads() -> None:
+    """One says how long requests may be idle, the other how long they may take."""
+    on_mesh = {"kind": "Mesh"}
+    idle = {"targetRef": {"kind": "MeshHTTPRoute", "name": "r"}, "default": {"http": {"streamIdleTimeout": "9s"}}}
+    route_policy = resource(type="MeshTimeout", name="idle", mesh="default", spec={"targetRef": on_mesh, "to": [idle]})
+    found, causes = told(everything_to(MES), timeout(3, on_mesh, on_mesh), timeout(7, MES, on_mesh), route_policy)
+    assert found == timedelta(seconds=7)
+    assert {5, 6, 7} <= causes

@@ -226,13 +226,13 @@ def effective(rules: tuple[Rule, ...], key: ResourceKey, labels: Labels) -> Effe
     matched = tuple(rule for rule in rules if targets(rule.to, rule.zone, key, labels))
     if not matched:
         return NOTHING_SAID
-    said = _merged(matched)
+    said = merged(matched)
     return said if not said.http else with_routes(said, matched, rules)
 
 
 def at_large(rules: tuple[Rule, ...]) -> Effective:
     """What the selected rules say about every service of the mesh."""
-    return _merged(tuple(rule for rule in rules if rule.to.kind == "Mesh"))
+    return merged(tuple(rule for rule in rules if rule.to.kind == "Mesh"))
 
 
 def particular(rules: tuple[Rule, ...]) -> bool:
@@ -314,7 +314,8 @@ def spelled(one: SpiffeMatch) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=4096)
-def _merged(rules: tuple[Rule, ...]) -> Effective:
+def merged(rules: tuple[Rule, ...]) -> Effective:
+    """What rules say together, whatever each of them is about."""
     timeout, said = _family(rules, TimeoutConf, "timeout")
     retry, more = _family(rules, RetryConf, "retry")
     breaker, most = _family(rules, BreakerConf, "breaker")
@@ -354,11 +355,11 @@ def with_routes(said: Effective, matched: tuple[Rule, ...], rules: tuple[Rule, .
         if not any(rule.to.kind == "MeshHTTPRoute" for rule in about):
             http.append(one)
             continue
-        merged = _merged(tuple(rule for rule in rules if rule in holding or rule in about))
-        http.append(msgspec.structs.replace(one, timeout=merged.timeout, retry=merged.retry))
+        both = merged(tuple(rule for rule in rules if rule in holding or rule in about))
+        http.append(msgspec.structs.replace(one, timeout=both.timeout, retry=both.retry))
         origins |= {
             f"httpRoute[{index}].{field}": source
-            for field, source in merged.origins
+            for field, source in both.origins
             if field.startswith(("timeout.", "retry."))
         }
     return msgspec.structs.replace(said, http=tuple(http), origins=tuple(sorted(origins.items())))

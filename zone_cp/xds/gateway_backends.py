@@ -24,7 +24,7 @@ from shared.model.route_policy import BackendRef
 from shared.naming import spiffe
 from zone_cp.view.gateway_policies import for_listener
 from zone_cp.view.gateways import GatewayView
-from zone_cp.view.policies import NOTHING_SAID, Effective, Rule, at_large, effective
+from zone_cp.view.policies import Effective, Rule, at_large, effective, merged, targets
 from zone_cp.view.routing import Origin
 from zone_cp.view.workloads import selected
 from zone_cp.view.zone_view import ExternalServiceView, Failure, MeshView, Sources
@@ -57,6 +57,12 @@ class Told(msgspec.Struct, frozen=True):
     def about(self, service: ExternalServiceView | None) -> Effective:
         """What is said about a destination; None: one in the mesh."""
         return _about(self.rules, service)
+
+    def holding(self, service: ExternalServiceView | None) -> tuple[Rule, ...]:
+        """The rules that hold for a destination; None: one in the mesh."""
+        if service is None:
+            return tuple(rule for rule in self.rules if rule.to.kind == "Mesh")
+        return tuple(rule for rule in self.rules if targets(rule.to, rule.zone, service.key, service.labels))
 
     def suffix(self, service: ExternalServiceView | None) -> str:
         """What a cluster's name ends in: nothing, unless policies say to this listener other than to the gateway."""
@@ -103,28 +109,27 @@ class Shared(msgspec.Struct, frozen=True):
 
 
 class Led(msgspec.Struct, frozen=True):
-    """Where a route leads. protocols are what the backends among its shares are spoken to in, said what policies say of
-    each of them.
+    """Where a route leads. protocols are what the backends among its shares are spoken to in, held the rules that hold
+    for each of them.
     """
 
     shares: Shares
     protocols: tuple[Protocol, ...]
-    said: tuple[Effective, ...]
+    held: tuple[tuple[Rule, ...], ...]
 
-    def alike(self, listener: Told) -> Effective:
-        """What holds for the requests of the route: what is said of all of its backends alike, else of every
+    def alike(self, listener: Told) -> tuple[Rule, ...]:
+        """The rules that hold for the requests of the route: those for all of its backends alike, else those for every
         destination. A request has timeouts and retries before it is drawn where it goes.
         """
-        first = self.said[0] if self.said else listener.at_large
-        same = all((one.timeout, one.retry) == (first.timeout, first.retry) for one in self.said)
-        return first if same else listener.at_large
+        found = [(one.timeout, one.retry) for one in map(merged, self.held)]
+        return self.held[0] if found and all(one == found[0] for one in found) else listener.holding(None)
 
 
 class _Outcome(msgspec.Struct, frozen=True):
     to: Backend | Closed
     protocol: Protocol = "tcp"
     sources: Sources = ()
-    said: Effective = NOTHING_SAID
+    held: tuple[Rule, ...] = ()
 
 
 class Destinations:
@@ -162,7 +167,7 @@ class Destinations:
         return Led(
             Shares(backends, tuple(closed), sources),
             tuple(one.protocol for one in led),
-            tuple(one.said for one in led),
+            tuple(one.held for one in led),
         )
 
     def _outcome(self, one: BackendRef, origin: Origin, listener: Told, wanted: ProtocolClass) -> _Outcome:
@@ -198,7 +203,7 @@ class Destinations:
         cited = (*endpoints(self.mesh, where, tls=self.mesh.mtls).sources, *said.sources)
         self._need(name, InMesh(where, said), (origin.source, *cited))
         backend = Backend("", name, "", one.weight, outside=False)
-        return _Outcome(backend, spoken(self.mesh, where), cited, said)
+        return _Outcome(backend, spoken(self.mesh, where), cited, listener.holding(None))
 
     def _ready(self, where: Destination) -> bool:
         service = self.mesh.workloads.services.get(where.service)
@@ -210,7 +215,7 @@ class Destinations:
         said = listener.about(service)
 
         def outcome(to: Backend | Closed) -> _Outcome:
-            return _Outcome(to, service.protocol, cited, said)
+            return _Outcome(to, service.protocol, cited, listener.holding(service))
 
         cited = (*service.judged_sources, *said.sources)
         why = f"{kind_of(service.key)} {service.service or service.name}"

@@ -23,7 +23,7 @@ from shared.model.route_policy import UrlRewrite
 from shared.model.target import IntOrString
 from zone_cp.view.gateway_routing import host_routings, tcp_routings
 from zone_cp.view.gateways import ListenerView, PortView
-from zone_cp.view.policies import Effective, with_routes
+from zone_cp.view.policies import Effective, merged, with_routes
 from zone_cp.view.routing import HttpRouting
 from zone_cp.view.zone_view import Sources
 from zone_cp.xds import defaults
@@ -61,9 +61,7 @@ def virtual_hosts(found: Destinations, gateway_port: PortView, one: ListenerView
     made: dict[HttpRouting, tuple[bytes, ...]] = {}  # a rule holds in several hosts
     for host in host_routings(found.mesh, found.gateway, gateway_port, one):
         routes: list[bytes] = []
-        tuned = _tuned(host.rules, listener)
-        sources |= dict.fromkeys(tuned.sources)
-        for rule in tuned.http:
+        for rule in host.rules:
             if rule not in made:
                 made[rule] = _routes(found, rule, listener, sources)
             routes += made[rule]
@@ -89,12 +87,6 @@ def shared_connections(found: Destinations, listeners: Iterable[tuple[ListenerVi
 # --- rules --------------------------------------------------------------------------------------------------------
 
 
-def _tuned(rules: tuple[HttpRouting, ...], listener: Told) -> Effective:
-    """The rules with what policies say about these routes in particular."""
-    everything = tuple(rule for rule in listener.rules if rule.to.kind == "Mesh")
-    return with_routes(Effective(http=rules), everything, listener.rules)
-
-
 def _routes(found: Destinations, rule: HttpRouting, listener: Told, sources: dict[EventRef, None]) -> tuple[bytes, ...]:
     redirected = any(one.type == "RequestRedirect" for one in rule.filters)
     led = found.shared_out(rule.backends, rule.backend_origin, listener, "http")
@@ -106,9 +98,11 @@ def _routes(found: Destinations, rule: HttpRouting, listener: Told, sources: dic
             # A copy that nobody can take is not made: the client is none the wiser in any case.
             mirrors += ((to, one.request_mirror.percentage) for to in copies.backends)
             cited |= dict.fromkeys(copies.sources)
-    said = led.alike(listener)
-    about = msgspec.structs.replace(said, timeout=rule.timeout or said.timeout, retry=rule.retry or said.retry)
-    sources |= cited | dict.fromkeys((*said.sources, *listener.at_large.sources))
+    held = led.alike(listener)
+    said, told = merged(held), with_routes(Effective(http=(rule,)), held, listener.rules)
+    (tuned,) = told.http
+    about = msgspec.structs.replace(said, timeout=tuned.timeout or said.timeout, retry=tuned.retry or said.retry)
+    sources |= cited | dict.fromkeys((*said.sources, *told.sources, *listener.at_large.sources))
     return _encoded(
         Entry(
             name=f"{rule.origin.key.kind}/{rule.origin.key.name}",
