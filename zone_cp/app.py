@@ -283,9 +283,9 @@ class _Zone:
         """The copy writes these events: work out meanwhile what follows from them."""
         events = [decode_event(raw.data) for raw in batch]
         self._decoded = batch, events
-        state = self._owner.look_ahead(events)
-        if state is not None:
-            self._publisher.look_ahead(state, events)
+        ahead = self._owner.look_ahead(events)
+        if ahead is not None:
+            self._publisher.look_ahead(ahead.state, ahead.events)
 
     # --- state moves ---------------------------------------------------------------------------------------
 

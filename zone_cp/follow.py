@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeAlias
 
-import msgspec
 import structlog
 from immutables import Map
 
@@ -23,17 +22,16 @@ from shared.events.event import (
     ResourceApplied,
     ResourceDeleted,
     ZoneSettingsChanged,
-    event_hash,
 )
 from shared.events.fold import fold, fold_all
 from shared.events.log import Conflict, EventLog, LogUnavailable
 from shared.events.signing import Signer
 from shared.events.state import LogState, ZoneState
 from shared.events.stop import Held, Stop, Stopped, check_skip, stops_of, tombstone, zone_unread
-from shared.model.resource import MeshExternalService
 from shared.process.collector import collector_paused
 from shared.process.writer import LogWriter
 from zone_cp.ads.fence import Mark, lost
+from zone_cp.ahead import Ahead, only_services
 from zone_cp.decide import decide
 
 APPEND_BATCH = 500
@@ -48,14 +46,6 @@ Decided: TypeAlias = Callable[[ZoneState], Sequence[Change]]
 Changed: TypeAlias = Callable[[ZoneState, Sequence[Event] | None], None]
 
 log = structlog.get_logger(__name__)
-
-
-class _Ahead(msgspec.Struct, frozen=True):
-    """The state after events that are not kept yet, on top of which folds of both logs."""
-
-    hub: LogState
-    own: LogState
-    after: ZoneState
 
 
 class ZoneOwner:
@@ -86,7 +76,7 @@ class ZoneOwner:
         self._lock = asyncio.Lock()
         self._moved_by: list[Event] | None = None
         self.lost = 0
-        self._ahead: _Ahead | None = None
+        self._ahead: Ahead | None = None
         self._foreseen: ZoneState | None = None
         self._held = Held(_stopped)
 
@@ -188,24 +178,33 @@ class ZoneOwner:
     def _decided_of(self, events: Sequence[Event]) -> list[Event]:
         return [event for event in events if event.n <= self._writer.state.seen]
 
-    def look_ahead(self, events: Sequence[Event]) -> ZoneState | None:
-        """The state after events of global that the copy does not hold yet; None where anything but the fold follows
-        from them, or something else is going on. Nothing is served of it until `hub_events` gets there.
+    def look_ahead(self, events: Sequence[Event]) -> Ahead | None:
+        """The state after events of global that the copy does not hold yet; None where more than external services is
+        changed, or something else is going on. Nothing is recorded or served of it until `hub_events` gets there.
         """
         self._ahead = None
         if self._lock.locked() or self.is_behind() or not events or events[0].n != self._hub.n + 1:
             return None
-        hub, own = self._hub, self._writer.state
+        if not only_services(events):
+            return None
+        hub, own, decided = self._hub, self._writer.state, list[Event]()
         for event in events:
-            change = event.change
-            resource = change.resource if isinstance(change, ResourceApplied) else None
-            if not isinstance(resource, MeshExternalService):
-                return None
-            hub = fold(hub, event)
-            if decide(ZoneState(self.zone, hub, own), event, self._settings):
-                return None
-        self._ahead = _Ahead(self._hub, own, ZoneState(self.zone, hub, own))
-        return self._ahead.after
+            hub, own, further = self._decided_about(event, hub, own)
+            decided += further
+        if len(decided) > APPEND_BATCH:
+            return None
+        after = ZoneState(self.zone, hub, own)
+        self._ahead = Ahead(self._hub, self._writer.state, after, (*events, *decided), tuple(decided))
+        return self._ahead
+
+    def _decided_about(
+        self, event: Event, hub: LogState, own: LogState
+    ) -> tuple[LogState, LogState, tuple[Event, ...]]:
+        """Both logs after an event of global, and what is to be recorded of it."""
+        hub = fold(hub, event)
+        changes = decide(ZoneState(self.zone, hub, own), event, self._settings)
+        further = self._prepare(changes, cause=event.id, seen=hub.n, state=own)
+        return hub, fold_all(own, further), further
 
     async def hub_events(self, events: Sequence[Event]) -> None:
         """Take events of global that the local copy holds now."""
@@ -350,32 +349,33 @@ class ZoneOwner:
     async def _decide(self, events: Sequence[Event]) -> None:
         hub, own = self._hub, self._writer.state
         ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead.hub is hub and ahead.own is own and ahead.after.hub.head == _head(events):
+        if ahead is not None and ahead.holds(hub, own, events):
             self._moved(events)
-            self._hub, self._foreseen = ahead.after.hub, ahead.after
+            await self._commit(ahead.decided, after=ahead.state.own)
+            self._hub, self._foreseen = ahead.state.hub, ahead.state
             return
         staged: list[Event] = []
         self._moved(events)
         for event in events:
-            hub = fold(hub, event)
-            changes = decide(ZoneState(self.zone, hub, own), event, self._settings)
-            for further in self._prepare(changes, cause=event.id, seen=hub.n, state=own):
-                own = fold(own, further)
-                staged.append(further)
+            hub, own, further = self._decided_about(event, hub, own)
+            staged += further
             if len(staged) >= APPEND_BATCH:
                 await self._commit(staged)
                 self._hub, own, staged = hub, self._writer.state, []
         await self._commit(staged)
         self._hub = hub
 
-    async def _commit(self, events: Sequence[Event]) -> None:
-        """Append for ever: the zone goes on serving what it has until its own server is back. Raises Conflict."""
+    async def _commit(self, events: Sequence[Event], *, after: LogState | None = None) -> None:
+        """Append for ever: the zone goes on serving what it has until its own server is back. Raises Conflict.
+
+        after: the state that they lead to, where it is known; of one APPEND_BATCH at most.
+        """
         attempt = 0
         while events:
             try:
                 for start in range(0, len(events), APPEND_BATCH):
                     # Of decisions that a crash cuts short, a restart makes the rest anew.
-                    await self._writer.commit(events[start : start + APPEND_BATCH], whole=False)
+                    await self._writer.commit(events[start : start + APPEND_BATCH], whole=False, after=after)
                     self._moved(events[start : start + APPEND_BATCH])
                 return
             except Stopped:
@@ -390,10 +390,6 @@ class ZoneOwner:
 
 def _stopped(stop: Stop) -> None:
     log.error("stopped before an event", stop=stop.event, reason=stop.reason, mended_by=stop.mend)
-
-
-def _head(events: Sequence[Event]) -> str:
-    return event_hash(events[-1]) if events else ""
 
 
 def _is(one: ZoneState, other: ZoneState) -> bool:

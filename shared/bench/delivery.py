@@ -76,7 +76,8 @@ async def measure_to_answer(step: Step) -> tuple[float, ...]:
         port = outside.sockets[0].getsockname()[1]
         async with place.api() as api:
             await _prepare(place, api)
-            await place.start_sidecar()
+        await place.start_sidecar()
+        async with place.api() as api:  # the server does not wait for ever for the next request of a connection
             await _first_answer(place, api, SERVICES, port)
             found = []
             for number in range(SERVICES + 1, SERVICES + 1 + NEW_SERVICES):

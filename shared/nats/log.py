@@ -129,13 +129,28 @@ class JetStreamLog:
             raise ValueError(f"{len(events)} events exceed a batch of {MAX_BATCH}")
         if any(event.sequence != events[0].sequence + i for i, event in enumerate(events)):
             raise ValueError("events of a batch must be consecutive")
-        one_by_one = not whole and len(events) <= FEW
         async with self._appending:
-            for part in [[event] for event in events] if one_by_one else [list(events)]:
-                await self._append(part)
+            if whole or len(events) == 1 or len(events) > FEW:
+                await self._append(list(events))
+            else:
+                await self._append_one_by_one(events)
 
-    async def _append(self, events: list[RawEvent]) -> None:
+    async def _append_one_by_one(self, events: Sequence[RawEvent]) -> None:
+        """Send all at once: none is let in but behind the very one before it."""
+        befores = ("", *(event_id(event.data) for event in events))
+        sent = [asyncio.create_task(self._publish(*one)) for one in zip(events, befores, strict=False)]
+        stored = await asyncio.gather(*sent, return_exceptions=True)
         ambiguous = False
+        for event, sequence in zip(events, stored, strict=True):
+            if sequence != event.sequence:
+                if isinstance(sequence, asyncio.CancelledError):
+                    raise sequence
+                # Whatever became of it: it is looked for, and written where it is not there.
+                ambiguous = ambiguous or (isinstance(sequence, LogUnavailable) and sequence.ambiguous)
+                await self._append([event], ambiguous=ambiguous)
+
+    async def _append(self, events: list[RawEvent], *, ambiguous: bool = False) -> None:
+        """ambiguous: they may have been written before."""
         why: Exception | None = None
         for attempt in range(self._attempts):
             if attempt:
@@ -175,10 +190,12 @@ class JetStreamLog:
             raise Conflict(first - 1, last)
         return events[same:]
 
-    async def _publish(self, event: RawEvent) -> int:
-        reply = await self.connection.request(
-            self._prefix + event.subject, event.data, headers=self._headers(event, first=True)
-        )
+    async def _publish(self, event: RawEvent, before: str = "") -> int:
+        """before: the id of the event that must be the last one; its sequence alone could be another's."""
+        headers = self._headers(event, first=True)
+        if before:
+            headers["Nats-Expected-Last-Msg-Id"] = before
+        reply = await self.connection.request(self._prefix + event.subject, event.data, headers=headers)
         return int(decode_api(reply.data).get("seq", 0))
 
     async def _publish_batch(self, events: list[RawEvent]) -> int:

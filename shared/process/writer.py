@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from shared.events import moment
 from shared.events.compose import compose
 from shared.events.event import Change, Event, EventSkipped, LogSigned
-from shared.events.fold import fold, fold_all
+from shared.events.fold import fold_all
 from shared.events.log import Conflict, EventLog, LogBroken
 from shared.events.signing import Signer, signed
 from shared.events.state import LogState
@@ -72,11 +72,11 @@ class LogWriter:
         kid = self._signer.kid if self._signer is not None else ""
         return compose(base, changes, ids=ids, time=time, actor=actor, seen=seen, cause=cause, kid=kid)
 
-    async def commit(self, events: Sequence[Event], *, whole: bool = True) -> None:
+    async def commit(self, events: Sequence[Event], *, whole: bool = True, after: LogState | None = None) -> None:
         """Append and fold. Raises Conflict (after catching up) and LogUnavailable (nothing is folded), of this Stopped
         for all but tombstones where the log holds what cannot be read: who decided does not know what it says.
 
-        whole: see EventLog.append.
+        whole: see EventLog.append. after: the state that they lead to, where the caller has folded them already.
         """
         if not events:
             return
@@ -88,8 +88,7 @@ class LogWriter:
             await self.catch_up()
             self._check(events)
             raise
-        for event in events:
-            self.state = fold(self.state, event)
+        self.state = fold_all(self.state, events) if after is None else after
 
     def _check(self, events: Sequence[Event]) -> None:
         if self.broken is not None:

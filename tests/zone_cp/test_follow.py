@@ -513,29 +513,67 @@ async def test_what_was_looked_ahead_to_is_the_state_that_comes_about() -> None:
     await zone.take(log)
     changed = log.append(applied(mes("a", endpoints=("203.0.113.9:1",))))
     told = len(zone.told)
-    foreseen = zone.owner.look_ahead(changed)
-    assert foreseen is not None
+    ahead = zone.owner.look_ahead(changed)
+    assert ahead is not None
     assert len(zone.told) == told
-    assert zone.owner.state.position.g == foreseen.position.g - 1
+    assert zone.owner.state.position.g == ahead.state.position.g - 1
     await zone.take(log)
-    assert zone.told[-1] is foreseen
+    assert zone.told[-1] is ahead.state
     again = log.append(applied(mes("b", endpoints=("203.0.113.9:2",))))
     void = zone.owner.look_ahead(again)
+    assert void is not None
     await zone.owner.write(lambda _state: [applied(mes("local"), "east")], actor="test")
     await zone.take(log)
-    assert zone.told[-1] is not void
+    assert zone.told[-1] is not void.state
     assert zone.told[-1].hub == log.state
     zone.whole()
 
 
-async def test_nothing_is_looked_ahead_to_that_the_zone_has_to_decide() -> None:
-    """A new service is leased a VIP, a mesh changes who issues certificates: both wait for the copy."""
+async def test_what_a_new_service_is_given_is_worked_out_ahead_and_recorded_after_the_copy_holds_it() -> None:
+    """Its VIP and names stand in the log once, as they were looked ahead to, and as they would be without."""
+    zone, plain = await Zone().recover(), await Zone().recover()
+    log = hub("a")
+    for one in (zone, plain):
+        await one.take(log)
+    before = len(zone.own.events)
+    ahead = zone.owner.look_ahead(log.append(applied(mes("new")), applied(mes("newer"))))
+    assert ahead is not None
+    assert len(zone.own.events) == before
+    assert sum(isinstance(event.change, VipLeased) for event in ahead.decided) == 2
+    for one in (zone, plain):
+        await one.take(log)
+    assert zone.told[-1] is ahead.state
+    assert [event.id for event in zone.own.events[before:]] == [event.id for event in ahead.decided]
+    changes = [[event.change for event in one.own.events[before:]] for one in (zone, plain)]
+    assert changes[0] == changes[1]
+    zone.whole()
+
+
+async def test_what_was_decided_ahead_of_a_change_that_never_came_is_recorded_nowhere() -> None:
+    """Neither when another event stands in its place, nor when the zone decided about something else first."""
+    zone = await Zone().recover()
+    log, other = hub("a"), hub("a")
+    await zone.take(log)
+    void = zone.owner.look_ahead(log.append(applied(mes("lost"))))
+    assert void is not None
+    other.append(applied(mes("kept")))
+    await zone.owner.hub_events(other.events[-1:])
+    late = zone.owner.look_ahead(other.append(applied(mes("late"))))
+    assert late is not None
+    await zone.owner.write(lambda _state: [applied(mes("local"), "east")], actor="test")
+    await zone.owner.hub_events(other.events[-1:])
+    recorded = {event.id for event in zone.own.events}
+    assert not recorded & {event.id for event in (*void.decided, *late.decided)}
+    leased = {event.change.key.name for event in zone.own.events if isinstance(event.change, VipLeased)}
+    assert leased == {"a", "kept", "late", "local"}
+
+
+async def test_only_external_services_are_looked_ahead_to() -> None:
+    """A mesh may change who issues certificates: it waits for the copy."""
     zone = await Zone().recover()
     log = hub("a")
     await zone.take(log)
-    for change in (applied(mes("new")), applied(mesh("other"))):
-        assert zone.owner.look_ahead(log.append(change)) is None
-        await zone.take(log)
+    assert zone.owner.look_ahead(log.append(applied(mesh("other")))) is None
 
 
 async def test_another_event_than_the_one_looked_at_is_folded_for_itself() -> None:
@@ -547,5 +585,6 @@ async def test_another_event_than_the_one_looked_at_is_folded_for_itself() -> No
     void = zone.owner.look_ahead(lost)
     other.append(applied(mes("a", endpoints=("203.0.113.9:2",))))
     await zone.owner.hub_events(other.events[-1:])
-    assert zone.told[-1] is not void
+    assert void is not None
+    assert zone.told[-1] is not void.state
     assert zone.owner.state.hub == other.state
