@@ -133,9 +133,9 @@ class _Zone:
         life.start("try addresses", self._addresses.run())
         life.start("say progress", self._progress.run())
         source = topology.hub_log_from_zone(connection, settings.name)
-        self._copier = Copier(source, copy, on_fault=_halted("copy of global's log"), ahead=self._look_ahead)
+        self._copier = Copier(source, copy, on_fault=self._halted("copy of global's log"), ahead=self._look_ahead)
         life.start("follow global", self._follow(self._copier))
-        self._outbox = Outbox(own, target, on_fault=_halted("outbox"))
+        self._outbox = Outbox(own, target, on_fault=self._halted("outbox"))
         self._safety.halting |= {"copy of global's log": self._copier, "outbox": self._outbox}
         life.start("outbox", self._outbox.run())
         life.start("status outbox", StatusOutbox(status, topology.status_target(connection, settings.name)).run())
@@ -381,13 +381,13 @@ class _Zone:
     def _on_lost(self, proxy: str, lost: ListenerLost) -> None:
         self._addresses.lost(proxy, lost)
 
+    def _halted(self, what: str) -> Callable[[Exception], None]:
+        def tell(fault: Exception) -> None:
+            # Serving goes on with what the zone has; an operator decides (decision 33).
+            log.error("halted", what=what, reason=str(fault))
+            self._progress.halted()
+
+        return tell
+
     def _on_observation(self, proxy: str, seen: Observation) -> None:
         self._board.observed(proxy, seen.cluster, Observed(seen.failing, seen.reason, proxy, seen.time))
-
-
-def _halted(what: str) -> Callable[[Exception], None]:
-    def tell(fault: Exception) -> None:
-        # Serving goes on with what the zone has; an operator decides (decision 33).
-        log.error("halted", what=what, reason=str(fault))
-
-    return tell

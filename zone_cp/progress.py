@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
@@ -19,6 +20,7 @@ from immutables import Map
 from shared.events.log import LogUnavailable
 from shared.events.progress import LISTED, PROGRESS_KEY, Laggard, Progress, Refused, Waiting
 from shared.events.state import Position, ProxyStatus, ZoneState
+from shared.events.stop import RESUME, HaltedPart, Stop, halted_parts
 from shared.process.news import News
 from shared.process.writer import event_time
 from zone_cp.ads.facts import Acked, Fact
@@ -36,6 +38,10 @@ SPACING_SECONDS = 0.05
 PAUSE_FACTOR = 9
 """Pause after each message, as a multiple of what it took."""
 RETRY_SECONDS = 0.5
+HALTED_SECONDS = 1.0
+"""While something stands still, it is looked at so often whether it still does."""
+REASON_TOLD = 500
+"""Characters of a reason."""
 PUSHES_TOLD, SEEN_TOLD = 16, 32
 """Pushes and arrivals that one message tells of."""
 
@@ -54,6 +60,16 @@ class Kept(Protocol):
 
     def reason(self, proxy: str) -> str:
         """Why the proxy is not given what there is for it, "" when it is."""
+        ...
+
+    @property
+    def stops(self) -> Sequence[Stop]:
+        """Events that the zone stops before."""
+        ...
+
+    @property
+    def faults(self) -> Mapping[str, str]:
+        """What else stands still, and why."""
         ...
 
     def quarantined(self) -> Sequence[tuple[Key, str]]:
@@ -160,6 +176,10 @@ class ZoneProgress:
             if isinstance(fact, Acked):
                 self._reach.acked(proxy, short_type(fact.type_url), fact.position, event_time())
 
+    def halted(self) -> None:
+        """Something stands still since now."""
+        self._told()
+
     def _told(self) -> None:
         self._news.tell()
         self._wake.set()
@@ -183,7 +203,10 @@ class ZoneProgress:
         """For ever: let global know."""
         before: bytes | None = None
         while True:
-            await self._wake.wait()
+            with suppress(TimeoutError):
+                # Nothing tells when what stood still goes on.
+                async with asyncio.timeout(HALTED_SECONDS if self._halted() else None):
+                    await self._wake.wait()
             await asyncio.sleep(BEHIND_SECONDS)
             self._wake.clear()
             started = time.perf_counter()
@@ -223,7 +246,12 @@ class ZoneProgress:
             offline_names=offline,
             seen=reach.seen(seen),
             pushes=reach.pushes(pushes),
+            halted=self._halted(),
         )
+
+    def _halted(self) -> tuple[HaltedPart, ...]:
+        parts = halted_parts(self._kept.stops, self._kept.faults, RESUME)[:LISTED]
+        return tuple(msgspec.structs.replace(part, reason=part.reason[:REASON_TOLD]) for part in parts)
 
     def _laggards(self) -> tuple[Laggard, ...]:
         """Who is behind, furthest first; those that are not named in any answer without the reason."""

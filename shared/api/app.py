@@ -35,7 +35,7 @@ from shared.api.works import work_routes
 from shared.api.xds import XdsInspector, xds_routes
 from shared.events.event import GLOBAL
 from shared.events.log import LogUnavailable
-from shared.events.stop import Stopped
+from shared.events.stop import RESUME, Stopped
 from shared.history.plane import PlaneHistory
 from shared.history.works import Works
 from shared.model import codec
@@ -88,7 +88,7 @@ def build_api(
     handlers += [*history_routes(past), *event_history_routes(past), *undo_routes(past, store, zone)]
     handlers += [*preflight_routes(past), *work_routes(past, works)]
     handlers += release_routes(releaser)
-    handlers += halted_routes(reads, "zonal resume, once it is repaired" if zone else "zonal verify and zonal repair")
+    handlers += halted_routes(reads, RESUME if zone else "zonal verify and zonal repair", None if zone else tracer)
     handlers += trace_routes(store, tracer, past)
 
     async def check(request: Request[Any, Any, State]) -> None:

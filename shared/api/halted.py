@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -14,8 +14,10 @@ from shared.api.body import read
 from shared.api.problem import Problem
 from shared.api.reading import current_reader
 from shared.api.response import Call, json_response
+from shared.api.trace import Tracer
 from shared.events.event import Event
-from shared.events.stop import NotSkipped, Stop
+from shared.events.progress import Progress
+from shared.events.stop import HaltedPart, NotSkipped, Stop, halted_parts
 
 REASON_MAX = 1024
 """Characters of a reason for passing over an event."""
@@ -24,14 +26,6 @@ WITHHELD = "this is of all meshes and zones, the token is not"
 
 HEADER = "Zonal-Halted"
 """On every answer of a plane that stands before events: which. What it shows of their logs is of before them."""
-
-
-class HaltedPart(msgspec.Struct, frozen=True):
-    """what stands still, why, and what makes it go on."""
-
-    what: str
-    reason: str
-    mend: str
 
 
 class Reads(Protocol):
@@ -60,17 +54,16 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     reason: str
 
 
-def halted_routes(plane: Reads | None, mend: str) -> list[HTTPRouteHandler]:
-    """The routes; mend: what makes a fault go on."""
+def halted_routes(plane: Reads | None, mend: str, zones: Tracer | None = None) -> list[HTTPRouteHandler]:
+    """The routes; mend: what makes a fault go on. zones: what zones say of themselves, on global."""
     if plane is None:
         return []
 
     @get("/halted")
     async def halted() -> Response[bytes]:
-        items = [*halted_parts(plane, mend)]
-        if current_reader().is_limited:
-            items = [msgspec.structs.replace(item, reason=WITHHELD) for item in items]
-        return json_response({"items": items, "total": len(items)})
+        items = _shown(halted_parts(plane.stops, plane.faults, mend))
+        told = {zone: _shown(said.halted) for zone, said in _said(zones) if said.halted}
+        return json_response({"items": items, "total": len(items), "zones": told})
 
     @post("/skip", status_code=200)
     async def skip(request: Call) -> Response[bytes]:
@@ -80,9 +73,23 @@ def halted_routes(plane: Reads | None, mend: str) -> list[HTTPRouteHandler]:
         except NotSkipped as refusal:
             raise Problem(409, "Nothing to pass over", str(refusal)) from None
         recorded = [{"origin": event.origin, "n": event.n, "id": event.id} for event in events]
-        return json_response({"recorded": recorded, "halted": halted_parts(plane, mend)})
+        return json_response({"recorded": recorded, "halted": halted_parts(plane.stops, plane.faults, mend)})
 
     return [halted, skip]
+
+
+def _said(zones: Tracer | None) -> Iterator[tuple[str, Progress]]:
+    """What every zone that whoever asks may see said last."""
+    for zone in zones.zones if zones is not None else ():
+        said = zones.progress(zone) if zones is not None and current_reader().sees_zone(zone) else None
+        if said is not None:
+            yield zone, said
+
+
+def _shown(parts: Iterable[HaltedPart]) -> list[HaltedPart]:
+    if not current_reader().is_limited:
+        return list(parts)
+    return [msgspec.structs.replace(part, reason=WITHHELD) for part in parts]
 
 
 def standing(plane: Reads | None) -> list[str]:
@@ -99,12 +106,6 @@ def marked(plane: Reads | None) -> Callable[[Response[bytes]], Awaitable[Respons
         return response
 
     return mark
-
-
-def halted_parts(plane: Reads, mend: str) -> list[HaltedPart]:
-    """All that stands still in a plane."""
-    stops = [HaltedPart(f"before event {stop.event}", stop.reason, stop.mend) for stop in plane.stops]
-    return stops + [HaltedPart(what, reason, mend) for what, reason in sorted(plane.faults.items())]
 
 
 def _read(body: bytes) -> _Body:

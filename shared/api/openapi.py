@@ -163,7 +163,8 @@ def _dataplanes_path(kind: str) -> dict[str, Any]:
 def _halted_paths() -> dict[str, Any]:
     text = {"type": "string"}
     parts = {"type": "array", "items": object_of(what=text, reason=text, mend=text)}
-    listed = {"200": answer(object_of(items=parts, total=NUMBER), "what stands still")} | problems()
+    zones = {"type": "object", "additionalProperties": parts}
+    listed = {"200": answer(object_of(items=parts, total=NUMBER, zones=zones), "what stands still")} | problems()
     body = object_of(origin=text, n=NUMBER, reason={"type": "string", "minLength": 1, "maxLength": REASON_MAX})
     recorded = {"type": "array", "items": object_of(origin=text, n=NUMBER, id=text)}
     answers = {"200": answer(object_of(recorded=recorded, halted=parts), "the tombstone, and what stands still now")}

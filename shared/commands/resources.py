@@ -132,6 +132,8 @@ def get(
         if status is not None and output == "json":
             whole = {**whole, "status": status}
         _print(_to_apply(whole) if output == "yaml" else whole, output)
+    elif found.name == "Zone":
+        _show_zones(items, _halted(client))
     elif found.name in _PROXIES:
         _show(found, items, status or ())
     elif status is not None and found.name == "MeshGateway":
@@ -240,6 +242,27 @@ def _show(kind: Kind, items: Sequence[dict[str, Any]], status: Sequence[dict[str
         conditions = [] if status is None else ["\n".join(_condition(one) for one in found)]
         rows.append([*mesh, name, _origin(labels), item.get("modificationTime", ""), *conditions])
     output.table([*scope, "NAME", "ORIGIN", "CHANGED", *last], rows)
+
+
+def _halted(client: Client) -> dict[str, list[dict[str, Any]]]:
+    """What stands still, by zone; nothing where no API tells."""
+    try:
+        answer = client.get("/halted")
+    except ApiRefused as refused:
+        if refused.status == 404:
+            return {}
+        raise
+    own = client.get("/").get("zone")
+    return {**answer.get("zones", {}), **({own: answer["items"]} if own else {})}
+
+
+def _show_zones(items: Sequence[dict[str, Any]], halted: dict[str, list[dict[str, Any]]]) -> None:
+    rows = []
+    for item in items:
+        name, labels = item.get("name", ""), item.get("labels") or {}
+        marks = "\n".join(one.get("what", "") for one in halted.get(name, ()))
+        rows.append([name, _origin(labels), item.get("modificationTime", ""), marks])
+    output.table(["NAME", "ORIGIN", "CHANGED", "HALTED"], rows)
 
 
 def _origin(labels: dict[str, str]) -> str:

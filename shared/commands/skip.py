@@ -9,8 +9,10 @@ from cyclopts import Parameter
 
 from shared.commands import connect
 from shared.commands import output as printing
+from shared.commands.client import ApiRefused
 from shared.commands.connect import Api, OutputFlag, TokenFile
 from shared.commands.events import EventName, event_named
+from shared.commands.failure import CommandFailed
 from shared.events.event import GLOBAL
 from shared.process.exit_code import ExitCode
 
@@ -52,15 +54,21 @@ def skip(
 
 
 def halted(*, api: Api = None, token_file: TokenFile = None, output: OutputFlag = "table") -> int:
-    """Show what stands still in global and the zones of the context, and how it goes on; exit code 1 for anything.
+    """Show what stands still in global and its zones, and how it goes on; exit code 1 for anything.
 
-    With --api, of that plane alone.
+    Zones of the context are asked themselves; of others, and of those that do not answer, it is what they told last.
+    With --api, that plane alone is asked.
     """
-    places: list[str | None] = [None] if api is not None else [None, *sorted(connect.current().zones)]
-    rows: list[dict[str, Any]] = []
-    for place in places:
-        answer = connect.client(api, token_file, place).get("/halted")
-        rows += [{"where": place or (api or GLOBAL), **item} for item in answer["items"]]
+    answer = connect.client(api, token_file).get("/halted")
+    found = {api or GLOBAL: answer["items"], **answer.get("zones", {})}
+    for zone in sorted(connect.current().zones) if api is None else ():
+        try:
+            found[zone] = connect.client(None, token_file, zone).get("/halted")["items"]
+        except ApiRefused:
+            raise
+        except CommandFailed as silent:
+            printing.say(f"{silent.message}; of zone {zone} this is what it told global last")
+    rows: list[dict[str, Any]] = [{"where": where, **item} for where, items in found.items() for item in items]
     if output != "table":
         printing.document({"items": rows, "total": len(rows)}, output)
     elif rows:

@@ -16,6 +16,7 @@ import msgspec
 
 from shared.events.event import GLOBAL
 from shared.events.state import Position
+from shared.events.stop import HaltedPart
 
 PROGRESS_KEY = "progress"
 """Where a zone's word stands in its status stream."""
@@ -97,7 +98,9 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Progress(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """A zone's word. laggards are those that are furthest behind, of `behind`; the others have all reached `rest`."""
+    """A zone's word. laggards are those that are furthest behind, of `behind`; the others have all reached `rest`.
+    halted: what stands still in its control plane.
+    """
 
     zone: str
     said_at: str
@@ -111,6 +114,7 @@ class Progress(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     offline_names: tuple[str, ...] = ()
     seen: tuple[Seen, ...] = ()
     pushes: tuple[Push, ...] = ()
+    halted: tuple[HaltedPart, ...] = ()
 
 
 class Change(msgspec.Struct, frozen=True):

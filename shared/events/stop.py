@@ -44,6 +44,24 @@ class Stop(msgspec.Struct, frozen=True):
         return f"event {self.event} cannot be read by this program ({self.reason}); mended by {self.mend}"
 
 
+RESUME = "zonal resume, once it is repaired"
+"""What makes a zone's copy or outbox go on."""
+
+
+class HaltedPart(msgspec.Struct, frozen=True):
+    """what stands still, why, and what makes it go on."""
+
+    what: str
+    reason: str
+    mend: str
+
+
+def halted_parts(stops: Iterable[Stop], faults: Mapping[str, str], mend: str) -> list[HaltedPart]:
+    """All that stands still in a plane: before events, and for other faults, by what has them; mend: of these."""
+    parts = [HaltedPart(f"before event {stop.event}", stop.reason, stop.mend) for stop in stops]
+    return parts + [HaltedPart(what, reason, mend) for what, reason in sorted(faults.items())]
+
+
 class Stopped(LogUnavailable):
     """Nothing is written on top of what was not read."""
 

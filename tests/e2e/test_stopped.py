@@ -108,6 +108,23 @@ async def _stands(system: Living, zone: str | None, *events: str) -> None:
     )
 
 
+async def _told(system: Living, zone: str) -> list[str]:
+    """What stands still in a zone, as it told global."""
+    zones = (await system.api("GET", "/halted"))["zones"]
+    return [one["what"] for one in zones.get(zone, ())]
+
+
+async def _global_knows(system: Living, zone: str, *events: str) -> None:
+    """Wait until global says the same of a zone as the zone, and marks it in the list of zones."""
+    wanted = [f"before event {event}" for event in events]
+    await eventually(lambda: _told(system, zone), lambda seen: seen == wanted, f"{zone}: {wanted}", WITHIN_SECONDS)
+    code, listed, _ = await system.cli("get", "zones")
+    rows = {row.split()[0]: row for row in listed.splitlines()}
+    assert code == 0
+    assert all(one in rows[zone] for one in wanted)
+    assert ("before" in rows[zone]) == bool(wanted)
+
+
 async def _skip(system: Living, where: str | None, origin: str, n: int) -> None:
     async with system.client(where) as client:
         answer = await client.post("/skip", json={"origin": origin, "n": n, "reason": "planted by a test"})
@@ -132,6 +149,7 @@ async def test_poison_of_global_stops_every_reader_and_no_traffic(system: Living
     )
     for plane in (None, "east", "west"):
         await _stands(system, plane, str(unknown))
+    await _global_knows(system, "east", str(unknown))
     async with traffic(system, "west", "web.west.mesh", 8080) as seen:
         async with system.client() as client:
             refused = await client.put("/meshes/behind", json={"type": "Mesh", "name": "behind"})
@@ -149,6 +167,7 @@ async def test_poison_of_global_stops_every_reader_and_no_traffic(system: Living
 
         await _skip(system, "west", "global", unknown)
         await _stands(system, "west", str(nonsense))
+        await _global_knows(system, "west", str(nonsense))
         await _stands(system, "east", str(unknown))
         await _skip(system, None, "global", unknown)
         for plane in (None, "east", "west"):
@@ -156,6 +175,8 @@ async def test_poison_of_global_stops_every_reader_and_no_traffic(system: Living
         await _skip(system, None, "global", nonsense)
         for plane in (None, "east", "west"):
             await _stands(system, plane)
+        for zone in ("east", "west"):
+            await _global_knows(system, zone)
         async with system.client() as client:
             assert await put(client, service("behind", system.services.http, listens=8105)) == "created"
         for zone in ("east", "west"):

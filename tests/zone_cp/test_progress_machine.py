@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import hypothesis.strategies as st
 from hypothesis import Phase, settings
@@ -13,6 +13,7 @@ from immutables import Map
 from shared.events.event import GLOBAL, EventRef
 from shared.events.progress import Change, traced
 from shared.events.state import LogState, Position, ProxyStatus, ZoneState
+from shared.events.stop import Stop
 from shared.model.resource import ResourceKey
 from tests.ads.stream_pair import StreamPair, snapshot
 from zone_cp.ads.delta import DeltaStream
@@ -120,6 +121,9 @@ class Zone(RuleBasedStateMachine):
 
     def quarantined(self) -> Sequence[tuple[Key, str]]:
         return ()
+
+    stops: Sequence[Stop] = ()
+    faults: Mapping[str, str] = Map()
 
     def state(self) -> ZoneState:
         known = {
