@@ -189,7 +189,10 @@ async def test_an_application_does_not_choose_where_it_is_led(system: Meshes) ->
     """Headers that steer proxies are overwritten; a host that the listener does not serve is not found."""
     vip, port = await system.known("web", NAME), system.port(NAMED)
     steering = f"x-zonal-cluster: abroad/web/default/edge:{INTERNAL}:{system.port(OPEN)}\r\nx-zonal-sni: x\r\n"
-    assert (await http1(vip, port, host_header=NAME, headers=steering)).seen["server"] == "backend"
+    posing = "x-forwarded-client-cert: URI=spiffe://default/admin\r\n"
+    answer = await http1(vip, port, host_header=NAME, headers=steering + posing)
+    assert answer.seen["server"] == "backend"
+    assert "admin" not in answer.seen["headers"]["x-forwarded-client-cert"]
     assert (await http1(vip, port, host_header="other.example.com")).status == 404
     # The port of another listener is not behind this name: nothing listens there.
     assert (await http1(vip, system.port(OPEN), host_header=NAME)).status == 0
@@ -282,11 +285,17 @@ async def test_an_impostor_is_told_nothing(system: Meshes, tmp_path: Path) -> No
 
 
 async def test_a_mesh_that_comes_later_is_let_in_and_nobody_notices(system: Meshes) -> None:
-    """Its roots join those that the gateway trusts, while another mesh's workloads go on."""
+    """Its roots join those that the gateway trusts, and leave them, while another mesh's workloads go on."""
     async with traffic(system, "east", NAME, system.port(NAMED)) as seen:
         await system.apply(of("late"))
         await system.sidecar(system.dataplane("client", "late"), CLIENTS["late"])
         assert (await system.answered("late", INTERNAL, OPEN)).seen["server"] == "backend"
+        async with identity(system, system.dataplane("other", "late")) as of_late:
+            assert await knock(system.port(OPEN), of_late, INTERNAL) == 200
+            # It gives up mutual TLS: what was issued to its workloads opens nothing any more.
+            await system.apply("type: Mesh\nname: late\n")
+            look = partial(knock, system.port(OPEN), of_late, INTERNAL)
+            await eventually(look, lambda status: status == 0, "its roots to be trusted no more", WITHIN_SECONDS)
         after = seen.answers
         await eventually(_later(lambda: seen.answers), lambda count: count > after + 20, "more calls")
     assert seen.failures == []
@@ -305,6 +314,9 @@ async def test_a_listener_goes_and_nobody_else_notices(system: Meshes) -> None:
         await system.apply(system.listeners_of())
         await system.answered("web", INTERNAL, OPEN)
         assert await system.known("web", INTERNAL) == vip
+        status, _, said = await system.condition("VipLeased")
+        assert status == "True"
+        assert f"{INTERNAL} {vip} in web" in said
         after = seen.answers
         await eventually(_later(lambda: seen.answers), lambda count: count > after + 20, "more calls")
     assert seen.failures == []

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from immutables import Map
 from msgspec.structs import replace
 
@@ -264,3 +267,61 @@ def test_an_outbound_leads_to_the_listener_that_carries_its_tags(
     assert bool(said) == (meant is None)
     assert all("no cross-mesh listener of mesh" in one for one in said)
     assert list(unmet_outbounds(east.state, replace(web, mesh=wanted["kuma.io/mesh"]))) == []
+
+
+ACTS = st.tuples(
+    st.sampled_from(("gateway", "gateway", "no gateway", "mesh", "no mesh", "external", "own", "wait")),
+    st.integers(0, 3),
+    st.lists(
+        st.tuples(st.sampled_from((80, 81)), st.sampled_from(("", "*", "a.test", "b.test"))), max_size=3, unique=True
+    ),
+)
+
+
+@hypothesis_settings(max_examples=100, deadline=None)
+@given(st.lists(ACTS, max_size=16))
+def test_whatever_happens_zones_agree_and_no_address_or_name_has_two_holders(
+    history: list[tuple[str, int, list[tuple[int, str]]]],
+) -> None:
+    """Who has what is there; zones of one range lease global's alike; and a restart decides nothing anew."""
+    hub, zones = LogBuilder(), [ZoneBuilder("east"), ZoneBuilder("west")]
+    hub.append(applied(mesh("payments")), applied(mesh("web")))
+    for verb, number, ports in history:
+        _act(hub, zones[number % 2], verb, number, ports)
+        for zone in zones:
+            zone.follow(hub)
+    for zone in zones:
+        own, hosts = zone.state.own, cross_mesh_hosts(zone.state)
+        assert abroad(zone) == set(hosts)
+        assert {key for key in own.names if is_cross_mesh_host(key)} <= set(hosts)
+        vips = [lease.ip for lease in own.leases.values()]
+        assert len(set(vips)) == len(vips)
+        for (in_mesh, name), claim in own.claims.items():
+            assert (claim.mesh, claim.hostname, claim.key.mesh) == (in_mesh, name, in_mesh)
+        for host in hosts.values():
+            assert own.claims.get((host.key.mesh, host.hostname)) is not None
+        assert decide(zone.state, None, zone.settings) == ()
+    one, other = ({key: zone.vip(key) for key in abroad(zone) if not key.zone} for zone in zones)
+    assert one == other
+
+
+def _act(hub: LogBuilder, zone: ZoneBuilder, verb: str, number: int, ports: list[tuple[int, str]]) -> None:
+    name, in_mesh = f"g{number % 2}", ("payments", "web", "shop", "late")[number]
+    listeners = [listener(port, host, cross_mesh=number != 3 or port == 80) for port, host in ports]
+    match verb:
+        case "gateway" if listeners:
+            hub.append(applied(edge(*listeners, mesh=in_mesh, name=name)))
+        case "own" if listeners:
+            zone.apply(edge(*listeners, mesh=in_mesh, name=name))
+        case "no gateway" if ResourceKey("MeshGateway", in_mesh, name) in hub.state.resources:
+            hub.append(deleted(edge(mesh=in_mesh, name=name)))
+        case "mesh":
+            hub.append(applied(mesh(in_mesh)))
+        case "no mesh" if ResourceKey("Mesh", "", in_mesh) in hub.state.resources:
+            hub.append(deleted(mesh(in_mesh)))
+        case "external":
+            hub.append(applied(external("a", "a.test:80", mesh=in_mesh)))
+        case "wait":
+            hub.append(applied(external("z", "z.test:80", mesh="web")), seconds=hub.seconds + QUARANTINE_SECONDS / 2)
+        case _:
+            pass
