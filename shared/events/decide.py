@@ -11,8 +11,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from shared.events import gateway_writes
 from shared.events.event import Change, DataKeyWrapped, ResourceApplied, ResourceDeleted
-from shared.events.gateway_writes import certificate_refusals, certificate_warnings, cross_mesh_warnings
 from shared.events.in_mesh import dataplane_warnings, outside, present, served
 from shared.events.origin_labels import label_violations, origin_reason
 from shared.events.sealing import is_sealed, keep_sealed, key_ids, missing_secrets
@@ -271,7 +271,9 @@ class _Batch:
         for violation in validate(resource, self.allowed + allowed_addresses(mesh), self.reserved):
             self._refuse(index, violation.path, violation.reason)
         if isinstance(resource, Secret | MeshGateway):
-            for path, reason in certificate_refusals(key, resource, self._at, self._gateways(key.mesh), self.zone):
+            for path, reason in gateway_writes.certificate_refusals(
+                key, resource, self._at, self._gateways(key.mesh), self.zone
+            ):
                 self._refuse(index, path, reason)
         if isinstance(resource, Mesh) and stored is not None and _changes_ca(stored.resource, resource):
             self._refuse(index, "mtls.enabledBackend", CHANGED_CA)
@@ -288,10 +290,11 @@ class _Batch:
     def _warnings(self, resource: Resource) -> Iterator[str]:
         if isinstance(resource, Policy):
             yield from policy_warnings(resource, self._mesh(resource.mesh))
+            yield from gateway_writes.gateway_missing(resource, self._gateways(resource.mesh), self.zone)
         if isinstance(resource, MeshHTTPRoute | MeshTCPRoute):
             yield from route_warnings(resource, lambda name: self._service(resource.mesh, name))
         if isinstance(resource, MeshGateway):
-            yield from cross_mesh_warnings(resource, self._mesh(resource.mesh))
+            yield from gateway_writes.cross_mesh_warnings(resource, self._mesh(resource.mesh))
         match resource:
             case Mesh() if resource.labels.get(MES_ORIGINATION_LABEL) == "sidecar" or is_direct(resource):
                 why = "has no mTLS" if not (resource.mtls and resource.mtls.enabled_backend) else "asks for it by label"
@@ -305,7 +308,7 @@ class _Batch:
                 yield from missing_secrets(resource, self._globally)
             case Secret() | MeshGateway():
                 key, found = key_of(resource, self.zone), self._gateways(resource.mesh)
-                yield from certificate_warnings(key, resource, self._at, found, self.zone, self.now)
+                yield from gateway_writes.certificate_warnings(key, resource, self._at, found, self.zone, self.now)
             case TrafficPermission():
                 yield from traffic_permission_warnings(resource, self._outside(resource.mesh))
             case Dataplane():

@@ -11,6 +11,7 @@ from typing import TypeAlias
 from shared.events.cross_mesh import is_cross_mesh
 from shared.events.gateways import certificates_shown, listener_faults, listeners_of, sealed_of
 from shared.model.gateway import MeshGateway
+from shared.model.policy import MeshTrafficPermission, Policy
 from shared.model.resource import Mesh, Resource, ResourceKey, Secret
 from shared.model.source import DataSource, ServerCertificate
 
@@ -68,6 +69,16 @@ def cross_mesh_warnings(gateway: MeshGateway, mesh: Mesh | None) -> Iterator[str
             f"MeshGateway {gateway.name}: mTLS must be enabled for crossMesh-enabled MeshGateways: mesh {gateway.mesh} "
             "has none, and until it has its cross-mesh listeners are closed"
         )
+
+
+def gateway_missing(policy: Policy, gateways: Iterable[tuple[ResourceKey, MeshGateway]], zone: str) -> Iterator[str]:
+    """What an author should know of a policy on a MeshGateway; zone: which plane it is written to, "" on global."""
+    top = policy.spec.target_ref
+    if top is None or top.kind != "MeshGateway" or isinstance(policy, MeshTrafficPermission):
+        return
+    if not any(key.name == top.name and key.zone in ("", zone) for key, _ in gateways):
+        about = f"{type(policy).__name__} {policy.name}"
+        yield f"{about} has no effect yet: there is no MeshGateway {top.name} in mesh {policy.mesh}"
 
 
 def _gateway_refusals(key: ResourceKey, gateway: MeshGateway, find: FindIn, zone: str) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,7 @@ from shared.model.resource import (
     Zone,
     key_of,
 )
-from tests.builders import LogBuilder, mes, mesh, resource
+from tests.builders import LogBuilder, gateway, mes, mesh, resource
 
 EMPTY = LogState(origin=GLOBAL)
 
@@ -278,9 +278,19 @@ def test_policies_say_what_has_no_effect(hub):
     to = [{"targetRef": {"kind": "Mesh"}, "default": {"connectionTimeout": "1s", "idleTimeout": "1s"}}]
     mine = resource(type="MeshTimeout", name="t", spec={"targetRef": {"kind": "Dataplane"}, "to": to})
     (warning,) = decide_write([Apply(mine)], hub).warnings  # type: ignore[union-attr]
-    assert warning.startswith("MeshTimeout t: connectionTimeout has no effect: it holds at the zone egress")
+    assert warning.startswith(
+        "MeshTimeout t: connectionTimeout has no effect on external services: it holds at the zone egress"
+    )
     whole = resource(type="MeshTimeout", name="t", spec={"to": to})
     assert decide_write([Apply(whole)], hub).warnings == ()  # type: ignore[union-attr]
+    on_gateway = {
+        "targetRef": {"kind": "MeshGateway", "name": "edge"},
+        "to": [to[0] | {"default": {"idleTimeout": "1s"}}],
+    }
+    edge = resource(type="MeshTimeout", name="t", spec=on_gateway)
+    (warning,) = decide_write([Apply(edge)], hub).warnings  # type: ignore[union-attr]
+    assert warning == "MeshTimeout t has no effect yet: there is no MeshGateway edge in mesh default"
+    assert decide_write([Apply(edge), Apply(gateway())], hub).warnings == ()  # type: ignore[union-attr]
     shadow = resource(type="MeshTimeout", name="t", labels={"kuma.io/effect": "shadow"}, spec={"to": to})
     assert "shadow" in decide_write([Apply(shadow)], hub).warnings[0]  # type: ignore[union-attr]
     rules = [{"default": {"allow": [{"spiffeID": {"type": "Prefix", "value": "spiffe://default/"}}]}}]
