@@ -43,12 +43,12 @@ def policy_warnings(policy: Policy, mesh: Mesh | None) -> Iterator[str]:
                 yield f"{about}: mesh {mesh.name} has no mTLS, so nobody can show who it is: everybody is denied"
         case MeshCircuitBreaker() | MeshHealthCheck() | MeshLoadBalancingStrategy():
             if not is_direct(mesh) and not _for_all(policy.spec.target_ref):
-                yield f"{about} has no effect on external services: {_SHARED}"
+                yield f"{about} has no effect on MeshExternalServices: {_SHARED}"
         case MeshTimeout():
             if not is_direct(mesh) and not _for_all(policy.spec.target_ref):
                 fields = sorted({field for item in policy.spec.to for field in _dialling(item.default)})
                 if fields:
-                    yield f"{about}: {', '.join(fields)} has no effect on external services: {_SHARED}"
+                    yield f"{about}: {', '.join(fields)} has no effect on MeshExternalServices: {_SHARED}"
         case MeshRetry() | MeshAccessLog() | MeshHTTPRoute() | MeshTCPRoute() | MeshPassthrough():
             pass
         case _:
