@@ -102,7 +102,8 @@ class Resources:
         except Problem as problem:
             title = NOT_DELETED if problem.status in (400, 404) else problem.title
             raise Problem(problem.status, title, problem.detail, problem.parameters) from None
-        return json_response({}, headers={SEQUENCE_HEADER: str(written.sequence)})
+        said = {"warnings": written.warnings} if written.warnings else {}
+        return json_response(said, headers={SEQUENCE_HEADER: str(written.sequence)})
 
     async def apply(self, call: Call) -> Response[bytes]:
         """Apply `{"resources": […]}`, all or nothing; with `?dry-run=diff` say what that would lead to instead."""

@@ -62,11 +62,11 @@ class Client:
         """The decoded answer, None when it is empty."""
         return self._call("DELETE", path)
 
-    def deleted(self, path: str) -> int | None:
-        """Delete; the last event of the log that this was written to, where the API says it."""
+    def deleted(self, path: str) -> tuple[int | None, list[str]]:
+        """Delete; the last event of the log that this was written to, where the API says it, and its warnings."""
         with self._open("DELETE", path, None, timeout_seconds=self._timeout_seconds) as answer:
-            said = answer.headers.get("Zonal-Sequence", "")
-        return int(said) if said.isascii() and said.isdigit() else None
+            said, whole = answer.headers.get("Zonal-Sequence", ""), self._decoded(answer) or {}
+        return int(said) if said.isascii() and said.isdigit() else None, list(whole.get("warnings") or ())
 
     def pages(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
         """Every item of a list, page after page."""
@@ -105,12 +105,15 @@ class Client:
 
     def _call(self, method: str, path: str, body: bytes | None = None, *, if_match: str = "") -> Any:
         with self._open(method, path, body, timeout_seconds=self._timeout_seconds, if_match=if_match) as answer:
-            try:
-                data = answer.read()
-            except TimeoutError:
-                raise self._timed_out() from None
-            except (OSError, http.client.HTTPException) as error:
-                raise CommandFailed(f"{self._target.api} broke off: {error}") from None
+            return self._decoded(answer)
+
+    def _decoded(self, answer: Any) -> Any:
+        try:
+            data = answer.read()
+        except TimeoutError:
+            raise self._timed_out() from None
+        except (OSError, http.client.HTTPException) as error:
+            raise CommandFailed(f"{self._target.api} broke off: {error}") from None
         try:
             return json.loads(data) if data.strip() else None
         except ValueError:

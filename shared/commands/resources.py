@@ -175,18 +175,19 @@ def delete(
     if dry_run:
         return told(dry_client(api, token_file, zone).delete(f"{_path(found, mesh, name)}?{DIFF}"), output)
     client = connect.client(api, token_file, zone)
-    sequence = client.deleted(_path(found, mesh, name))
+    sequence, warnings = client.deleted(_path(found, mesh, name))
     deleted = {"type": found.name, **({"mesh": mesh} if found.mesh_scoped else {}), "name": name, "outcome": "deleted"}
     until = waiting.words(wait)
     if until and sequence is None:
         raise CommandFailed(f"{_label(deleted)} deleted, but {client.api} does not say which event that is")
-    whole = {"results": [deleted]}
+    said = {"warnings": warnings} if warnings else {}
+    whole = {"results": [deleted], **said}
     if until and sequence is not None:
         _show_arrived(client, whole, sequence, until=until, timeout_seconds=timeout, form=output)
     elif output == "table":
         _show_applied(whole, output)
     else:
-        _print(deleted, output)
+        _print({**deleted, **said}, output)
     return ExitCode.OK
 
 

@@ -15,7 +15,7 @@ from shared.events import gateway_writes
 from shared.events.event import Change, DataKeyWrapped, ResourceApplied, ResourceDeleted
 from shared.events.in_mesh import dataplane_warnings, outside, present, served
 from shared.events.origin_labels import label_violations, origin_reason
-from shared.events.sealing import is_sealed, keep_sealed, key_ids, missing_secrets
+from shared.events.sealing import is_sealed, keep_sealed, key_ids, missing_secrets, secret_uses
 from shared.events.state import LogState, Stored
 from shared.model import codec, kinds
 from shared.model.external_service import ExternalService
@@ -37,6 +37,7 @@ from shared.model.resource import (
 )
 from shared.model.route_policy import MeshHTTPRoute, MeshTCPRoute
 from shared.model.route_warnings import route_warnings
+from shared.model.service_warnings import service_warnings
 from shared.model.traffic_permission import TrafficPermission
 from shared.model.traffic_permission_rules import traffic_permission_warnings
 from shared.model.validate import validate
@@ -248,6 +249,9 @@ class _Batch:
         """What authors should know, seen with all of the batch: what one resource names may come after it."""
         for resource in self._applied:
             yield from self._warnings(resource)
+        logs = (self.own, *self.zones.values())
+        gone = [key for key, staged in self._staged.items() if staged is None and key.kind == "Secret"]
+        yield from filter(None, (secret_uses(key, logs, self._at) for key in gone))
 
     def _refuse(self, index: int, path: str, reason: str, status: int = 400) -> None:
         self.refusals.append(Refusal(index, path, reason, status))
@@ -303,7 +307,9 @@ class _Batch:
                     "keys and CAs of spec.tls reach the applications' hosts"
                 )
             case MeshExternalService():
-                yield from self._service_warnings(resource)
+                yield from service_warnings(resource)
+                if resource.spec.tls is not None and resource.spec.tls.enabled:
+                    yield from missing_secrets(resource, self._globally)
             case ExternalService():
                 yield from missing_secrets(resource, self._globally)
             case Secret() | MeshGateway():
@@ -322,17 +328,6 @@ class _Batch:
 
     def _outside(self, mesh: str) -> frozenset[str]:
         return outside(present(self.hub or self.own, self._staged, mesh, "ExternalService"))
-
-    def _service_warnings(self, service: MeshExternalService) -> Iterator[str]:
-        tls = service.spec.tls
-        if tls is None or not tls.enabled:
-            return
-        if tls.verification.mode == "SkipCA":
-            yield (
-                f"MeshExternalService {service.name}: mode SkipCA verifies nothing: Envoy cannot check a SAN without "
-                "a CA, so the SAN is not checked either"
-            )
-        yield from missing_secrets(service, self._globally)
 
     # --- looking up -----------------------------------------------------------------------------------------
 

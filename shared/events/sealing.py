@@ -7,19 +7,21 @@ hold their keys, are sealed; other certificates are public.
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import msgspec
 from msgspec.structs import replace
 
 from shared.events.event import DataKeyWrapped
+from shared.events.state import LogState
 from shared.model.external_service import ExternalService, LegacyTls
 from shared.model.gateway import MeshGateway
 from shared.model.material import base64_fault, inline_bytes, last_expiry, pem_warning
 from shared.model.resource import DataSource, MeshExternalService, Resource, ResourceKey, Sealed, Secret, Verification
 
 Outside: TypeAlias = MeshExternalService | ExternalService
+USES_TOLD = 5
 Seal: TypeAlias = Callable[[bytes], tuple[Sealed, tuple[DataKeyWrapped, ...]]]
 """Encrypts under a fresh data key and wraps that for its readers (`shared.keys.seal.Sealer.seal`)."""
 
@@ -139,6 +141,24 @@ def missing_secrets(service: Outside, find: Callable[[ResourceKey], Resource | N
                 f'{type(service).__name__} {service.name}: Secret "{source.secret}" does not exist in mesh '
                 f"{service.mesh} yet; until it does its destination answers 503"
             )
+
+
+def secret_uses(key: ResourceKey, logs: Iterable[LogState], after: Callable[[ResourceKey], Resource | None]) -> str:
+    """A warning for who deletes a Secret that services of these logs name; "" where none does.
+
+    after: what stands at a key once all is written.
+    """
+    kinds = ("MeshExternalService", "ExternalService")
+    keys = {one for log in logs for kind in kinds for one in log.kinds.get(kind, ()) if one.mesh == key.mesh}
+    used = [
+        f"{one.kind} {one.name}"
+        for one in sorted(keys)
+        if isinstance(service := after(one), MeshExternalService | ExternalService)
+        and any(source.secret == key.name for source in sources_of(service))
+    ]
+    more = f" and {len(used) - USES_TOLD} more" if len(used) > USES_TOLD else ""
+    said = f'Secret "{key.name}" of mesh {key.mesh} is used by {", ".join(used[:USES_TOLD])}{more}'
+    return f"{said}: until it is there again they answer 503" if used else ""
 
 
 def certificates_of(gateway: MeshGateway) -> tuple[DataSource, ...]:

@@ -11,7 +11,7 @@ _DNS_NAME = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_-]{0,62}(\.[a-zA-Z0-9_][a-zA-Z0-
 _LOOKS_LIKE_IP = re.compile(r"(.*\.)?([0-9]+|0[xX][0-9a-fA-F]*)\.?")
 """What ends in a number is read as an address by some resolvers (https://url.spec.whatwg.org/#ends-in-a-number-checker):
 "127.1", "0x7f000001", "0x7f.1"."""
-_DNS_NAME_MAX = 253
+DNS_NAME_MAX = 253
 """Without the closing dot (RFC 1035 §2.3.4). Envoy refuses an SNI beyond 255."""
 
 KUMA_VIP_RANGES = ("241.0.0.0/8", "242.0.0.0/8", "243.0.0.0/8")
@@ -30,6 +30,7 @@ _DANGEROUS = tuple(
         ("240.0.0.0/4", "a VIP range"),  # of every kind, whatever a zone is set to
     )
 )
+_NAT64 = IPv6Network("64:ff9b::/96")
 _HOW = "allow its range with the label zonal.io/allow-addresses of the Mesh or in the zone's settings"
 
 
@@ -40,9 +41,17 @@ def is_ip(text: str) -> bool:
 
 def is_dns_name(text: str) -> bool:
     """Whether Kuma takes it for a DNS name."""
-    if is_ip(text) or len(text.removesuffix(".")) > _DNS_NAME_MAX or _LOOKS_LIKE_IP.fullmatch(text):
+    if is_ip(text) or len(text.removesuffix(".")) > DNS_NAME_MAX or _LOOKS_LIKE_IP.fullmatch(text):
         return False
     return _DNS_NAME.fullmatch(text) is not None
+
+
+def spelled(name: str) -> str:
+    """A name or address as certificates hold it: addresses in their shortest form, names without the closing dot."""
+    try:
+        return str(ip_address(name))
+    except ValueError:
+        return name.removesuffix(".")
 
 
 def cidr_fault(text: str) -> str | None:
@@ -58,6 +67,9 @@ def address_fault(address: str, allowed: tuple[str, ...] = (), reserved: tuple[s
         if (name == "localhost" or name.endswith(".localhost")) and not _within(IPv4Address("127.0.0.1"), allowed):
             return f"loopback is refused: {_HOW}"
         return None
+    if _within(ip, allowed):
+        return None
+    ip = _embedded(ip)
     if _within(ip, allowed):
         return None
     for network, what in _DANGEROUS:
@@ -83,6 +95,13 @@ def _parse(text: str) -> IPv4Address | IPv6Address | None:
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
         return ip.ipv4_mapped
     return ip
+
+
+def _embedded(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """Where a translator of the network leads (NAT64, RFC 6052; 6to4, RFC 3056); else the address itself."""
+    if not isinstance(ip, IPv6Address):
+        return ip
+    return IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else ip.sixtofour or ip
 
 
 @lru_cache(maxsize=256)

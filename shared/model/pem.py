@@ -65,7 +65,7 @@ def certificates(pem: bytes) -> tuple[bytes, str]:
         for certificate in found:
             _ = certificate.extensions  # read lazily, and refused by Envoy where they are broken
     except ValueError as fault:
-        return b"", f"not a PEM certificate ({str(fault)[:80]})"
+        return b"", f"not a PEM certificate ({str(fault).partition(' See http')[0][:80]})"
     announced = pem.count(_BEGIN_CERTIFICATE)
     if not found or announced != len(found):
         return (

@@ -247,8 +247,11 @@ def _endpoint(
     address = endpoint.address
     if address.startswith("unix:"):
         socket = address.removeprefix("unix://")
-        if not socket.startswith("/") or "\0" in socket or len(socket) < 2:
+        if not address.startswith("unix:///") or len(socket) < 2:
             yield f"{path}.address", "address has to be a valid IP or hostname or a unix path (unix:///path)"
+        elif not socket.isprintable() or {"", ".", ".."} & set(socket.split("/")[1:]):
+            # One socket has one path: what is allowed or guarded by it would not hold for another spelling.
+            yield f"{path}.address", "a unix path must be printable and without ., .. or empty parts"
         elif len(socket.encode()) > SOCKET_PATH_BYTES_MAX:
             yield f"{path}.address", f"a unix path must be no more than {SOCKET_PATH_BYTES_MAX} bytes"
         if endpoint.port is not None:

@@ -25,6 +25,7 @@ _RFC1123_TEXT = (
     "'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
 )
 _rfc1123 = re.compile(_RFC1123)
+_hexadecimal = re.compile(r"0x[0-9a-f]*")
 _action = re.compile(r"\{\{(?P<body>(?:[^\"}]|\"[^\"]*\"|\}(?!\}))*)\}\}", re.DOTALL)
 _variable = re.compile(r"\s*\.(Name|DisplayName|Namespace|Zone|Mesh)\s*")
 _label = re.compile(r"\s*label\s*\"([^\"\\]+)\"\s*")
@@ -99,6 +100,11 @@ def dns_name_fault(name: str) -> str | None:
         return _RFC1123_TEXT
     if any(len(label) > DNS_LABEL_MAX for label in name.split(".")):
         return f"each part between dots must be no more than {DNS_LABEL_MAX} characters"
+    last = name.rpartition(".")[2]
+    if last.isdigit() or _hexadecimal.fullmatch(last):
+        return "a name that ends in a number is read as an address"
+    if last == "localhost":
+        return "localhost is every host's own (RFC 6761 section 6.3)"
     return None
 
 

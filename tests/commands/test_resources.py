@@ -286,6 +286,10 @@ def test_a_resource_is_deleted(api: Api, zonal: Zonal) -> None:
     api.answers["DELETE /meshes/default/secrets/123"] = (200, {})
     done = zonal("delete", "secret", "123")
     assert (done.code, done.out) == (0, "Secret default/123 deleted\n")
+    api.answers["DELETE /meshes/default/secrets/123"] = (200, {"warnings": ["it is used"]})
+    told = zonal("delete", "secret", "123")
+    assert (told.code, told.err, told.out) == (0, "warning: it is used\n", done.out)
+    assert json.loads(zonal("delete", "secret", "123", "-o", "json").out)["warnings"] == ["it is used"]
     assert zonal("delete", "secret", "a/b").code == 1
     assert api.requests[-1].path == "/meshes/default/secrets/a%2Fb"
 

@@ -18,6 +18,7 @@ from shared.model.resource import (
     DataSource,
     ExternalTls,
     Mtls,
+    Resource,
     ResourceKey,
     Sealed,
     Secret,
@@ -252,6 +253,32 @@ def test_warnings(hub):
     assert "SAN is not checked" in skips.warnings[0]
     assert 'Secret "nope" does not exist' in skips.warnings[1]
     assert decide_write([Apply(mesh())], EMPTY).warnings == ()  # type: ignore[union-attr]
+
+
+def test_who_deletes_a_secret_is_told_who_uses_it(hub):
+    """Their destinations fail closed, and nothing else says so before it happens; who goes too is not named."""
+    tls = ExternalTls(enabled=True, verification=Verification(ca_cert=DataSource(secret="ca")))
+    services: list[Resource] = [replace(mes(name), spec=replace(mes(name).spec, tls=tls)) for name in "abcdefg"]
+    secret = Secret(name="ca", sealed=Sealed(kid="k", nonce="n", ciphertext="c", digest="d"))
+    state = after(hub, Apply(secret), *(Apply(one) for one in services))
+    deleted = decide_write([Delete(key_of(secret))], state)
+    assert isinstance(deleted, Decision)
+    named = ", ".join(f"MeshExternalService {name}" for name in "abcde")
+    assert deleted.warnings == (
+        f'Secret "ca" of mesh default is used by {named} and 2 more: until it is there again they answer 503',
+    )
+    together = decide_write([Delete(key_of(secret)), *(Delete(key_of(one)) for one in services)], state)
+    assert isinstance(together, Decision)
+    assert together.warnings == ()
+
+
+@pytest.mark.parametrize("name", ["bücher.example", "a" * 254, "a b"])
+def test_names_that_no_certificate_holds_are_told(hub, name):
+    """They are written all the same, and can never match."""
+    names = (SubjectAltName(value="good.test"), SubjectAltName(value=name), SubjectAltName(value="spiffe://x/ü"))
+    tls = ExternalTls(enabled=True, verification=Verification(subject_alt_names=names))
+    (warning,) = decide_write([Apply(replace(mes(), spec=replace(mes().spec, tls=tls)))], hub).warnings  # type: ignore[union-attr]
+    assert "subjectAltNames[1].value matches no certificate: " in warning
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(80, 82), st.booleans()), max_size=8))

@@ -68,6 +68,11 @@ def test_a_secret_may_be_named_123():
             [("address", "address has to be a valid IP or hostname or a unix path (unix:///path)")],
         ),
         (f"{{address: 'unix:///{'a' * 120}'}}", [("address", "a unix path must be no more than 107 bytes")]),
+        *(
+            (f"{{address: '{path}'}}", [("address", "a unix path must be printable and without ., .. or empty parts")])
+            for path in ("unix:///a/../b", "unix:///a/./b", "unix:////a", "unix:///a/", "unix:///a\u200b")
+        ),
+        ("{address: 'unix:///a b/.hidden'}", []),
         ("{address: 1.1.1.1, port: 1}", []),
         ("{address: '2001:db8::1', port: 1}", []),
         ("{address: UPPER_case.Example.com., port: 1}", []),
@@ -102,6 +107,9 @@ def test_endpoints(endpoint, violations):
         ("::", "unspecified"),
         ("242.0.0.7", "a VIP range"),
         ("224.0.0.1", "multicast"),
+        ("64:ff9b::7f00:1", "loopback"),
+        ("64:ff9b::a9fe:a9fe", "link-local"),
+        ("2002:7f00:1::", "loopback"),
     ],
 )
 def test_dangerous_addresses_are_refused(address, what):

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from immutables import Map
 
-from shared.naming.template import Template, TemplateFault, TemplateValues, dns_name_fault, parse_template, render
+from shared.naming.template import (
+    LabelPart,
+    Template,
+    TemplateFault,
+    TemplateValues,
+    dns_name_fault,
+    parse_template,
+    render,
+)
 
 VALUES = TemplateValues("payments", "pay", "ns", "east", "default", Map({"app": "a", "odd": "A_b"}))
 
@@ -67,6 +75,15 @@ def test_a_fault_says_what_is_wrong() -> None:
     odd = _rendered('{{ label "odd" }}.mesh')
     assert isinstance(odd, TemplateFault)
     assert odd.message.startswith('generated hostname "A_b.mesh" is not a valid DNS name')
+
+
+@pytest.mark.parametrize("name", ["localhost", "a.localhost", "1.2.3.4", "a.0x7f", "a.1", "7"])
+def test_names_that_lead_elsewhere_are_no_hostnames(name: str) -> None:
+    """What resolvers answer by themselves, or read as an address, is given to no service."""
+    assert isinstance(parse_template(name), TemplateFault)
+    rendered = render(Template("", (LabelPart("k"),)), TemplateValues(name="n", labels=Map({"k": name})))
+    assert isinstance(rendered, TemplateFault)
+    assert isinstance(parse_template(f"{name}.mesh"), Template)
 
 
 @given(st.text(alphabet='ab-.{} "NamelbMshDipy', max_size=30))

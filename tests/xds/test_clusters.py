@@ -20,7 +20,7 @@ from shared.model.resource import Endpoint, ExternalTls, SubjectAltName, TlsVers
 from tests.xds.views import Authority, Secrets, egress, mesh_view, secured, service, services_of, zone_view
 from zone_cp.view.zone_view import ExternalServiceView, Failure
 from zone_cp.xds import clusters, defaults
-from zone_cp.xds.clusters import service_cluster
+from zone_cp.xds.clusters import external_host, service_cluster
 from zone_cp.xds.compile import compile_proxy, compile_whole
 from zone_cp.xds.inspect import decode, plain_resource
 from zone_cp.xds.shape import ads
@@ -167,6 +167,25 @@ def test_listed_names_replace_the_default() -> None:
         ("IP_ADDRESS", "prefix", "spiffe://x/"),
         ("URI", "prefix", "spiffe://x/"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("host", "server", "sni", "expected", "asked"),
+    [
+        ("api.test.", "", "api.test", ("DNS", "exact", "api.test"), "api.test"),
+        ("192.0.2.1", "api.test.", "api.test", ("DNS", "exact", "api.test"), "api.test"),
+        ("2001:DB8:0::1", "", "", ("IP_ADDRESS", "exact", "2001:db8::1"), ""),
+    ],
+)
+def test_names_are_as_certificates_hold_them(
+    host: str, server: str, sni: str, expected: tuple[str, str, str], asked: str
+) -> None:
+    """A closing dot is for resolvers alone (RFC 6066 section 3), and addresses have one shortest form."""
+    one = service(endpoints=(Endpoint(address=host, port=443),), tls=secured(server or None))
+    found = made(one)
+    assert context(found).get("sni", "") == sni
+    assert matchers(found) == [expected]
+    assert external_host(one) == asked
 
 
 @pytest.mark.parametrize(

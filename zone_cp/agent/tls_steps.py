@@ -253,7 +253,7 @@ def matches(wanted: pb.NameMatch, kind: str, value: str) -> bool:
     if wanted.kind != kind:
         return False
     if wanted.prefix:
-        return value.startswith(wanted.value)
+        return value.lower().startswith(wanted.value.lower()) if kind == "DNS" else value.startswith(wanted.value)
     if kind == "DNS":
         pattern, name = value.lower(), wanted.value.lower()
         if pattern.startswith("*."):

@@ -146,7 +146,7 @@ def endpoint_failure(service: ExternalServiceView) -> Failure | None:
 def _hostname(service: ExternalServiceView, one: Endpoint) -> str:
     # What `auto_host_rewrite` writes: the external name. For an IP that is `serverName`; else the client's stays.
     if not is_ip(one.address) and not one.address.startswith("unix://"):
-        return one.address
+        return one.address.removesuffix(".")
     return server_name(service.tls, one.address) if service.tls is not None and service.tls.enabled else ""
 
 

@@ -16,6 +16,7 @@ from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
+from shared.model.addresses import spelled
 from shared.model.resource import ExternalTls, SubjectAltName, TlsVersion, TlsVersions, VerificationMode
 from zone_cp.xds import defaults
 from zone_cp.xds.shape import ads_bytes, extension, part, scalar
@@ -57,7 +58,8 @@ def verifies(options: ExternalTls) -> bool:
 
 def server_name(options: ExternalTls, host: str) -> str:
     """SNI towards `host`: `serverName` in every mode (decision 5), else the host unless it is an IP or a socket."""
-    return options.verification.server_name or ("" if is_ip(host) or host.startswith("unix://") else host)
+    name = options.verification.server_name or ("" if is_ip(host) or host.startswith("unix://") else host)
+    return name.removesuffix(".")  # RFC 6066 section 3; certificates hold none either
 
 
 @cache
@@ -83,14 +85,17 @@ def sds(name: str) -> bytes:
 def san(kind: tls.SubjectAltNameMatcherSanType, value: str, *, prefix: bool = False) -> bytes:
     """One SubjectAltNameMatcher."""
     text = part(matcher.StringMatcher, "prefix" if prefix else "exact", value)
+    if prefix and kind == tls.SubjectAltNameMatcherSanType.DNS:
+        text += scalar(matcher.StringMatcher, "ignore_case", 1)  # of whole names Envoy does it anyway
     return scalar(tls.SubjectAltNameMatcher, "san_type", kind) + part(tls.SubjectAltNameMatcher, "matcher", text)
 
 
 def _listed(names: tuple[SubjectAltName, ...]) -> Iterator[bytes]:
     kinds = tls.SubjectAltNameMatcherSanType
     for name in names:
+        value = name.value if name.type == "Prefix" or "://" in name.value else spelled(name.value)
         for kind in (kinds.DNS, kinds.IP_ADDRESS, *((kinds.URI,) if "://" in name.value else ())):
-            yield san(kind, name.value, prefix=name.type == "Prefix")
+            yield san(kind, value, prefix=name.type == "Prefix")
 
 
 def _matchers(options: ExternalTls, host: str) -> Iterator[bytes]:
@@ -101,7 +106,7 @@ def _matchers(options: ExternalTls, host: str) -> Iterator[bytes]:
         return
     expected = options.verification.server_name or host
     kinds = tls.SubjectAltNameMatcherSanType
-    yield san(kinds.IP_ADDRESS if is_ip(expected) else kinds.DNS, expected)
+    yield san(kinds.IP_ADDRESS if is_ip(expected) else kinds.DNS, spelled(expected))
 
 
 def validation(matchers: bytes, references: References) -> bytes:
