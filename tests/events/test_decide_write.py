@@ -306,7 +306,7 @@ def test_policies_say_what_has_no_effect(hub):
     mine = resource(type="MeshTimeout", name="t", spec={"targetRef": {"kind": "Dataplane"}, "to": to})
     (warning,) = decide_write([Apply(mine)], hub).warnings  # type: ignore[union-attr]
     assert warning.startswith(
-        "MeshTimeout t: connectionTimeout has no effect on external services: it holds at the zone egress"
+        "MeshTimeout t: connectionTimeout has no effect on MeshExternalServices: it holds at the zone egress"
     )
     whole = resource(type="MeshTimeout", name="t", spec={"to": to})
     assert decide_write([Apply(whole)], hub).warnings == ()  # type: ignore[union-attr]
