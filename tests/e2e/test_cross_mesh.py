@@ -284,6 +284,16 @@ async def test_an_impostor_is_told_nothing(system: Meshes, tmp_path: Path) -> No
     await system.answered("web", INTERNAL, OPEN)
 
 
+async def kept_alive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
+    """Status of one more request on a connection."""
+    async with asyncio.timeout(WITHIN_SECONDS):
+        writer.write(f"GET / HTTP/1.1\r\nhost: {INTERNAL}\r\n\r\n".encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        lengths = [line.partition(":")[2] for line in head.split("\r\n") if line.startswith("content-length:")]
+        await reader.readexactly(int(lengths[0]))
+    return int(head.split()[1])
+
+
 async def test_a_mesh_that_comes_later_is_let_in_and_nobody_notices(system: Meshes) -> None:
     """Its roots join those that the gateway trusts, and leave them, while another mesh's workloads go on."""
     async with traffic(system, "east", NAME, system.port(NAMED)) as seen:
@@ -292,10 +302,15 @@ async def test_a_mesh_that_comes_later_is_let_in_and_nobody_notices(system: Mesh
         assert (await system.answered("late", INTERNAL, OPEN)).seen["server"] == "backend"
         async with identity(system, system.dataplane("other", "late")) as of_late:
             assert await knock(system.port(OPEN), of_late, INTERNAL) == 200
-            # It gives up mutual TLS: what was issued to its workloads opens nothing any more.
+            reader, writer = await asyncio.open_connection("127.0.0.1", system.port(OPEN), ssl=of_late)
+            again = partial(kept_alive, reader, writer)
+            assert await again() == 200
+            # It gives up mutual TLS: what was issued to its workloads opens nothing any more, and what is open is shut.
             await system.apply("type: Mesh\nname: late\n")
             look = partial(knock, system.port(OPEN), of_late, INTERNAL)
             await eventually(look, lambda status: status == 0, "its roots to be trusted no more", WITHIN_SECONDS)
+            await eventually(again, lambda status: status == 403, "an open connection to be refused", WITHIN_SECONDS)
+            writer.close()
         after = seen.answers
         await eventually(_later(lambda: seen.answers), lambda count: count > after + 20, "more calls")
     assert seen.failures == []

@@ -280,21 +280,27 @@ def test_a_gateway_lets_in_who_any_mesh_vouches_for() -> None:
 
 
 def test_only_meshes_with_mutual_tls_are_trusted() -> None:
-    """`other` has none; one that comes is trusted from then on, and nothing but the bundle differs."""
+    """`other` has none; one that comes is trusted from then on, and no listener differs."""
     made = Meshes()
 
     def trusted() -> set[bytes]:
         return set(re.findall(rb"bundle of (\w+)", made.told("default.edge-1").resources[SECRET]["trust:all"].body))
 
+    def asked() -> list[str]:
+        routes = made.shown("default.edge-1")["RouteConfiguration"]["edge:HTTP:8080:*"]
+        return [one["prefix"] for one in found(routes["typed_per_filter_config"], "principal_name")]
+
     assert trusted() == {b"default", b"web"}
     before = made.told("default.edge-1")
     made.hub.append(applied(mesh("late")))
     made.step()
-    assert differing(before, made.told("default.edge-1")) == {(SECRET, "trust:all")}
+    assert differing(before, made.told("default.edge-1")) == {(SECRET, "trust:all"), (ROUTE, "edge:HTTP:8080:*")}
     assert trusted() == {b"default", b"late", b"web"}
+    assert asked() == ["spiffe://default/", "spiffe://late/", "spiffe://web/"]
     made.hub.append(deleted(mesh("web")))
     made.step()
     assert trusted() == {b"default", b"late"}
+    assert asked() == ["spiffe://default/", "spiffe://late/"]
 
 
 def test_a_gateway_without_cross_mesh_listeners_trusts_its_own_mesh() -> None:

@@ -47,6 +47,8 @@ GATEWAY_BUFFER_BYTES = 32 * 1024
 """A builtin gateway's limits towards its clients (Kuma's)."""
 GATEWAY_RUNTIME = "gateway.listeners"
 """Name of the runtime layer that limits the connections of a gateway's listeners."""
+MESHES_FILTER = "envoy.filters.http.rbac"
+"""Of a gateway's listener for other meshes: routes say of which meshes it takes requests."""
 NO_GATEWAY_ROUTE = "This is a Zonal MeshGateway. No routes match this MeshGateway!\n"
 
 EARLY_DATA_BYTES = 16_384

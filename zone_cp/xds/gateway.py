@@ -51,7 +51,7 @@ _Closed: TypeAlias = dict[int, Failure]
 
 
 class _Seat(msgspec.Struct, frozen=True):
-    # One gateway, and what its mesh and policies say to it.
+    # One gateway, and what its mesh and policies say to it. trusted: meshes whose workloads prove who they are.
     mesh: MeshView
     gateway: GatewayView
     proxy: ProxyView
@@ -60,6 +60,7 @@ class _Seat(msgspec.Struct, frozen=True):
     resource: Dataplane
     found: Destinations
     sources: Sources
+    trusted: tuple[MeshView, ...]
 
     def told(self, tags: Labels) -> Told:
         return told(self.mesh, self.resource, self.gateway, tags)
@@ -140,12 +141,13 @@ def _resources(  # noqa: PLR0917 - as above
     gateway = found.gateway
     sources = tuple(dict.fromkeys((*proxy.sources, *mesh.sources, *mesh.legacy, *gateway.sources)))
     logged = Logged(gateway.service, access_log, view.zone)
-    seat = _Seat(mesh, gateway, proxy, resource.networking.address, logged, resource, found, sources)
+    trusted = tuple(one for _, one in sorted(view.meshes.items()) if one.mtls and mesh.mtls)
+    seat = _Seat(mesh, gateway, proxy, resource.networking.address, logged, resource, found, sources, trusted)
     yield _limits(tuple((listener_name(gateway, one), one.connection_limit) for one in gateway.ports), sources)
     for port in gateway.ports:
         yield from _port(seat, port, source, closed)
-    if mesh.mtls and any(one.cross_mesh for one in gateway.ports):
-        yield from all_roots(view.meshes.values(), source, gateway.sources)
+    if trusted and any(one.cross_mesh for one in gateway.ports):
+        yield from all_roots(trusted, source, gateway.sources)
     yield from gateway_clusters(found, view, proxy, sources, source)
 
 
@@ -153,7 +155,8 @@ def _port(seat: _Seat, port: PortView, source: SecretSource, closed: _Closed) ->
     name = listener_name(seat.gateway, port)
     further: list[EventRef] = [*seat.said(port.listeners).sources]
     if port.protocol == "HTTP":
-        manager = gateway_manager(routes_name(seat.gateway, port, ""), seat.logged, seat.tuning(port, *port.listeners))
+        routes, tuning = routes_name(seat.gateway, port, ""), seat.tuning(port, *port.listeners)
+        manager = gateway_manager(routes, seat.logged, tuning, cross_mesh=port.cross_mesh)
         only = chain((manager,)) if not port.cross_mesh else _cross_mesh_chain(seat, port, manager, closed)
         yield _listener(seat, name, port, (only,), further)
     elif port.protocol == "TCP":
@@ -254,7 +257,10 @@ def _routes(seat: _Seat, port: PortView) -> Iterator[Encoded]:
     if port.protocol == "HTTP":
         hosts = [host for _, each in made for host in each.hosts]
         sources = dict.fromkeys((*seat.sources, *(ref for _, each in made for ref in each.sources)))
-        yield host_routes(routes_name(seat.gateway, port, ""), hosts, tuple(sources), secured=port.cross_mesh)
+        name, meshes = routes_name(seat.gateway, port, ""), seat.trusted if port.cross_mesh else ()
+        sources |= dict.fromkeys(ref for one in meshes for ref in one.sources)
+        names = tuple(one.name for one in meshes)
+        yield host_routes(name, hosts, tuple(sources), secured=port.cross_mesh, meshes=names)
         return
     for one, each in made:
         sources = dict.fromkeys((*seat.sources, *each.sources))

@@ -10,6 +10,7 @@ from envoy_data_plane.envoy.config.listener import v3 as listener
 from envoy_data_plane.envoy.extensions.compression.gzip.compressor import v3 as gzip
 from envoy_data_plane.envoy.extensions.filters.http.compressor import v3 as compressor
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation import v3 as header_filter
+from envoy_data_plane.envoy.extensions.filters.http.rbac import v3 as http_rbac
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation import v3 as early
 from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
@@ -36,8 +37,10 @@ _HCM = hcm.HttpConnectionManager
 
 
 @lru_cache(maxsize=4096)
-def gateway_manager(routes: str, logged: Logged, tuning: Tuning) -> bytes:
-    """A Filter: the HTTP connection manager of one chain; its routes come over RDS."""
+def gateway_manager(routes: str, logged: Logged, tuning: Tuning, *, cross_mesh: bool = False) -> bytes:
+    """A Filter: the HTTP connection manager of one chain; its routes come over RDS. cross_mesh: they say of which
+    meshes requests are taken.
+    """
     loopback = [
         core.CidrRange(address_prefix=one, prefix_len=length) for one, length in (("127.0.0.1", 32), ("::1", 128))
     ]
@@ -45,7 +48,12 @@ def gateway_manager(routes: str, logged: Logged, tuning: Tuning) -> bytes:
         stat_prefix=logged.stat_prefix,
         rds=hcm.Rds(config_source=ads(), route_config_name=routes),
         server_name=defaults.GATEWAY_SERVER_NAME,
-        http_filters=[_compression(), _mutation(), router_filter(suppress_envoy_headers=True)],
+        http_filters=[
+            *([_asking()] if cross_mesh else []),
+            _compression(),
+            _mutation(),
+            router_filter(suppress_envoy_headers=True),
+        ],
         common_http_protocol_options=core.HttpProtocolOptions(
             idle_timeout=defaults.GATEWAY_IDLE_TIMEOUT if tuning.idle_timeout is None else tuning.idle_timeout,
             headers_with_underscores_action=core.HttpProtocolOptionsHeadersWithUnderscoresAction.REJECT_REQUEST,
@@ -88,6 +96,11 @@ def _replies(zone: str) -> hcm.LocalReplyConfig:
 def _mutation() -> hcm.HttpFilter:
     # It does what the chosen backend of a route says (gateway_routes.py).
     return hcm.HttpFilter(name=MUTATION_FILTER, typed_config=pack(header_filter.HeaderMutation()))
+
+
+@cache
+def _asking() -> hcm.HttpFilter:
+    return hcm.HttpFilter(name=defaults.MESHES_FILTER, typed_config=pack(http_rbac.Rbac()))
 
 
 @cache

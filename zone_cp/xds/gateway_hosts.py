@@ -7,12 +7,16 @@ from functools import cache, lru_cache
 
 import msgspec
 from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.rbac import v3 as rbac
 from envoy_data_plane.envoy.config.route import v3 as route
+from envoy_data_plane.envoy.extensions.filters.http.rbac import v3 as http_rbac
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
+from shared.naming import spiffe
 from zone_cp.view.gateways import GatewayView, PortView
 from zone_cp.view.zone_view import Sources
 from zone_cp.xds import defaults
-from zone_cp.xds.shape import part
+from zone_cp.xds.shape import pack, part
 from zone_cp.xds.snapshot import ROUTE, Encoded
 from zone_cp.xds.wire import encode
 
@@ -39,19 +43,34 @@ def routes_name(gateway: GatewayView, port: PortView, hostname: str) -> str:
     return f"{listener_name(gateway, port)}:{hostname if port.protocol == 'HTTPS' else '*'}"
 
 
-def host_routes(name: str, hosts: Iterable[Host], sources: Sources, *, secured: bool) -> Encoded:
-    """A RouteConfiguration. secured: clients come by TLS, and are told to come so again."""
-    return encode(ROUTE, name, _configuration(name, tuple(hosts), secured=secured), sources)
+def host_routes(
+    name: str, hosts: Iterable[Host], sources: Sources, *, secured: bool, meshes: tuple[str, ...] = ()
+) -> Encoded:
+    """A RouteConfiguration. secured: clients come by TLS, and are told to come so again. meshes: those of whose
+    workloads it takes requests, where the connection manager asks.
+    """
+    return encode(ROUTE, name, _configuration(name, tuple(hosts), meshes, secured=secured), sources)
 
 
 @lru_cache(maxsize=4096)
-def _configuration(name: str, hosts: tuple[Host, ...], *, secured: bool) -> bytes:
+def _configuration(name: str, hosts: tuple[Host, ...], meshes: tuple[str, ...], *, secured: bool) -> bytes:
     body = part(route.RouteConfiguration, "name", name)
     for host in hosts:
         one = part(route.VirtualHost, "name", host.domain) + part(route.VirtualHost, "domains", host.domain)
         one += b"".join(part(route.VirtualHost, "routes", each) for each in host.routes or (_no_route(),))
         body += part(route.RouteConfiguration, "virtual_hosts", one + (_strict() if secured else b""))
-    return body + _rest()
+    return body + _rest() + (_from_meshes(meshes) if meshes else b"")
+
+
+@lru_cache(maxsize=1024)
+def _from_meshes(meshes: tuple[str, ...]) -> bytes:
+    # The handshake has asked before, and never again: this is asked for each request.
+    names = [matcher.StringMatcher(prefix=f"{spiffe.trust_domain(one)}/") for one in meshes]
+    who = [rbac.Principal(authenticated=rbac.PrincipalAuthenticated(principal_name=one)) for one in names]
+    policy = rbac.Policy(permissions=[rbac.Permission(any=True)], principals=who)
+    rules = rbac.Rbac(action=rbac.RbacAction.ALLOW, policies={"meshes": policy})
+    asked = pack(http_rbac.RbacPerRoute(rbac=http_rbac.Rbac(rules=rules)))
+    return bytes(route.RouteConfiguration(typed_per_filter_config={defaults.MESHES_FILTER: asked}))
 
 
 @cache
