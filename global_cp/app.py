@@ -161,6 +161,7 @@ class _Global:
 
 async def recover_zone(owner: GlobalOwner, zone: str, zone_log: EventLog) -> None:
     """Fold what a zone's outbox has delivered, up to what cannot be its log."""
+    owner.reads(zone, zone_log)
     try:
         async for event in zone_log.read():
             await owner.zone_events(zone, (event,))

@@ -21,7 +21,8 @@ from shared.events.fold import fold, fold_all
 from shared.events.log import Conflict, EventLog, LogUnavailable
 from shared.events.signing import Signer
 from shared.events.state import GlobalState, LogState
-from shared.events.stop import Held, Stop, Stopped, check_skip, first_unread, stops_of, tombstone
+from shared.events.stop import Stop, Stopped, check_skip, first_unread, stops_of, tombstone
+from shared.process.behind import Behind, told
 from shared.process.writer import LogWriter, event_time
 
 SYSTEM = "system:global"
@@ -53,7 +54,7 @@ class GlobalOwner:
         self._lock = asyncio.Lock()
         self._owing = asyncio.Event()
         self._lost_to = 0
-        self._held = {zone: Held(_stopped) for zone in zones}
+        self._held = {zone: Behind() for zone in zones}
         self.faults: dict[str, str] = {}
         """Origins whose log is none any more, and why: what is shown of them stands still."""
 
@@ -70,7 +71,7 @@ class GlobalOwner:
                 self.break_off(GLOBAL, self._writer.broken)
                 return
             if stop := self._unread():
-                _stopped(stop)
+                told(stop)
                 return
             await self._settle("")
             await self._writer.vouch(SYSTEM)
@@ -151,12 +152,16 @@ class GlobalOwner:
             for event in events:
                 self._writer.state = fold(self._writer.state, event)
             if (stop := self._unread()) is not None and known is None:
-                _stopped(stop)
+                told(stop)
             self._changed()
 
     def _refuse_while_stopped(self) -> None:
         if stop := self._unread():
             raise Stopped(str(stop))
+
+    def reads(self, zone: str, zone_log: EventLog) -> None:
+        """Where a zone's events come from: what stands behind a stop is not all kept, and read again from there."""
+        self._held[zone].log = zone_log
 
     async def zone_events(self, zone: str, events: Sequence[Event]) -> None:
         """Take events that a zone's outbox delivered."""
@@ -165,8 +170,10 @@ class GlobalOwner:
             self._changed()
 
     async def _take(self, zone: str, events: Sequence[Event]) -> None:
-        state = self._zones[zone]
-        state = fold_all(state, self._held[zone].take(state.n, events, self._writer.state.skipped))
+        state, held = self._zones[zone], self._held[zone]
+        held.hold(state.n, events)
+        while taken := await held.ready(state.n, self._writer.state.skipped):
+            state = fold_all(state, taken)
         self._zones = self._zones.set(zone, state)
         if state.seen > max(self._writer.state.n, self._lost_to) and self.is_readable:
             await self._restored(zone, state.seen)
@@ -215,7 +222,3 @@ class GlobalOwner:
                 await self._writer.commit(self._writer.prepare(changes, actor=SYSTEM, cause=cause))
             except Conflict:
                 continue
-
-
-def _stopped(stop: Stop) -> None:
-    log.error("stopped before an event", stop=stop.event, reason=stop.reason, mended_by=stop.mend)

@@ -27,7 +27,8 @@ from shared.events.fold import fold, fold_all
 from shared.events.log import Conflict, EventLog, LogUnavailable
 from shared.events.signing import Signer
 from shared.events.state import LogState, ZoneState
-from shared.events.stop import Held, Stop, Stopped, check_skip, stops_of, tombstone, zone_unread
+from shared.events.stop import Stop, Stopped, check_skip, stops_of, tombstone, zone_unread
+from shared.process.behind import Behind, batched, told
 from shared.process.collector import collector_paused
 from shared.process.writer import LogWriter
 from zone_cp.ads.fence import Mark, lost
@@ -78,7 +79,7 @@ class ZoneOwner:
         self.lost = 0
         self._ahead: Ahead | None = None
         self._foreseen: ZoneState | None = None
-        self._held = Held(_stopped)
+        self._held = Behind()
 
     @property
     def state(self) -> ZoneState:
@@ -119,13 +120,14 @@ class ZoneOwner:
             await self._writer.catch_up()
             # A log that is broken is longer than what is known of it.
             self.lost = 0 if self.broken else lost(marks, self._writer.state)
+            self._held.log = copy
+            self._held.replace(())
             with collector_paused():
-                events = [event async for event in copy.read()]
-                self._hub = fold_all(self._hub, self._decided_of(events))
-            self._held.replace(event for event in events if event.n > self._hub.n)
+                async for part in batched(copy.read(), APPEND_BATCH):
+                    self._known(part)
             if self.is_behind():
                 if stop := self.unread():
-                    _stopped(stop)
+                    told(stop)
                 elif self.broken:
                     log.error("the own log cannot be read to its end", reason=self.broken)
                 elif not self.lost:
@@ -138,7 +140,8 @@ class ZoneOwner:
         try:
             if settle:
                 await self._settle()
-            await self._advance(self._held.take(self._hub.n, (), self._writer.state.skipped))
+            while taken := await self._held.ready(self._hub.n, self._writer.state.skipped):
+                await self._advance(taken)
             if settle:
                 await self._writer.vouch(SYSTEM)
         except Stopped as stopped:
@@ -146,6 +149,11 @@ class ZoneOwner:
             log.error("stopped: nothing more is decided or served", reason=str(stopped))  # noqa: TRY400 - it says it all
         else:
             self._tell()
+
+    def _known(self, events: Sequence[Event]) -> None:
+        """Fold what was decided on of global's log, hold the rest."""
+        self._hub = fold_all(self._hub, self._decided_of(events))
+        self._held.hold(self._hub.n, events)
 
     async def skip(self, origin: str, n: int, reason: str, actor: str) -> tuple[Event, ...]:
         """Record that event n of a log is passed over, and go on. One of global's log must be the one that the zone
@@ -386,10 +394,6 @@ class ZoneOwner:
                 log.warning("own log unavailable, retrying", error=str(error), pause_seconds=pause)
                 await asyncio.sleep(pause)
                 events = [event for event in events if event.n > self._writer.state.n]
-
-
-def _stopped(stop: Stop) -> None:
-    log.error("stopped before an event", stop=stop.event, reason=stop.reason, mended_by=stop.mend)
 
 
 def _is(one: ZoneState, other: ZoneState) -> bool:

@@ -21,6 +21,8 @@ from shared.events.state import LogState, ZoneState
 Passed: TypeAlias = Mapping[tuple[str, int], str]
 """Events by origin and sequence that are passed over, and why (`LogState.skipped`)."""
 NOTHING_PASSED: Passed = Map()
+HELD_LIMIT = 10_000
+"""Events behind a stop that are kept in memory: some 15 MB. The log holds the others."""
 
 
 class Stop(msgspec.Struct, frozen=True):
@@ -81,13 +83,23 @@ def stop_at(event: Event) -> Stop | None:
 
 
 class Held:
-    """What came of one log and stands behind a stop. `on_stop` is told of every new one."""
+    """What came of one log and stands behind a stop. `on_stop` is told of every new one.
 
-    def __init__(self, on_stop: Callable[[Stop], None]) -> None:
+    Of the events behind it no more than `limit` are kept: the log holds them all, and whoever goes on reads from there
+    what is `lacking`. Of those that are not kept, tombstones are known nevertheless: they let the rest pass.
+    """
+
+    def __init__(self, on_stop: Callable[[Stop], None], *, limit: int = HELD_LIMIT) -> None:
         self._events: list[Event] = []
         self._on_stop = on_stop
+        self._limit = limit
         self._told: Stop | None = None
         self._passed: Passed = NOTHING_PASSED
+        self._last = 0
+        self._far: dict[tuple[str, int], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._events)
 
     @property
     def stop(self) -> Stop | None:
@@ -98,17 +110,47 @@ class Held:
 
     @property
     def tombstones(self) -> Passed:
-        """What those that are held let pass."""
-        return dict.fromkeys(_tombstones(self._events), "") if self._events else NOTHING_PASSED
+        """What those that are held let pass, and those behind them that are not kept."""
+        return {**dict.fromkeys((*_tombstones(self._events), *self._far), "")} if self._events else NOTHING_PASSED
 
     def replace(self, events: Iterable[Event]) -> None:
         """Hold these instead."""
-        self._events = list(events)
+        self._events, self._last, self._far = [], 0, {}
+        self.hold(0, events)
 
     def hold(self, after: int, events: Iterable[Event]) -> None:
         """Hold these as well, without those that are known: up to `after`, or held."""
-        last = self._events[-1].n if self._events else after
-        self._events += [event for event in events if event.n > last]
+        for event in events:
+            if event.n <= max(after, self._last, self._events[-1].n if self._events else 0):
+                continue
+            if self._last or len(self._events) >= self._limit:
+                self._last = event.n
+                if isinstance(event.change, EventSkipped):
+                    self._far.setdefault(event.change.skips, event.n)
+            else:
+                self._events.append(event)
+
+    def lacking(self, after: int, passed: Passed) -> tuple[int, int] | None:
+        """Which events, n with first < n <= last, must be read from the log and given to `fill` before anything more
+        can be taken; None where nothing more can, or all that is needed is there. after, passed: as for `take`.
+        """
+        if not self._last:
+            return None
+        near = _tombstones(self._events)
+        waits = [_id(one) for one in self._events if stop_at(one) and _id(one) not in passed and _id(one) not in near]
+        first = self._events[-1].n if self._events else after
+        if not self._events:
+            return first, min(first + self._limit, self._last)
+        if waits and all(one in self._far for one in waits):
+            return first, max(self._far[one] for one in waits)
+        return None
+
+    def fill(self, events: Iterable[Event]) -> None:
+        """Hold what was lacking, all of it, since it is to be taken now."""
+        self._events += events
+        last = self._events[-1].n if self._events else self._last
+        self._last = self._last if last < self._last else 0
+        self._far = {skips: n for skips, n in self._far.items() if n > last}
 
     def put_back(self, events: Iterable[Event]) -> None:
         """Hold these, which were taken, before all others."""
@@ -123,9 +165,24 @@ class Held:
         count = readable(self._events, passed)
         taken, self._events = self._events[:count], self._events[count:]
         told, self._told = self._told, self.stop
-        if self._told is not None and self._told != told:
-            self._on_stop(self._told)
+        if self._told is not None:
+            self._trim(self._told)
+            if self._told != told:
+                self._on_stop(self._told)
         return taken
+
+    def _trim(self, stop: Stop) -> None:
+        """Keep no more than the limit of what was filled in, but what all wait for."""
+        kept = max(self._limit, 1 + next(at for at, event in enumerate(self._events) if event.n == stop.n))
+        dropped, self._events = self._events[kept:], self._events[:kept]
+        if dropped:
+            self._last = max(self._last, dropped[-1].n)
+            self._far = {
+                **{
+                    event.change.skips: event.n for event in reversed(dropped) if isinstance(event.change, EventSkipped)
+                },
+                **self._far,
+            }
 
 
 def refuse_skip(who: str, origin: str, n: int, stops: Sequence[Stop]) -> None:

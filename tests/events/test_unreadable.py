@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hypothesis.strategies as st
 import msgspec
 import pytest
+from hypothesis import given, settings
 
 from shared.events.checkpoint import decode_checkpoint, encode_checkpoint
 from shared.events.event import (
@@ -151,6 +153,45 @@ def test_what_is_held_is_told_once_and_handed_on_once() -> None:
     assert held.take(1, events[1:], {("global", 2): "why"}) == events[1:]
     assert held.stop is None
     assert held.take(3, events, {}) == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_little_of_what_is_behind_a_stop_is_kept_and_nothing_is_lost(data: st.DataObject) -> None:
+    """Whatever is poison, wherever tombstones stand: all is taken in the same parts as by who keeps everything."""
+    log, count = LogBuilder(), data.draw(st.integers(5, 40))
+    for number in range(count):
+        skips = data.draw(st.integers(0, number)) if number else 0
+        log.append(tombstone("global", skips, "why") if skips else applied(mesh(f"m{number}")))
+    bad = data.draw(st.sets(st.integers(1, count)))
+    raw = [encode_event(event) for event in log.events]
+    for n in bad:
+        raw[n - 1] = raw[n - 1].replace(b'"ResourceApplied"', b'"OfALaterProgram"')
+    events = [decode_event(one) for one in raw]
+    limit = data.draw(st.integers(1, 6))
+    small, whole = Held(lambda _: None, limit=limit), Held(lambda _: None)
+    at = reached = 0
+    passed: dict[tuple[str, int], str] = {}
+    while at < count:
+        part = events[at : at + data.draw(st.integers(1, 8))]
+        at += len(part)
+        if data.draw(st.booleans()) and whole.stop is not None:
+            passed["global", whole.stop.n] = "own"
+        expected = whole.take(reached, part, passed)
+        small.hold(reached, part)
+        taken: list[Event] = []
+        while True:
+            while (lacking := small.lacking(reached + len(taken), passed)) is not None:
+                small.fill(events[lacking[0] : lacking[1]])
+            more = small.take(reached + len(taken), (), passed)
+            taken += more
+            if not more:
+                break
+        assert taken == expected
+        reached += len(taken)
+        assert small.stop == whole.stop
+        stop = small.stop
+        assert len(small) <= max(limit, 0 if stop is None else stop.n - reached)
 
 
 def test_an_event_that_says_so_is_passed_over() -> None:

@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=500)
     options = parser.parse_args()
     started = time.monotonic()
-    world = World(options.seed, options.zones)
+    world = World(options.seed, options.zones, poison=True)
     try:
         world.run(options.steps)
         world.converge()

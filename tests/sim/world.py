@@ -23,11 +23,13 @@ from shared.events.event import (
     HostnameReleased,
     ProxyConnected,
     ProxyDisconnected,
+    Unreadable,
     VipReleased,
     encode_event,
 )
 from shared.events.fold import check, fold, fold_all
 from shared.events.state import LogState, ZoneState
+from shared.events.stop import Stop, first_unread, readable, stop_at, tombstone
 from shared.model.resource import (
     Dataplane,
     DataSource,
@@ -126,6 +128,14 @@ class GlobalNode:
         self.store.append(events)
         self.state = fold_all(self.state, events)
 
+    def poison(self, change: Change, *, skippable: bool) -> None:
+        """A later program writes what this one cannot read."""
+        (event,) = compose(
+            self.state, [change], ids=[f"g{self.state.n + 1}"], time=self._clock.now(self.state), actor="x"
+        )
+        self.store.append([msgspec.structs.replace(event, change=Unreadable(reason="planted", skippable=skippable))])
+        self.state = fold_all(self.state, self.store.events[-1:])
+
     def restart(self) -> None:
         """Lose memory, read the log."""
         self.state = fold_all(LogState(GLOBAL), self.store.events)
@@ -167,19 +177,34 @@ class ZoneNode:
         return outcome
 
     def advance(self, *, crash: bool = False) -> bool:
-        """Fold the next event of the copy and record what follows; `crash`: lose memory before it is recorded."""
-        if self.hub.n >= len(self.copy.events):
+        """Fold the next event of the copy and record what follows; `crash`: lose memory before it is recorded.
+
+        Before one that cannot be read it stands still; with a tombstone behind it, both are taken together.
+        """
+        pending = self.copy.events[self.hub.n :]
+        count = readable(pending, self.state.skipped)
+        if not count:
             return False
-        event = self.copy.events[self.hub.n]
-        before, hub = self.moment, fold(self.hub, event)
-        changes = decide(ZoneState(self.name, hub, self.state), event, self.settings)
         if crash:
             self.restart()
             return True
-        self.hub = hub
-        recorded = self._record(changes, cause=event.id)
-        self._project(before, (event, *recorded))
+        for event in pending[: 1 if self.stop is None else count]:
+            before, self.hub = self.moment, fold(self.hub, event)
+            recorded = self._record(decide(self.moment, event, self.settings), cause=event.id)
+            self._project(before, (event, *recorded))
         return True
+
+    @property
+    def stop(self) -> Stop | None:
+        """What the zone stands before, though a tombstone behind it may let it go on."""
+        event = next(iter(self.copy.events[self.hub.n :]), None)
+        return None if event is None or (GLOBAL, event.n) in self.state.skipped else stop_at(event)
+
+    def skip(self) -> None:
+        """An operator lets this zone alone go on."""
+        if (stop := self.stop) is not None:
+            before = self.moment
+            self._project(before, self._record((tombstone(GLOBAL, stop.n, "sim"),)))
 
     def write(self, change: Change) -> None:
         """A change of the zone's own and what follows from it, in one batch."""
@@ -231,9 +256,10 @@ class ZoneNode:
 
 
 class World:
-    """The simulation. Everything follows from `seed`."""
+    """The simulation. Everything follows from `seed`. poison: events that nobody can read are among the others."""
 
-    def __init__(self, seed: int, zones: int) -> None:
+    def __init__(self, seed: int, zones: int, *, poison: bool = False) -> None:
+        self.poison = poison
         self.random = random.Random(seed)
         self.seconds = 0.0
         self.counts: Counter[str] = Counter()
@@ -268,6 +294,8 @@ class World:
             (1, "global restart", self.hub.restart),
             (1, "quarantine passes", self._wait),
         ]
+        if self.poison:
+            acts += [(2, "poison", self._poison), (2, "skip in a zone", zone.skip), (1, "skip", self._skip)]
         _, name, act = self.random.choices(acts, weights=[weight for weight, _, _ in acts])[0]
         act()
         self.counts[name] += 1
@@ -276,6 +304,8 @@ class World:
 
     def converge(self) -> None:
         """Heal all links, drain all queues, lose all memory once more; then everybody must agree."""
+        while self.hub.state.unread:
+            self._skip()
         for zone in self.zones:
             zone.connected = True
             self._deliver_all(zone)
@@ -288,6 +318,7 @@ class World:
             while zone.advance():
                 pass
             expect(zone.moment == live, f"{zone.name}: a restart changed the state")
+            expect(zone.stop is None and not zone.hub.unread, f"{zone.name}: it stands before what was skipped")
             expect(zone.copy.events == self.hub.store.events, f"{zone.name}: the copy is not global's log")
             expect(zone.hub == self.hub.state, f"{zone.name}: another state of global's log")
             self._forward_all(zone)
@@ -313,7 +344,20 @@ class World:
 
     # --- acts ---------------------------------------------------------------------------------------------------
 
+    def _poison(self) -> None:
+        """A later program writes something of its own, and what else it has to say behind that."""
+        self.hub.poison(applied(self._resource()), skippable=self.random.random() < 0.2)
+        for _ in range(self.random.randrange(3)):
+            self.hub.write(applied(self._resource()))
+
+    def _skip(self) -> None:
+        """An operator has everybody pass over what global cannot read."""
+        if self.hub.state.unread:
+            self.hub.write(tombstone(GLOBAL, self.random.choice(sorted(self.hub.state.unread)), "sim"))
+
     def _global_write(self) -> None:
+        if first_unread(self.hub.state) is not None:
+            return  # it refuses
         resource = self._resource()
         if self.random.random() < 0.3 and key_of(resource) in self.hub.state.resources:
             self.hub.write(deleted(resource))
