@@ -76,7 +76,7 @@ def test_what_another_version_makes_otherwise_is_listed(
     told = capsys.readouterr()
     assert "2 of 2 proxies touched" in told.err
     lines = told.out.splitlines()
-    assert "1 proxy (.egress-1): 7 Clusters changed" in lines
+    assert "1 proxy (.egress-1): 9 Clusters changed" in lines
     assert "1 proxy (default.web-1): 3 Clusters changed" in lines
     assert [line.strip() for line in lines if "connect_timeout" in line] == [
         "- connect_timeout: 5s",
