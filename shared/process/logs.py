@@ -55,6 +55,7 @@ def configure(level: str, *, component: str = "", stream: TextIO | None = None) 
     # A library's chatter is of interest only to somebody who asked for everything.
     for library in ("asyncio", "nats", "grpc", "uvicorn", "uvicorn.access", "httpcore"):
         logging.getLogger(library).setLevel("DEBUG" if level == "debug" else "WARNING")
+    logging.getLogger("hpack").setLevel("WARNING")  # else tokens in header fields are told to who asks for everything
     if level != "debug":
         # asyncio warns of each TLS connection that its peer closes first; what goes wrong it logs as an error.
         logging.getLogger("asyncio").setLevel("ERROR")

@@ -222,7 +222,7 @@ class AdsServer:
         except DecodeError:
             await call.abort(Status.INVALID_ARGUMENT, "the first request could not be decoded")
         admitted = await self._admitted(node, call)
-        call.drop_metadata()
+        call.admit()
         stream = Stream(node, admitted.proxy, f"{self._prefix}{order}", order, xds=variant.stream(), scope=scope)
         older = await self._attached(stream, call)
         reader = Reader(partial(self._read, stream, variant), stream.fail)
@@ -305,9 +305,10 @@ class AdsServer:
     # -- CSDS -------------------------------------------------------------------------------------------------
 
     async def _status(self, call: Call) -> None:
-        while (raw := await call.read()) is not None:
-            if not self._may_inspect(token_of(call)):
-                await call.abort(Status.PERMISSION_DENIED, "CSDS takes a token of the role admin")
+        await self._inspects(call)  # before anything of it is kept
+        raw: bytes | None = await first_message(call)
+        while raw is not None:
+            await self._inspects(call)
             try:
                 said = client_status(self.hub.streams(), ClientStatusRequest.FromString(raw))
             except DecodeError:
@@ -315,6 +316,11 @@ class AdsServer:
             except NotUnderstood as error:
                 await call.abort(Status.INVALID_ARGUMENT, str(error))
             await call.write(said.SerializeToString())
+            raw = await call.read()
+
+    async def _inspects(self, call: Call) -> None:
+        if not self._may_inspect(token_of(call)):
+            await call.abort(Status.PERMISSION_DENIED, "CSDS takes a token of the role admin")
 
     # -- agents -----------------------------------------------------------------------------------------------
 
@@ -325,6 +331,7 @@ class AdsServer:
         if hello is None:
             await call.abort(Status.INVALID_ARGUMENT, "the first message of Attach must be a Hello")
         admitted = await self._admitted(NodeInfo(hello.proxy), call)
+        call.admit()
         agent = self.agents.attach(admitted.proxy, hello)
         tasks: tuple[asyncio.Task[None], ...] = (
             asyncio.create_task(self.agents.read(agent, call.read)),

@@ -21,7 +21,7 @@ def test_a_call_from_its_beginning_to_its_end() -> None:
     peer = Peer()
     stream = peer.call(("authorization", "Bearer t"))
     (call,) = peer.calls
-    assert (call.path, dict(call.metadata)["authorization"]) == (PATH, "Bearer t")
+    assert (call.path, dict(call.fields)[b"authorization"]) == (PATH, b"Bearer t")
     heard: list[bytes] = []
     call.take = heard.append
     peer.say(stream, b"one")
@@ -257,8 +257,9 @@ def test_calls_of_a_connection_are_limited(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_calls_begun_and_given_up_again_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """CVE-2023-44487: beyond a limit the client loses its connection."""
-    monkeypatch.setattr(connection, "MAX_RESETS", 3)
+    monkeypatch.setattr(connection, "MAX_CHATTER", 3)
     peer = Peer()
+    peer.server.look()
     for _ in range(3):
         peer.client.reset_stream(peer.call())
         peer.flush()
@@ -268,17 +269,41 @@ def test_calls_begun_and_given_up_again_are_counted(monkeypatch: pytest.MonkeyPa
     assert broken.value.fault == Fault.ENHANCE_YOUR_CALM
 
 
-def test_a_client_that_asks_and_does_not_read_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its pings are answered; while the socket takes nothing, so many of them and no more."""
-    monkeypatch.setattr(connection, "MAX_UNREAD_ANSWERS", 2)
+CHATTER = {
+    "pings": frame(frames.PING, 0, 0, b"12345678"),
+    "answers to no ping": frame(frames.PING, frames.ACK, 0, b"12345678"),
+    "settings": frames.settings({frames.INITIAL_WINDOW_SIZE: 70_000}),
+    "acknowledgments": frame(frames.SETTINGS, frames.ACK, 0, b""),
+    "farewells": frames.go_away(0, Fault.NO_ERROR),
+    "priorities": frame(frames.PRIORITY, 0, 1, bytes(5)),
+    "unknown frames": frame(0x42, 0xFF, 1, b"what?"),
+    "empty data": frame(frames.DATA, 0, 1, b""),
+    "data of a call that is over": frame(frames.DATA, 0, 1, b""),
+    "resets of a call that is over": frames.reset(1, Fault.CANCEL),
+}
+
+
+@pytest.mark.parametrize("said", CHATTER.values(), ids=CHATTER)
+def test_words_that_further_no_call_are_counted(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many are borne between two looks, each answered where it has an answer; one more ends the connection."""
+    monkeypatch.setattr(connection, "MAX_CHATTER", 10)
     peer = Peer()
-    ping = frame(frames.PING, 0, 0, b"12345678")
-    peer.server.receive(ping * 10)
-    assert peer.said.count(frame(frames.PING, frames.ACK, 0, b"12345678")) == 10
-    peer.server.pause()
+    peer.call()
+    peer.server.look()
+    for _ in range(3):
+        peer.server.receive(said * 10)
+        peer.server.look()
+    peer.server.receive(said * 10)
     with pytest.raises(ConnectionBroken) as broken:
-        peer.server.receive(ping * 3)
+        peer.server.receive(said)
     assert broken.value.fault == Fault.ENHANCE_YOUR_CALM
+
+
+def test_pings_are_answered() -> None:
+    """Each with its own octets."""
+    peer = Peer()
+    peer.server.receive(frame(frames.PING, 0, 0, b"12345678") * 10)
+    assert peer.said.count(frame(frames.PING, frames.ACK, 0, b"12345678")) == 10
 
 
 def _block(peer: Peer, fields: tuple[tuple[str, str], ...] = FIELDS) -> bytes:
@@ -348,7 +373,7 @@ BREAKING = {
     "data of nothing": (frame(frames.DATA, 0, 9, b"x"), Fault.PROTOCOL_ERROR),
     "a window of nothing": (frames.window_update(9, 1), Fault.PROTOCOL_ERROR),
     "a push": (frame(frames.PUSH_PROMISE, 0, 1, b""), Fault.PROTOCOL_ERROR),
-    "a stream of the server": (frame(frames.HEADERS, frames.END_HEADERS, 2, b""), Fault.STREAM_CLOSED),
+    "a stream of the server": (frame(frames.HEADERS, frames.END_HEADERS, 2, b""), Fault.PROTOCOL_ERROR),
     "more padding than payload": (frame(frames.HEADERS, frames.PADDED, 1, b"\7x"), Fault.PROTOCOL_ERROR),
     "a short priority": (frame(frames.HEADERS, frames.WITH_PRIORITY, 1, b"x"), Fault.FRAME_SIZE_ERROR),
     "a block that is interrupted": (

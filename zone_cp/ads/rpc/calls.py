@@ -7,13 +7,26 @@ those few messages that do not matter.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any, Never, TypeAlias
 
-from zone_cp.ads.rpc.exchange import Exchange, Status
+from zone_cp.ads.rpc.exchange import MAX_MESSAGE_BYTES, Exchange, Fields, Status
 
 Method: TypeAlias = "Callable[[Call], Coroutine[Any, Any, None]]"
 """Serves one call; the call ends as it does: OK when it returns, Aborted with that status."""
+
+
+_timeout = re.compile(rb"(\d{1,8})([HMSmun])").fullmatch
+_UNIT_SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+
+
+def seconds_of(fields: Fields) -> float | None:
+    """How long the client gives a call; None without a word that is understood."""
+    for name, value in fields:
+        if name == b"grpc-timeout" and (said := _timeout(value)):
+            return int(said[1]) * _UNIT_SECONDS[said[2]]
+    return None
 
 
 class Aborted(Exception):
@@ -37,12 +50,13 @@ class Call:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Header fields of the request; empty once they were dropped."""
-        return self._exchange.metadata
+        """Header fields of the request; empty once the caller was admitted."""
+        return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in self._exchange.fields)
 
-    def drop_metadata(self) -> None:
-        """Who is calling is settled: a token need not be kept as long as the call."""
-        self._exchange.metadata = ()
+    def admit(self) -> None:
+        """Who is calling is settled: a token need not be kept as long as the call, and messages may be large."""
+        self._exchange.fields = ()
+        self._exchange.limit = MAX_MESSAGE_BYTES
 
     async def read(self) -> bytes | None:
         """The next message, None when the client has no more to say."""

@@ -2,28 +2,34 @@
 
 What RFC 9113 asks of a server, and no more than gRPC needs of it: no pushes, no priorities, response headers that no
 table remembers. Limits are named here; a client that goes beyond them loses its connection with the reason in a GOAWAY.
+`receive` does so much in one turn and leaves the rest for another, and what a frame costs does not grow with those
+before it: whoever talks a lot delays himself.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 from hpack import Decoder
 from hpack.exceptions import HPACKError
 
 from zone_cp.ads.rpc import frames
-from zone_cp.ads.rpc.exchange import RECEIVE_WINDOW, Exchange, literal
+from zone_cp.ads.rpc.exchange import RECEIVE_WINDOW, Exchange, Fields, literal
 from zone_cp.ads.rpc.frames import ConnectionBroken, Fault, StreamBroken
 
 CONNECTION_WINDOW = 4 * 1024 * 1024
 """What all streams of a connection may send before it is credited; each is held to its own window beside."""
 MAX_STREAMS = 2_048
 """Calls that one connection may have under way: a client may have a stream for every subscription of a single type."""
-MAX_HEADER_BYTES = 64 * 1024
-MAX_RESETS = 1_000
-"""Calls that a client may begin and give up again, beyond those that came to their end."""
-MAX_UNREAD_ANSWERS = 1_000
-"""Pings and settings that are answered to a client which does not read."""
+MAX_HEADER_BYTES = 16 * 1024
+"""Header fields of a call, as they are sent and as they are meant: as many as grpcio takes."""
+MAX_CHATTER = 2 * MAX_STREAMS
+"""Frames that further no call (pings, settings, priorities, what is unknown, empty data, calls that are given up,
+broken off or refused) between two looks: all calls of a connection may be given up at once.
+"""
+TURN_WORK, CALL_WORK = 1_000, 40
+"""Frames that are taken in one turn, and for how many of them a call counts that begins: some milliseconds."""
 
 _SETTINGS = {
     frames.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
@@ -32,16 +38,22 @@ _SETTINGS = {
 }
 _OPENING = frames.settings(_SETTINGS) + frames.window_update(0, CONNECTION_WINDOW - frames.FIRST_WINDOW)
 _PING = b"zonal..."
+_PSEUDO_FIELDS = frozenset({b":authority", b":method", b":path", b":scheme"})
 _CONNECTION_FIELDS = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+_is_name = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-z]+").fullmatch
+_has_control = re.compile(rb"[\0\r\n]").search
+"""RFC 9113, section 8.2.1."""
+_resizes_often = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\0-\x7f]){3}").match
+"""More changes of a table's size than a block has use for (RFC 7541, section 4.2); each costs as much as a field."""
 
 
 class Connection:
     """write sends bytes or keeps them until the socket takes them; begin is given every call, once it is understood."""
 
     __slots__ = (
-        "_begin", "_block", "_block_flags", "_block_stream", "_decoder", "_first_window", "_last", "_resets", "_rest",
-        "_room", "_shrink_table", "_unread", "exchanges", "is_going", "is_open", "max_frame", "paused", "stalled",
-        "window", "write",
+        "_begin", "_block", "_block_flags", "_block_stream", "_chatter", "_decoder", "_ending", "_first_window",
+        "_has_grown", "_last", "_rest", "_room", "_shrink_table", "_work", "exchanges", "held", "is_going", "is_open",
+        "max_frame", "paused", "stalled", "window", "write",
     )  # fmt: skip
 
     def __init__(self, write: Callable[[bytes], None], begin: Callable[[Exchange], None]) -> None:
@@ -59,16 +71,17 @@ class Connection:
         self._last = 0
         self._rest = b""
         self._decoder: Decoder | None = None
-        self._block: list[bytes] = []
+        self._block = b""
         self._block_stream = self._block_flags = 0
-        self._shrink_table = False
-        self._resets = 0
-        self._unread = 0
+        self._shrink_table = self._has_grown = False
+        self._chatter = self._work = 0
+        self._ending: tuple[int, ...] = ()
+        self.held = 0
 
     # --- what the client says ------------------------------------------------------------------------------------
 
-    def receive(self, data: bytes) -> None:
-        """Take what came. Raises ConnectionBroken."""
+    def receive(self, data: bytes = b"") -> bool:
+        """Take what came; whether there is more of it than should be taken in one turn. Raises ConnectionBroken."""
         if self._rest:
             data = self._rest + data
         at = 0
@@ -78,11 +91,11 @@ class Connection:
                 raise ConnectionBroken(Fault.PROTOCOL_ERROR, "this is gRPC: HTTP/2 with prior knowledge, or ALPN h2")
             if len(data) < at:
                 self._rest = data
-                return
+                return False
             self.is_open = True
             self.write(_OPENING)
-        size = len(data)
-        while size - at >= frames.HEAD_BYTES:
+        size, self._work = len(data), TURN_WORK
+        while size - at >= frames.HEAD_BYTES and self._work > 0:
             high, low, kind, flags, stream = frames.head_of(data, at)
             length = high << 8 | low
             if length > frames.LEAST_MAX_FRAME:
@@ -92,7 +105,12 @@ class Connection:
                 break
             self._take(kind, flags, stream & frames.MOST_WINDOW, data[at + frames.HEAD_BYTES : end])
             at = end
+            self._work -= 1
         self._rest = data[at:] if at < size else b""
+        if self._has_grown:
+            self._has_grown = False
+            self.go_on()
+        return self._work <= 0 and at < size
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if self._block_stream and (kind != frames.CONTINUATION or stream != self._block_stream):
@@ -111,7 +129,16 @@ class Connection:
             self._reset(stream, payload)
         elif kind == frames.PUSH_PROMISE:
             raise ConnectionBroken(Fault.PROTOCOL_ERROR, "clients do not push")
-        # PRIORITY and unknown types say nothing to us (sections 5.3.2 and 5.5).
+        else:  # PRIORITY and unknown types say nothing to us (sections 5.3.2 and 5.5)
+            self._bear()
+            if kind == frames.PRIORITY and not (stream and len(payload) == 5):
+                raise ConnectionBroken(Fault.FRAME_SIZE_ERROR if stream else Fault.PROTOCOL_ERROR, "a false PRIORITY")
+
+    def _bear(self) -> None:
+        """Something came that furthers no call."""
+        self._chatter += 1
+        if self._chatter > MAX_CHATTER:
+            raise ConnectionBroken(Fault.ENHANCE_YOUR_CALM, "too much that furthers no call, or is given up")
 
     def _data(self, flags: int, stream: int, payload: bytes) -> None:
         octets = len(payload)
@@ -121,6 +148,8 @@ class Connection:
         if CONNECTION_WINDOW - self._room > CONNECTION_WINDOW // 2:
             self.write(frames.window_update(0, CONNECTION_WINDOW - self._room))
             self._room = CONNECTION_WINDOW
+        if not octets and not flags & frames.END_STREAM:
+            self._bear()
         exchange = self.exchanges.get(stream)
         if exchange is None:
             self._known(stream)  # of a stream that is over: what was on its way when it ended
@@ -140,6 +169,8 @@ class Connection:
             raise ConnectionBroken(Fault.PROTOCOL_ERROR, f"stream {stream} was never opened")
 
     def _break(self, stream: int, fault: Fault) -> None:
+        """Counted as those that the client gives up: it may as well let us do it (CVE-2025-8671)."""
+        self._bear()
         self.write(frames.reset(stream, fault))
         exchange = self.exchanges.pop(stream, None)
         if exchange is not None:
@@ -149,11 +180,9 @@ class Connection:
         if len(payload) != 4:
             raise ConnectionBroken(Fault.FRAME_SIZE_ERROR, "RST_STREAM has four octets")
         self._known(stream)
+        self._bear()
         exchange = self.exchanges.pop(stream, None)
         if exchange is not None:
-            self._resets += 1
-            if self._resets > MAX_RESETS:
-                raise ConnectionBroken(Fault.ENHANCE_YOUR_CALM, "too many calls were begun and given up")
             exchange.lose()
 
     def _window_update(self, stream: int, payload: bytes) -> None:
@@ -164,7 +193,7 @@ class Connection:
             self.window += octets
             if not octets or self.window > frames.MOST_WINDOW:
                 raise ConnectionBroken(Fault.FLOW_CONTROL_ERROR if octets else Fault.PROTOCOL_ERROR, "a false window")
-            self.go_on()
+            self._has_grown = True
             return
         exchange = self.exchanges.get(stream)
         if exchange is None:
@@ -178,26 +207,21 @@ class Connection:
     def _about_connection(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if stream:
             raise ConnectionBroken(Fault.PROTOCOL_ERROR, "what concerns the connection was said of a stream")
+        self._bear()
         if kind == frames.GOAWAY:
             return  # it begins no calls then; those that it has go on
         if kind == frames.PING:
             if len(payload) != 8:
                 raise ConnectionBroken(Fault.FRAME_SIZE_ERROR, "PING has eight octets")
             if not flags & frames.ACK:
-                self._answer(frames.frame(frames.PING, frames.ACK, 0, payload))
+                self.write(frames.frame(frames.PING, frames.ACK, 0, payload))
         elif flags & frames.ACK:
             if payload:
                 raise ConnectionBroken(Fault.FRAME_SIZE_ERROR, "an acknowledgment of settings says nothing else")
         else:
-            for name, value in frames.settings_in(payload):
+            for name, value in dict(frames.settings_in(payload)).items():  # the last of a name is what holds
                 self._set(name, value)
-            self._answer(frames.frame(frames.SETTINGS, frames.ACK, 0, b""))
-
-    def _answer(self, data: bytes) -> None:
-        self._unread = self._unread + 1 if self.paused else 0
-        if self._unread > MAX_UNREAD_ANSWERS:
-            raise ConnectionBroken(Fault.ENHANCE_YOUR_CALM, "the client asks and does not read")
-        self.write(data)
+            self.write(frames.frame(frames.SETTINGS, frames.ACK, 0, b""))
 
     def _set(self, name: int, value: int) -> None:
         if name == frames.HEADER_TABLE_SIZE:
@@ -216,7 +240,8 @@ class Connection:
                 exchange.window += grown  # below zero where it shrank (section 6.9.2)
                 if exchange.window > frames.MOST_WINDOW:
                     raise ConnectionBroken(Fault.FLOW_CONTROL_ERROR, "a window grew beyond all windows")
-            self.go_on()
+            self._has_grown = True
+            self._work -= len(self.exchanges) // 8  # a window is about an eighth of a frame's work
 
     # --- calls begin ---------------------------------------------------------------------------------------------
 
@@ -226,22 +251,27 @@ class Connection:
             if len(payload) < 5:
                 raise ConnectionBroken(Fault.FRAME_SIZE_ERROR, "HEADERS too short for its priority")
             payload = payload[5:]
-        if stream not in self.exchanges and (stream <= self._last or not stream % 2):
-            raise ConnectionBroken(Fault.STREAM_CLOSED, f"stream {stream} cannot be opened")
+        if not stream % 2:
+            raise ConnectionBroken(Fault.PROTOCOL_ERROR, f"stream {stream} cannot be opened")
+        if stream <= self._last and stream not in self.exchanges and not flags & frames.END_STREAM:
+            raise ConnectionBroken(Fault.STREAM_CLOSED, f"stream {stream} is closed")
         self._block_stream, self._block_flags = stream, flags
-        self._block = []
+        self._work -= CALL_WORK
         self._continuation(flags, payload)
 
     def _continuation(self, flags: int, payload: bytes) -> None:
         stream = self._block_stream
         if not stream:
             raise ConnectionBroken(Fault.PROTOCOL_ERROR, "CONTINUATION of nothing")
-        self._block.append(payload)
-        if sum(len(part) for part in self._block) + len(self._block) > MAX_HEADER_BYTES:
+        if len(self._block) + len(payload) > MAX_HEADER_BYTES:
             raise ConnectionBroken(Fault.ENHANCE_YOUR_CALM, f"more than {MAX_HEADER_BYTES} octets of header fields")
+        self._block += payload
         if not flags & frames.END_HEADERS:
+            self._bear()
             return
-        block, self._block, self._block_stream = b"".join(self._block), [], 0
+        block, self._block, self._block_stream = self._block, b"", 0
+        if _resizes_often(block):
+            raise ConnectionBroken(Fault.COMPRESSION_ERROR, "header fields: a table's size is changed over and over")
         if self._decoder is None:
             self._decoder = Decoder(max_header_list_size=MAX_HEADER_BYTES)
         try:
@@ -259,22 +289,31 @@ class Connection:
                     raise StreamBroken(Fault.PROTOCOL_ERROR, "headers in the middle of a call")  # noqa: TRY301
                 exchange.half_close()
                 return
+            if stream <= self._last:
+                self._late(fields)
+                return
             self._last = stream
-            pseudo, metadata = _sorted_out(fields)
+            pseudo, others = _sorted_out(fields)
         except StreamBroken as broken:
             self._break(stream, broken.fault)
             return
         if len(self.exchanges) >= MAX_STREAMS or self.is_going:
-            self.write(frames.reset(stream, Fault.REFUSED_STREAM))
+            self._break(stream, Fault.REFUSED_STREAM)
             return
-        exchange = Exchange(self, stream, self._first_window, pseudo.get(b":path", b"").decode("latin-1"), metadata)
+        exchange = Exchange(self, stream, self._first_window, pseudo.get(b":path", b"").decode("latin-1"), others)
         self.exchanges[stream] = exchange
-        if (refusal := _refusal(pseudo, metadata)) is not None:
+        if (refusal := _refusal(pseudo, others)) is not None:
             exchange.refuse(refusal)
             return
         self._begin(exchange)
         if ends and not exchange.is_over:
             exchange.half_close()
+
+    def _late(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
+        """Trailers of a call that we ended while they were on their way, and not a call that takes its place."""
+        self._bear()
+        if any(name[:1] == b":" for name, _ in fields):
+            raise ConnectionBroken(Fault.PROTOCOL_ERROR, "streams are not opened twice, nor in another order")
 
     # --- what it is told -----------------------------------------------------------------------------------------
 
@@ -288,7 +327,6 @@ class Connection:
     def forget(self, stream: int) -> None:
         """A call came to its end."""
         self.exchanges.pop(stream, None)
-        self._resets = max(0, self._resets - 1)
 
     def pause(self) -> None:
         """The socket takes no more for now."""
@@ -297,13 +335,23 @@ class Connection:
     def resume(self) -> None:
         """The socket takes more."""
         self.paused = False
-        self._unread = 0
         self.go_on()
 
     def go_on(self) -> None:
         """Let those send who had to wait."""
         for exchange in tuple(self.stalled.values()):
+            if self.paused:
+                return
             exchange.go_on()
+
+    def look(self) -> None:
+        """Some time has passed: whoever has its answer and did not take it since the last look is sent away."""
+        self._chatter = 0
+        ending = tuple(one.id for one in self.exchanges.values() if one.is_ending)
+        for stream in ending:
+            if stream in self._ending:
+                self._break(stream, Fault.CANCEL)
+        self._ending = ending
 
     def ping(self) -> None:
         """Ask whether the client is there."""
@@ -321,29 +369,30 @@ class Connection:
             exchange.lose()
 
 
-def _sorted_out(
-    fields: Iterable[tuple[bytes, bytes]],
-) -> tuple[dict[bytes, bytes], tuple[tuple[str, str], ...]]:
-    """Pseudo header fields, and all others. Raises StreamBroken where they are malformed (section 8.2 and 8.3)."""
+def _sorted_out(fields: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], Fields]:
+    """Pseudo header fields, and all others. Raises StreamBroken where they are malformed (sections 8.2 and 8.3)."""
     pseudo: dict[bytes, bytes] = {}
-    metadata: list[tuple[str, str]] = []
-    for name, value in fields:
+    others: list[tuple[bytes, bytes]] = []
+    for field in fields:
+        name, value = field
         if name[:1] == b":":
-            if metadata or name in pseudo:
+            if others or name in pseudo or name not in _PSEUDO_FIELDS:
                 raise StreamBroken(Fault.PROTOCOL_ERROR, "a pseudo header field out of place")
-            pseudo[bytes(name)] = bytes(value)
-        elif name != name.lower() or name in _CONNECTION_FIELDS:
+            pseudo[name] = value
+        elif not _is_name(name) or name in _CONNECTION_FIELDS:
             raise StreamBroken(Fault.PROTOCOL_ERROR, "a header field that HTTP/2 has not")
         else:
-            metadata.append((name.decode("latin-1"), value.decode("latin-1")))
-    if not {b":method", b":scheme", b":path"} <= pseudo.keys():
+            others.append(field)
+        if _has_control(value):
+            raise StreamBroken(Fault.PROTOCOL_ERROR, "a header field of more than one line")
+    if not (pseudo.keys() >= {b":method", b":scheme", b":path"} and pseudo[b":path"]):
         raise StreamBroken(Fault.PROTOCOL_ERROR, "a pseudo header field is missing")
-    return pseudo, tuple(metadata)
+    return pseudo, tuple(others)
 
 
-def _refusal(pseudo: dict[bytes, bytes], metadata: tuple[tuple[str, str], ...]) -> bytes | None:
+def _refusal(pseudo: dict[bytes, bytes], fields: Fields) -> bytes | None:
     """What to answer to a request that is no gRPC, None when it is."""
     if pseudo[b":method"] != b"POST":
         return literal(":status", "405")
-    kind = dict(metadata).get("content-type", "")
-    return None if kind.startswith("application/grpc") else literal(":status", "415")
+    kind = dict(fields).get(b"content-type", b"")
+    return None if kind.startswith(b"application/grpc") else literal(":status", "415")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 from urllib.parse import quote
 
 from zone_cp.ads.rpc import frames
@@ -20,6 +20,14 @@ from zone_cp.ads.rpc.frames import Fault, StreamBroken
 RECEIVE_WINDOW = 256 * 1024
 """What a client may send on one stream before it is credited: more than an Envoy's first request has."""
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+MAX_FIRST_BYTES = 16 * 1024 * 1024
+"""A message of somebody who was not admitted yet: the versions of 100,000 resources that a proxy comes back with."""
+MAX_HELD_BYTES = MAX_MESSAGE_BYTES + 16 * 1024 * 1024
+"""What all calls of one connection may have sent that is not a whole message yet, or that nobody has taken."""
+KEPT_BYTES = 64
+"""What a kept message costs beside its own bytes."""
+REASON_CHARACTERS = 1_000
+"""A longer grpc-message would not fit into a frame, nor into what clients take of header fields (8 KiB of grpcio)."""
 
 _OK_FIELDS = b"\x88\x0f\x10\x10application/grpc"
 """HPACK: `:status: 200` by index, `content-type` by its index with a value that is not indexed."""
@@ -48,6 +56,10 @@ class Status(IntEnum):
     UNAUTHENTICATED = 16
 
 
+Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
+"""Header fields: names and values."""
+
+
 class Wire(Protocol):
     """What an exchange needs of its connection."""
 
@@ -55,6 +67,8 @@ class Wire(Protocol):
     """Octets that the client lets all streams together send."""
     max_frame: int
     paused: bool
+    held: int
+    """Octets that the client sent and nobody has taken."""
     stalled: dict[int, Exchange]
 
     def write(self, data: bytes) -> None:
@@ -68,24 +82,26 @@ class Wire(Protocol):
 
 
 class Exchange:
-    """See the module. path and metadata are the request's; window: octets that the client lets it send.
+    """See the module. path and fields are the request's (fields as they came: many calls share them); window: octets
+    that the client lets it send; limit: bytes that a message of the client may have.
 
-    on_lost is called once, when the client resets the stream or its connection ends before the call did; on_ready when
-    more may be sent after `send` has said no; take with each message, or on_kept when nobody takes it;
+    on_lost is called once, when the client resets the stream, breaks its rules or is gone before the call has ended;
+    on_ready when more may be sent after `send` has said no; take with each message, or on_kept when nobody takes it;
     on_half_closed after the last.
     """
 
     __slots__ = (
-        "_answered", "_kept", "_left", "_partial", "_room", "_trailers", "_wire", "ended", "id", "is_over", "metadata",
-        "on_half_closed", "on_kept", "on_lost", "on_ready", "path", "take", "window",
+        "_answered", "_head", "_held", "_kept", "_left", "_partial", "_room", "_trailers", "_wire", "ended", "fields",
+        "id", "is_over", "limit", "on_half_closed", "on_kept", "on_lost", "on_ready", "path", "take", "window",
     )  # fmt: skip
 
-    def __init__(self, wire: Wire, stream: int, window: int, path: str, metadata: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, wire: Wire, stream: int, window: int, path: str, fields: Fields) -> None:
         self._wire = wire
         self.id = stream
         self.window = window
         self.path = path
-        self.metadata = metadata
+        self.fields = fields
+        self.limit = MAX_FIRST_BYTES
         self.ended = False
         self.is_over = False
         self.take: Callable[[bytes], None] | None = None
@@ -95,8 +111,10 @@ class Exchange:
         self.on_ready: Callable[[], object] = _ignored
         self._kept: deque[bytes] | None = None
         self._partial: bytearray | None = None
+        self._held = 0
         self._room = RECEIVE_WINDOW
         self._answered = False
+        self._head = b""
         self._left: memoryview | None = None
         self._trailers = b""
 
@@ -107,6 +125,8 @@ class Exchange:
         self._room -= octets
         if self._room < 0:
             raise StreamBroken(Fault.FLOW_CONTROL_ERROR, "more was sent than the stream's window had")
+        if self._trailers:
+            return  # it has its answer, though not all of it has gone out
         if self._partial is None and data[:1] == b"\0" and int.from_bytes(data[1:5], "big") == len(data) - 5:
             self._deliver(data[5:])
         elif data:
@@ -118,19 +138,22 @@ class Exchange:
         if held is None:
             held = self._partial = bytearray()
         held += data
-        while len(held) >= 5 and not self.is_over:
+        self._hold(len(data))
+        while len(held) >= 5 and not self._trailers:
             size = int.from_bytes(held[1:5], "big")
             if held[0]:
-                self.finish(Status.UNIMPLEMENTED, "messages are taken as they are: send none compressed")
-            elif size > MAX_MESSAGE_BYTES:
-                self.finish(Status.RESOURCE_EXHAUSTED, f"a message may have {MAX_MESSAGE_BYTES} bytes at most")
+                self._refuse(Status.UNIMPLEMENTED, "messages are taken as they are: send none compressed")
+            elif size > self.limit:
+                self._refuse(Status.RESOURCE_EXHAUSTED, f"a message of {size} bytes: here it may have {self.limit}")
             elif len(held) < 5 + size:
                 return
             else:
-                message = bytes(held[5 : 5 + size])
+                with memoryview(held) as view:
+                    message = bytes(view[5 : 5 + size])
                 del held[: 5 + size]
+                self._hold(-5 - size)
                 self._deliver(message)
-        if not held or self.is_over:
+        if not held or self._trailers:
             self._partial = None
 
     def _deliver(self, message: bytes) -> None:
@@ -140,18 +163,38 @@ class Exchange:
         if self._kept is None:
             self._kept = deque()
         self._kept.append(message)
+        self._hold(len(message) + KEPT_BYTES)
         self.on_kept()
+
+    def _hold(self, octets: int) -> None:
+        self._held += octets
+        self._wire.held += octets
+        if octets > 0 and self._wire.held > MAX_HELD_BYTES:
+            self._refuse(Status.RESOURCE_EXHAUSTED, "the calls of this connection hold too much that was not taken yet")
+
+    def _drop(self) -> None:
+        """Hold nothing that the client sent."""
+        self._kept = self._partial = None
+        self._hold(-self._held)
+
+    def _refuse(self, status: Status, message: str) -> None:
+        """End the call because of what the client sent."""
+        self.finish(status, message)
+        self.on_lost()
+        self.on_lost = _ignored
 
     def _credit(self) -> None:
         """Let the client send on, once half of its window is used up and what it sent was taken."""
         used = RECEIVE_WINDOW - self._room
-        if used > RECEIVE_WINDOW // 2 and not (self._kept or self.ended or self.is_over):
+        if used > RECEIVE_WINDOW // 2 and not (self._kept or self.ended or self._trailers):
             self._room = RECEIVE_WINDOW
             self._wire.write(frames.window_update(self.id, used))
 
     def kept(self) -> bytes | None:
         """The next message that nobody has taken, None when there is none."""
         message = self._kept.popleft() if self._kept else None
+        if message is not None:
+            self._hold(-len(message) - KEPT_BYTES)
         if not self._kept:
             self._kept = None
         self._credit()
@@ -172,10 +215,16 @@ class Exchange:
             return
         self.is_over = True
         self._left = None
+        self._drop()
         self._wire.stalled.pop(self.id, None)
         self.on_lost()
 
     # --- what it is told -----------------------------------------------------------------------------------------
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it has its answer, and the client does not take what goes before it."""
+        return bool(self._trailers)
 
     @property
     def is_ready(self) -> bool:
@@ -192,16 +241,19 @@ class Exchange:
         if not self._answered:
             self._answered = True
             wire.write(wire.block(_OK_FIELDS, self.id, last=False))
-        if size <= self.window and size <= wire.window:
+        if size <= self.window and size <= wire.window and not wire.paused:
             self.window -= size
             wire.window -= size
             if len(message) <= frames.SHARED_MAX_BYTES:
                 wire.write(frames.in_one_frame(message, self.id))
-            else:
+            elif len(message) <= frames.LARGE_MAX_BYTES:
                 wire.write(frames.in_many_frames(message, self.id, wire.max_frame))
+            else:
+                wire.write(frames.in_frames(memoryview(frames.prefixed(message)), self.id, wire.max_frame))
         else:
-            self._left = memoryview(frames.prefixed(message))
-            self._send_left()
+            self._left, self._head = memoryview(message), b"\0" + len(message).to_bytes(4, "big")
+            if not wire.paused:
+                self._send_left()
         if self._left is None and not wire.paused:
             return True
         wire.stalled[self.id] = self
@@ -219,15 +271,19 @@ class Exchange:
             self.on_ready()
 
     def _send_left(self) -> None:
-        left = self._left
+        head, left, wire = self._head, self._left, self._wire
         if left is None:
             return
-        count = min(len(left), self.window, self._wire.window)
-        if count > 0:
-            self.window -= count
-            self._wire.window -= count
-            self._left = left[count:] if count < len(left) else None
-            self._wire.write(frames.in_frames(left[:count], self.id, self._wire.max_frame))
+        count = min(len(head) + len(left), self.window, wire.window)
+        if count <= 0:
+            return
+        self.window -= count
+        wire.window -= count
+        cut = max(0, count - len(head))
+        part = memoryview(b"".join((head[:count], left[:cut]))) if head else left[:cut]
+        self._head = head[count:]
+        self._left = left[cut:] if self._head or cut < len(left) else None
+        wire.write(frames.in_frames(part, self.id, wire.max_frame))
 
     def finish(self, status: Status, message: str = "") -> None:
         """End the call, after what was sent: nothing follows."""
@@ -235,9 +291,10 @@ class Exchange:
             return
         fields = b"" if self._answered else _OK_FIELDS
         fields += literal("grpc-status", str(int(status)))
-        if message:
-            fields += literal("grpc-message", quote(message, safe=_UNSAFE))
+        if said := message[:REASON_CHARACTERS].strip(" "):  # a field that begins or ends with a blank is malformed
+            fields += literal("grpc-message", quote(said, safe=_UNSAFE, errors="replace"))
         self._trailers = fields
+        self._drop()
         if self._left is None:
             self._close()
 
@@ -245,9 +302,9 @@ class Exchange:
         self.is_over = True
         wire = self._wire
         wire.stalled.pop(self.id, None)
-        wire.write(wire.block(self._trailers, self.id, last=True))
-        if not self.ended:  # the client need not say the rest of it (RFC 9113, section 8.1)
-            wire.write(frames.reset(self.id, Fault.NO_ERROR))
+        said = wire.block(self._trailers, self.id, last=True)
+        # the client need not say the rest of it (RFC 9113, section 8.1)
+        wire.write(said if self.ended else said + frames.reset(self.id, Fault.NO_ERROR))
         wire.forget(self.id)
 
     def refuse(self, fields: bytes) -> None:

@@ -30,9 +30,11 @@ head_of = Struct(">HBBBI").unpack_from
 """Length (its upper 16 bits and its lower 8), type, flags and stream (with a reserved bit) of the frame at a place."""
 
 _setting = Struct(">HI")
-SHARED_MAX_BYTES = LEAST_MAX_FRAME - 5
+SHARED_MAX_BYTES, LARGE_MAX_BYTES = LEAST_MAX_FRAME - 5, 1024 * 1024
 SHARED_KEPT, LARGE_KEPT = 64, 32
-"""Messages that are remembered as they go out, of one frame and of more: all who are told the same share them."""
+"""Messages that are remembered as they go out, of one frame and of more: all who are told the same share them. One that
+is larger still is put together for everybody anew.
+"""
 
 
 class Fault(IntEnum):
@@ -127,7 +129,7 @@ def in_one_frame(message: bytes, stream: int) -> bytes:
 
 @lru_cache(maxsize=LARGE_KEPT)
 def in_many_frames(message: bytes, stream: int, max_frame: int) -> bytes:
-    """A larger gRPC message as DATA frames of `max_frame` at most; see `forget`."""
+    """A gRPC message of LARGE_MAX_BYTES at most as DATA frames of `max_frame` at most; see `forget`."""
     return in_frames(memoryview(prefixed(message)), stream, max_frame)
 
 

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
+import socket
 import ssl
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
 
 import structlog
 
-from zone_cp.ads.rpc.calls import Aborted, Call, Method
+from zone_cp.ads.rpc import frames
+from zone_cp.ads.rpc.calls import Aborted, Call, Method, seconds_of
 from zone_cp.ads.rpc.connection import Connection
 from zone_cp.ads.rpc.exchange import Exchange, Status
-from zone_cp.ads.rpc.frames import ConnectionBroken
-from zone_cp.ads.rpc.secure import READ_BYTES, Secure
+from zone_cp.ads.rpc.frames import ConnectionBroken, Fault
+from zone_cp.ads.rpc.secure import READ_BYTES, NotAgreed, Secure
 
-BACKLOG = 4_096
-"""Connections that the system holds until they are taken: all of a zone may come at once."""
+BACKLOG, ACCEPTS = 4_096, 32
+"""Connections that the system holds until they are taken (all of a zone may come at once); how many are in one turn."""
+MAX_CONNECTIONS = 65_536
+RESERVED_DESCRIPTORS = 256
+"""What connections leave to the rest of the process of the descriptors it may have; an eighth where it may have few."""
+TURN_SECONDS = 0.005
+"""How long handshakes, and what clients said too much of for one turn, may take of a turn of the loop."""
 WATCH_SECONDS = 10.0
 """How often connections are looked at."""
 QUIET_LOOKS, LOST_LOOKS = 2, 3
 """Looks at which a connection has said nothing until it is asked whether it lives, and until it counts as lost."""
+HELLO_LOOKS = 6
+"""Looks until which a client has to have begun with HTTP/2, however slowly it speaks: handshakes of a storm wait."""
+IDLE_LOOKS = 30
+"""Looks at which a connection had no call until it is let go."""
 WRITE_BUFFER_BYTES = 256 * 1024
 """What the socket has not taken yet when writers have to wait."""
+UNREAD_BYTES = 1024 * 1024
+"""What may be written beyond that (statuses, answers to pings) to a client which asks on and does not read."""
+CLOSE_SECONDS = 1.0
+"""How long clients have, when the server stops, to take what was written."""
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +53,12 @@ class Listener:
         self._methods = dict(methods)
         self._server: asyncio.Server | None = None
         self._tls: ssl.SSLContext | None = None
+        self._most = MAX_CONNECTIONS
         self._sockets: set[_Socket] = set()
+        self._strangers: dict[_Socket, None] = {}
+        self._turns: deque[_Socket] = deque()
+        self._next_turn: asyncio.Handle | None = None
+        self._gone = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._watching: asyncio.TimerHandle | None = None
         self._stopping = False
@@ -45,7 +68,12 @@ class Listener:
         """Listen; returns the port (0 takes a free one). Raises OSError."""
         loop = asyncio.get_running_loop()
         self._tls = tls
-        self._server = await loop.create_server(lambda: _Socket(self), host, port, backlog=BACKLOG, reuse_port=False)
+        self._most = _most_connections()
+        # what asyncio calls the backlog is also how many connections it takes without looking at anything else
+        self._server = await loop.create_server(lambda: _Socket(self), host, port, backlog=ACCEPTS, reuse_port=False)
+        for one in self._server.sockets:
+            with socket.socket(fileno=os.dup(one.fileno())) as same:
+                same.listen(BACKLOG)
         self._watching = loop.call_later(WATCH_SECONDS, self._watch)
         return int(self._server.sockets[0].getsockname()[1])
 
@@ -68,24 +96,65 @@ class Listener:
             await asyncio.wait(self._tasks)
         for one in tuple(self._sockets):
             one.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                while self._sockets:
+                    self._gone.clear()
+                    await self._gone.wait()
+        for one in tuple(self._sockets):
+            one.abort()
 
-    def secure(self) -> Secure | None:
-        """TLS for a new connection, None where none is spoken."""
-        return None if self._tls is None else Secure(self._tls)
+    @property
+    def is_secure(self) -> bool:
+        """Whether TLS is spoken."""
+        return self._tls is not None
+
+    def secure(self) -> Secure:
+        """TLS for a new connection, where it is spoken."""
+        if self._tls is None:
+            raise RuntimeError("no TLS is spoken here")
+        return Secure(self._tls)
 
     def joined(self, one: _Socket) -> None:
-        """A client has connected."""
+        """A client has connected. Where there are too many, the oldest that has not begun a call has to go."""
         self._sockets.add(one)
+        self._strangers[one] = None
+        if self._stopping:
+            one.abort()
+        while len(self._sockets) > self._most and self._strangers:
+            stranger = next(iter(self._strangers))
+            del self._strangers[stranger]
+            if not stranger.has_calls:
+                stranger.abort()
+                return
 
     def left(self, one: _Socket) -> None:
         """Its connection is closed."""
         self._sockets.discard(one)
+        self._strangers.pop(one, None)
+        self._gone.set()
+
+    def queue(self, one: _Socket) -> None:
+        """It has something to do that may take long: let it have a turn when the others had theirs."""
+        if self._next_turn is None:
+            self._next_turn = asyncio.get_running_loop().call_soon(self._take_turns)
+        self._turns.append(one)
+
+    def _take_turns(self) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + TURN_SECONDS
+        while self._turns:
+            self._turns.popleft().turn()
+            if loop.time() > end:
+                break
+        self._next_turn = loop.call_soon(self._take_turns) if self._turns else None
 
     def _watch(self) -> None:
         """Ask the silent whether they live; close what does not answer."""
+        self._watching = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._watch)
         for one in tuple(self._sockets):
             one.look()
-        self._watching = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._watch)
+        frames.forget()
 
     # --- calls ---------------------------------------------------------------------------------------------------
 
@@ -101,8 +170,10 @@ class Listener:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, method: Method, exchange: Exchange) -> None:
+        deadline = asyncio.timeout(seconds_of(exchange.fields))
         try:
-            await method(Call(exchange))
+            async with deadline:
+                await method(Call(exchange))
         except Aborted as aborted:
             exchange.finish(aborted.status, str(aborted))
         except asyncio.CancelledError:
@@ -110,6 +181,9 @@ class Listener:
                 return  # the client is gone
             exchange.finish(Status.UNAVAILABLE, "the server is stopping")
         except Exception as error:
+            if deadline.expired():
+                exchange.finish(Status.DEADLINE_EXCEEDED, "the time that the client gave the call is over")
+                return
             log.exception("a call failed", path=exchange.path)
             exchange.finish(Status.UNKNOWN, f"{type(error).__name__}: {error}")
         else:
@@ -119,20 +193,24 @@ class Listener:
 class _Socket(asyncio.BufferedProtocol):
     """One client's socket. All read into one buffer, since what is read is taken in the same turn."""
 
-    __slots__ = ("_connection", "_listener", "_quiet", "_secure", "_transport")
+    __slots__ = ("_connection", "_idle", "_listener", "_quiet", "_secure", "_transport", "_unread")
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._quiet = 0
+        self._quiet = self._idle = self._unread = 0
         self._secure: Secure | None = None
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether the client has calls under way."""
+        return bool(self._connection.exchanges)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if not isinstance(transport, asyncio.Transport):
             raise TypeError("a socket's transport was expected")
         self._transport = transport
         transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
-        self._secure = self._listener.secure()
-        write = transport.write if self._secure is None else partial(_write_sealed, transport.write, self._secure)
+        write = self._write_sealed if self._listener.is_secure else transport.write
         self._connection = Connection(write, self._listener.begin)
         self._listener.joined(self)
 
@@ -141,31 +219,58 @@ class _Socket(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._quiet = 0
+        data = self._listener.buffer[:nbytes]
+        if not self._listener.is_secure:
+            self._take(bytes(data))
+            return
+        if self._secure is None:  # not before: it costs far more than a connection without a word
+            self._secure = self._listener.secure()
+        self._secure.feed(data)
+        if self._secure.is_agreed:
+            self._take_sealed(self._secure)
+        else:
+            self._wait()
+
+    def _wait(self) -> None:
+        self._transport.pause_reading()
+        self._listener.queue(self)
+
+    def turn(self) -> None:
+        """Go on with what was queued."""
+        if self._transport.is_closing():
+            return
+        self._transport.resume_reading()
+        if self._secure is None or self._secure.is_agreed:
+            self._take(b"")
+        else:
+            self._take_sealed(self._secure)
+
+    def _take(self, data: bytes) -> None:
         try:
-            if self._secure is None:
-                self._connection.receive(bytes(self._listener.buffer[:nbytes]))
-            else:
-                self._take_sealed(self._secure, nbytes)
+            if self._connection.paused and self._transport.get_write_buffer_size() > self._unread:
+                raise ConnectionBroken(Fault.ENHANCE_YOUR_CALM, "the client asks and does not read")  # noqa: TRY301
+            if self._connection.receive(data):
+                self._wait()
         except ConnectionBroken as broken:
-            self._break(broken)
-        except ssl.SSLError:
-            self._transport.abort()
+            if self._connection.is_open:
+                self._connection.go_away(broken.fault, str(broken))
+            self.close()
 
-    def _take_sealed(self, secure: Secure, nbytes: int) -> None:
+    def _take_sealed(self, secure: Secure) -> None:
         try:
-            data = secure.opened(self._listener.buffer[:nbytes])
-        finally:
-            if pending := secure.pending():  # an alert says what was wrong with a handshake
-                self._transport.write(pending)
+            data = secure.opened()
+        except (NotAgreed, ssl.SSLError):
+            data = None
+        if pending := secure.pending():  # an alert says what was wrong with a handshake
+            self._transport.write(pending)
         if data:
-            self._connection.receive(data)
+            self._take(data)
         elif data is None:
-            self._transport.close()
+            self.close()
 
-    def _break(self, broken: ConnectionBroken) -> None:
-        if self._connection.is_open:
-            self._connection.go_away(broken.fault, str(broken))
-        self._transport.close()
+    def _write_sealed(self, data: bytes) -> None:
+        if self._secure is not None:
+            self._transport.write(self._secure.sealed(data))
 
     def eof_received(self) -> None:
         """The client has closed; so has the transport then."""
@@ -175,16 +280,24 @@ class _Socket(asyncio.BufferedProtocol):
         self._connection.lose()
 
     def pause_writing(self) -> None:
+        self._unread = self._transport.get_write_buffer_size() + UNREAD_BYTES
         self._connection.pause()
 
     def resume_writing(self) -> None:
         self._connection.resume()
 
     def look(self) -> None:
-        """Nothing was heard since the last look but once."""
+        """Some time has passed."""
         self._quiet += 1
-        if self._quiet >= LOST_LOOKS or (self._quiet >= QUIET_LOOKS and not self._connection.is_open):
-            self._transport.abort()
+        self._idle = 0 if self.has_calls else self._idle + 1
+        self._connection.look()
+        is_open = self._connection.is_open
+        if self._quiet >= LOST_LOOKS or (not is_open and (self._quiet >= QUIET_LOOKS or self._idle >= HELLO_LOOKS)):
+            self.abort()
+        elif self._idle > IDLE_LOOKS:
+            self.close()
+        elif self._idle == IDLE_LOOKS:
+            self.go_away()
         elif self._quiet >= QUIET_LOOKS:
             self._connection.ping()
 
@@ -195,8 +308,17 @@ class _Socket(asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """Close, after what was written."""
+        if self._secure is not None and not self._transport.is_closing():
+            self._transport.write(self._secure.end())
         self._transport.close()
 
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
 
-def _write_sealed(write: Callable[[bytes], None], secure: Secure, data: bytes) -> None:
-    write(secure.sealed(data))
+
+def _most_connections() -> int:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return min(MAX_CONNECTIONS, allowed - min(RESERVED_DESCRIPTORS, allowed // 8))

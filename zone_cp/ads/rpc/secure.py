@@ -6,13 +6,15 @@ import os
 import ssl
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-
-from zone_cp.ads.rpc.frames import ConnectionBroken, Fault
+from contextlib import contextmanager, suppress
 
 READ_BYTES = 256 * 1024
 _RECORD_BYTES = 16 * 1024
 _ALPN = "h2"
+
+
+class NotAgreed(Exception):
+    """The client speaks TLS, and not HTTP/2 over it."""
 
 
 def server_context(certificate: bytes, key: bytes) -> ssl.SSLContext:
@@ -56,19 +58,22 @@ class Secure:
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self.is_agreed = False
 
-    def opened(self, data: bytes | memoryview) -> bytes | None:
+    def feed(self, data: bytes | memoryview) -> None:
+        """Take what the socket has."""
+        self._incoming.write(data)
+
+    def opened(self) -> bytes | None:
         """What the client said, None when it has closed. There may be something to send, see `pending`.
 
-        Raises ConnectionBroken, ssl.SSLError.
+        Raises NotAgreed, ssl.SSLError.
         """
-        self._incoming.write(data)
         if not self.is_agreed:
             try:
                 self._object.do_handshake()
             except ssl.SSLWantReadError:
                 return b""
             if self._object.selected_alpn_protocol() != _ALPN:  # RFC 9113, section 3.2
-                raise ConnectionBroken(Fault.PROTOCOL_ERROR, "HTTP/2 was not agreed on")
+                raise NotAgreed
             self.is_agreed = True
         found: list[bytes] = []
         try:
@@ -93,3 +98,9 @@ class Secure:
     def pending(self) -> bytes:
         """What TLS itself has to say."""
         return self._outgoing.read() if self._outgoing.pending else b""
+
+    def end(self) -> bytes:
+        """What to send so that the client knows that nothing was cut off."""
+        with suppress(ssl.SSLError):  # what it has to say to that is not waited for
+            self._object.unwrap()
+        return self._outgoing.read()
