@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from shared.model.endpoint_policy import BalancingConf, HealthConf
 from shared.model.material import base64_fault
 from shared.model.value_rules import Found, duration, header_name, percent, positive
 
 REQUIRED = "must be defined"
+_path = re.compile(r"/[!-~]*")
+"""What can stand in the first line of a request."""
 
 
 def health(conf: HealthConf, path: str) -> Found:
@@ -23,7 +27,7 @@ def health(conf: HealthConf, path: str) -> Found:
     yield from positive(conf.interval_jitter_percent, f"{path}.intervalJitterPercent")
     yield from percent(conf.healthy_panic_threshold, f"{path}.healthyPanicThreshold")
     if conf.http is not None:
-        if conf.http.path is not None and not conf.http.path.startswith("/"):
+        if conf.http.path is not None and not _path.fullmatch(conf.http.path):
             yield f"{path}.http.path", "must be a valid path when defined"
         for index, status in enumerate(conf.http.expected_statuses or ()):
             if not 100 <= status <= 599:
@@ -33,6 +37,8 @@ def health(conf: HealthConf, path: str) -> Found:
             for index, one in enumerate(headers or ()):
                 where = f"{path}.http.requestHeadersToAdd.{verb}[{index}]"
                 yield from header_name(one.name, f"{where}.name")
+                if one.name.lower() == "host":  # Envoy refuses the whole cluster
+                    yield f"{where}.name", "must not be host"
                 if "%" in one.value or not one.value.isprintable():
                     yield f"{where}.value", "must be printable and hold no percent sign"
     if conf.tcp is not None:

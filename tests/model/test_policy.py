@@ -12,6 +12,10 @@ from shared.model.labels import computed
 from shared.model.resource import Resource
 from shared.model.validate import validate
 
+NOT_RE2 = (
+    "must be a regular expression of RE2: of what begins with (? it knows names (?P<n>), the flags i, m and s, and (?:)"
+)
+
 
 def read(kind: str, spec: str) -> manifest.Parsed:
     return manifest.parse(f"type: {kind}\nname: p\nmesh: default\nspec: {spec}\n", "f")
@@ -81,10 +85,19 @@ def to(kind: str, default: str) -> list[tuple[str, str]]:
             "{backends: [{type: File, file: {path: /a, format: {type: Plain, plain: '%REQ(:PATH)% %KUMA_MESH%'}}}]}",
             [],
         ),
+        *(
+            ("MeshHealthCheck", f'{{http: {{path: "{path}"}}}}', [("http.path", "must be a valid path when defined")])
+            for path in ("x", "/ a", "/a\\nb: c", "/ü")
+        ),
+        (
+            "MeshHealthCheck",
+            "{http: {requestHeadersToAdd: {set: [{name: Host, value: x}]}}}",
+            [("http.requestHeadersToAdd.set[0].name", "must not be host")],
+        ),
         (
             "MeshRetry",
             "{http: {retriableResponseHeaders: [{name: x, type: RegularExpression, value: '(?=a)'}]}}",
-            [("http.retriableResponseHeaders[0].value", "must be a regular expression of RE2")],
+            [("http.retriableResponseHeaders[0].value", NOT_RE2)],
         ),
         (
             "MeshAccessLog",

@@ -15,6 +15,10 @@ from shared.model.resource import Resource
 SERVICE = {"kind": "MeshExternalService", "name": "a"}
 PREFIX = {"path": {"type": "PathPrefix", "value": "/v1"}}
 
+NOT_RE2 = (
+    "must be a regular expression of RE2: of what begins with (? it knows names (?P<n>), the flags i, m and s, and (?:)"
+)
+
 
 def route(kind: str, rules: list[Any], **item: Any) -> str:
     spec = {"to": [{"targetRef": SERVICE, "rules": rules} | item]}
@@ -51,7 +55,7 @@ def http(match: dict[str, Any] | None = None, **default: Any) -> list[tuple[str,
         ({"path": {"type": "Exact", "value": "v1"}}, [("path.value", "must be an absolute path")]),
         (
             {"path": {"type": "RegularExpression", "value": "(?=a)"}},
-            [("path.value", "must be a regular expression of RE2")],
+            [("path.value", NOT_RE2)],
         ),
         (
             {"queryParams": [{"type": "Exact", "name": "q", "value": value} for value in "ab"]},
