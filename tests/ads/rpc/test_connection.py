@@ -99,6 +99,17 @@ def test_who_sends_waits_for_the_clients_window() -> None:
     assert (peer.messages(stream), ready) == ([b"0123456789"], [1])
 
 
+def test_a_window_that_settings_enlarge_counts_from_their_acknowledgment_on() -> None:
+    """Section 6.5.3: a strict client (grpcio) takes what comes before it for too much."""
+    peer = Peer({frames.INITIAL_WINDOW_SIZE: 10})
+    peer.call()
+    assert not peer.calls[0].send(b"x" * 100)
+    peer.hear()
+    peer.server.receive(frames.settings({frames.INITIAL_WINDOW_SIZE: 1_000}))
+    assert bytes(peer.said).startswith(frame(frames.SETTINGS, frames.ACK, 0, b""))
+    assert peer.calls[0].is_ready
+
+
 def test_an_end_waits_for_what_was_sent_before() -> None:
     """A status comes after the last message, also where the client was slow."""
     peer = Peer({frames.INITIAL_WINDOW_SIZE: 10})

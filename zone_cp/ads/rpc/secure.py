@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 READ_BYTES = 256 * 1024
-_RECORD_BYTES = 16 * 1024
+_PIECE_BYTES = 4 * 1024
+"""What goes through OpenSSL's memory at a time: it keeps that much for every connection, for ever."""
 _ALPN = "h2"
 
 
@@ -51,49 +52,66 @@ def _readable(data: bytes) -> Iterator[str]:
 class Secure:
     """One connection's TLS. Bytes of the socket in, those of the client out, and the other way round; no IO."""
 
-    __slots__ = ("_incoming", "_object", "_outgoing", "is_agreed")
+    __slots__ = ("_fed", "_incoming", "_object", "_outgoing", "is_agreed")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._fed = b""
         self.is_agreed = False
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take what the socket has."""
-        self._incoming.write(data)
+        self._fed += data
 
     def opened(self) -> bytes | None:
         """What the client said, None when it has closed. There may be something to send, see `pending`.
 
         Raises NotAgreed, ssl.SSLError.
         """
-        if not self.is_agreed:
-            try:
-                self._object.do_handshake()
-            except ssl.SSLWantReadError:
-                return b""
-            if self._object.selected_alpn_protocol() != _ALPN:  # RFC 9113, section 3.2
-                raise NotAgreed
-            self.is_agreed = True
+        fed, self._fed = memoryview(self._fed), b""
         found: list[bytes] = []
+        for start in range(0, len(fed), _PIECE_BYTES):
+            self._incoming.write(fed[start : start + _PIECE_BYTES])
+            if (self.is_agreed or self._agree()) and not self._read(found):
+                return b"".join(found) or None
+        return b"".join(found)
+
+    def _agree(self) -> bool:
+        """Go on with the handshake; whether it is over. Raises NotAgreed, ssl.SSLError."""
+        try:
+            self._object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        if self._object.selected_alpn_protocol() != _ALPN:  # RFC 9113, section 3.2
+            raise NotAgreed
+        self.is_agreed = True
+        return True
+
+    def _read(self, found: list[bytes]) -> bool:
+        """Take what can be read by now; whether there may be more to come. Raises ssl.SSLError."""
         try:
             while self._incoming.pending or self._object.pending():
                 part = self._object.read(READ_BYTES)
                 if not part:
-                    return b"".join(found) or None
+                    return False
                 found.append(part)
         except ssl.SSLWantReadError:
             pass  # the rest of a record is still to come
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            return b"".join(found) or None
-        return b"".join(found)
+            return False
+        return True
 
     def sealed(self, data: bytes) -> bytes:
         """What to send so that the client reads this."""
-        left = memoryview(data)
+        if len(data) <= _PIECE_BYTES:
+            self._object.write(data)
+            return self._outgoing.read()
+        left, found = memoryview(data), list[bytes]()
         while left:
-            left = left[self._object.write(left) :]  # a record at a time
-        return self._outgoing.read()
+            left = left[self._object.write(left[:_PIECE_BYTES]) :]
+            found.append(self._outgoing.read())
+        return b"".join(found)
 
     def pending(self) -> bytes:
         """What TLS itself has to say."""
