@@ -140,6 +140,7 @@ class Destinations:
         self._services: set[tuple[str, str]] = set()
         self._workloads: set[str] = set()
         self._any_service = False
+        self._found: dict[Destination, bool] = {}
         self.through_egress: EventRef | None = None
         self.impaired: set[Impaired] = set()
         self.failures: dict[ResourceKey, Failure] = {}
@@ -206,8 +207,11 @@ class Destinations:
         return _Outcome(backend, spoken(self.mesh, where), cited, listener.holding(None))
 
     def _ready(self, where: Destination) -> bool:
-        service = self.mesh.workloads.services.get(where.service)
-        return service is not None and any(selected(service, where.tags, guarded=self.mesh.mtls))
+        if where not in self._found:
+            service = self.mesh.workloads.services.get(where.service)
+            there = selected(service, where.tags, guarded=self.mesh.mtls) if service is not None else ()
+            self._found[where] = any(there)
+        return self._found[where]
 
     def _external(
         self, service: ExternalServiceView, one: BackendRef, origin: Origin, listener: Told, wanted: ProtocolClass
