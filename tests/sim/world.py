@@ -16,6 +16,7 @@ from hashlib import sha256
 import msgspec
 
 from shared.events.compose import compose
+from shared.events.cross_mesh import cross_mesh_hosts
 from shared.events.event import (
     GLOBAL,
     Change,
@@ -45,7 +46,7 @@ from shared.model.resource import (
     protocol_class,
 )
 from shared.naming.hostname import default_generators
-from tests.builders import applied, at, dataplane, deleted, egress, generator, mes, mesh, resource, settings
+from tests.builders import applied, at, dataplane, deleted, egress, gateway, generator, mes, mesh, resource, settings
 from zone_cp.decide import decide
 from zone_cp.replay import RedactedSecrets
 from zone_cp.xds.compare import divergences
@@ -54,6 +55,8 @@ from zone_cp.xds.fleet import Fleet, first_turn, next_turn
 SHARED_CIDR = "10.9.0.0/26"
 OTHER_CIDR = "10.8.0.0/25"
 QUARANTINE_SECONDS = 60
+LEGACY = "240.0.0.0/24"
+"""Where what is seen of other meshes has its VIPs."""
 SERVICES = 24
 TEMPLATES = (
     "{{ .DisplayName }}.ext",
@@ -149,7 +152,7 @@ class ZoneNode:
         self.copy = Store()
         self.own = Store()
         self.connected = True
-        self.settings = settings(cidr, quarantine_seconds=QUARANTINE_SECONDS)
+        self.settings = settings(cidr, quarantine_seconds=QUARANTINE_SECONDS, legacy=LEGACY)
         self._clock = Clock(world, skew)
         self.hub = LogState(GLOBAL)
         self.state = LogState(name)
@@ -404,10 +407,20 @@ class World:
         if self.random.random() < 0.05:
             name, forbid = self.random.choice(("default", "other")), self.random.random() < 0.3
             return mesh(name, mtls=self.random.random() < 0.8, forbid=forbid)
+        if self.random.random() < 0.08:
+            return self._gateway()
         if self.random.random() < 0.12:
             match = {"kuma.io/origin": self.random.choice(("global", "zone"))} if self.random.random() < 0.5 else {}
             return generator(f"g{self.random.randrange(3)}", self.random.choice(TEMPLATES), match=match)
         return self._service()
+
+    def _gateway(self) -> Resource:
+        """A MeshGateway with listeners for other meshes."""
+        hosts = self.random.sample(("", "a.test", "b.test"), self.random.randint(1, 2))
+        found = [{"port": 80 + one, "protocol": "HTTP", "hostname": host} for one, host in enumerate(hosts)]
+        crossing = [one | {"crossMesh": self.random.random() < 0.8} for one in found]
+        name, in_mesh = f"e{self.random.randrange(2)}", self.random.choice(("default", "other"))
+        return gateway(name, "edge-gateway", *crossing, mesh=in_mesh)
 
     def _service(self) -> MeshExternalService:
         return mes(
@@ -493,8 +506,12 @@ def check_zone(zone: ZoneNode) -> None:
     held = {place: claim for place, claim in own.claims.items() if claim.until is None}
     by_holder = {(claim.mesh, claim.hostname): claim for names in own.names.values() for claim in names.values()}
     expect(held == by_holder, f"{zone.name}: claims and names disagree")
+    hosts = cross_mesh_hosts(zone.moment)
     for key in (*own.leases, *own.names):
-        expect(zone.moment.resource(key) is not None, f"{zone.name}: {key} is gone and still holds something")
+        expect(
+            key in hosts or zone.moment.resource(key) is not None,
+            f"{zone.name}: {key} is gone and still holds something",
+        )
 
 
 def check_nothing_moved(before: ZoneState, after: ZoneState) -> None:
