@@ -29,7 +29,9 @@ FINDINGS_LIMIT = 100
 """Findings that are told of one log; what follows the first one may follow from it."""
 MISSING_LIMIT = 100_000
 QUICK_STRIDE = 1000
-"""A quick look checks one signature of so many, and the last."""
+"""A quick look checks one signature of so many, and the last, which vouches for all before it through the chain: it
+finds the same, and says of a forgery only between which two signatures it is. To check one takes 75 us, all else 6.
+"""
 _SHORT = 8
 _NONE = b"\0" * _SHORT
 

@@ -42,8 +42,9 @@ from zone_cp.xds.snapshot import (
     Encoded,
     Snapshot,
 )
+from zone_cp.xds.told import Reader
 
-__all__ = ["decode", "plain", "plain_resource", "short_type"]
+__all__ = ["decode", "plain", "plain_by_library", "plain_resource", "short_type"]
 
 _UNFOLDABLE = (domain_matcher, filters, gateway_filters, routes, original_dst, tls_inspector)
 _MESSAGES: dict[str, type[betterproto2.Message]] = {
@@ -77,10 +78,14 @@ def plain(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     }
 
 
+def plain_by_library(encoded: Encoded) -> Any:
+    """The same as `plain_resource`, by way of envoy-data-plane's objects alone: what that is held against."""
+    return _plain(decode(encoded))
+
+
 def plain_resource(encoded: Encoded) -> dict[str, Any]:
     """One resource as plain data."""
-    unfolded: dict[str, Any] = _plain(decode(encoded))
-    return unfolded
+    return _reader.told(_MESSAGES[encoded.type_url], encoded.body)
 
 
 @cache
@@ -152,3 +157,6 @@ def _readable(data: bytes) -> str:
     if "PRIVATE KEY" in text:
         return _REDACTED
     return f"sha256:{sha256(data).hexdigest()}" if "-----BEGIN" in text else text
+
+
+_reader = Reader(_plain, (google.Struct, google.Value, google.ListValue, tls.TlsCertificate, core.DataSource))
