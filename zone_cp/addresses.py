@@ -268,7 +268,7 @@ class Addresses:
     def _is_vip(self, name: str) -> bool:
         present = self._present()
         host, _, _ = name.removeprefix(PREFIX).rpartition(":")
-        if present is None or not name.startswith(PREFIX):
+        if present is None or not name.startswith(PREFIX) or not host:  # `outbound/redirect` has no address of its own
             return False
         view = present[1]
         ranges = (*view.vip_ranges.values(), *view.legacy_ranges.values())

@@ -13,6 +13,7 @@ import yaml
 
 from shared.demo import application
 from shared.demo.looking import eventually
+from shared.demo.placement import ZONES
 from tests.conftest import take_port
 from tests.e2e.living import WITHIN_SECONDS, Living
 
@@ -123,6 +124,8 @@ async def test_a_thousand_services_are_no_message_to_a_sidecar(tmp_path: Path) -
     names = [f"many-{number}" for number in range(MANY)]
     async with Redirected(tmp_path) as system:
         await system.begin()
+        for zone in ZONES:  # they would listen at VIPs of the same host, at the port of the one that is looked at
+            await system.kill(f"{zone}-sidecar")
         await system.apply(system.service("pinned"))
         await system.settled(ZONE, lambda rows: "pinned" in rows, "the pinned service")
         await system.join()

@@ -244,3 +244,12 @@ async def test_a_proxy_that_is_another_now(world: World) -> None:
     world.zone.write(ProxyDisconnected(proxy=A, connection="1", reason="lost"))
     await world.turn()
     assert B not in world.offered
+
+
+async def test_a_redirect_listener_is_no_vip(world: World) -> None:
+    """It has no address of its own in its name: who cannot listen there is told so, and the zone goes on."""
+    world.give(A, "outbound/redirect")
+    world.refuses(A, "outbound/redirect")
+    await world.turn()
+    assert "AddressTaken" in world.said("a")
+    assert world.listeners(A) == {"outbound/redirect"}
