@@ -185,7 +185,7 @@ class Addresses:
         more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
         said = f"Envoy says: {taken[names[0]].reason}"
         if not _in_use(taken[names[0]]):
-            return CANNOT, f"it cannot listen at {listed}{more}, on its host. {said}"
+            return CANNOT, f"it cannot listen at {listed}{more} as it should, on its host. {said}"
         holder = self._yields.get(proxy) or self._holder(proxy, names)
         who = f"proxy {holder}" if holder else "another process of its host"
         yields = "; it is given no VIP while that is so" if proxy in self._yields else ""

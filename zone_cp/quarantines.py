@@ -27,8 +27,8 @@ from zone_cp.xds.snapshot import LISTENER, Encoded, Snapshot
 
 QUARANTINES_MAX = 1_024
 """Of a zone; what is refused beyond it stays with the stream that heard it."""
-OF_THE_HOST = ("cannot bind", "cannot listen", "Address already in use", "Permission denied")
-"""How Envoy says that a listener's address is not to be had on this host."""
+OF_THE_HOST = ("cannot bind", "cannot listen", "Address already in use", "Permission denied", "unable to open file")
+"""How Envoy says that a listener's address, or the file of its access log, is not to be had on this host."""
 
 log = structlog.get_logger(__name__)
 

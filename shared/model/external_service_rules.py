@@ -9,6 +9,7 @@ from shared.model.external_service import ExternalService, LegacyTls, host_and_p
 from shared.model.inbound import PROTOCOL_TAG, PROTOCOL_WORDS, SERVICE_TAG
 from shared.model.shape import PORT
 from shared.model.source import DataSource
+from shared.model.tag_rules import tag_violations
 from shared.model.value_rules import Found
 
 
@@ -47,9 +48,7 @@ def _tags(one: ExternalService) -> Found:
     path = f'tags["{SERVICE_TAG}"]'
     if not one.service:
         yield path, "tag has to exist"
-    for tag, value in sorted(one.tags.items()):
-        if not value:
-            yield f'tags["{tag}"]', "tag value must be non-empty"
+    yield from tag_violations("tags", one.tags)
     if (word := one.tags.get(PROTOCOL_TAG)) and word not in PROTOCOL_WORDS:
         allowed = ", ".join(PROTOCOL_WORDS)
         yield (

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from shared.model.addresses import is_dns_name
 from shared.model.gateway import GatewayListener, MeshGateway, TagSelector
 from shared.model.inbound import PROTOCOL_TAG, SERVICE_TAG
-from shared.model.part import Labels
 from shared.model.resource import DataplaneNetworking
 from shared.model.source import DataSource
+from shared.model.tag_rules import TAG_NAME, name_of_tag, tag_violations
 from shared.model.value_rules import Found
 
 PORT_MAX = 65535
@@ -21,17 +21,14 @@ TLS_PROTOCOLS = ("TLS", "HTTPS")
 FORBIDDEN_TAGS = frozenset({SERVICE_TAG, PROTOCOL_TAG, "kuma.io/zone", "kuma.io/external-service-name"})
 OVERLAID_TAGS = frozenset({SERVICE_TAG})
 """Forbidden ones that a listener may overlay all the same (decision 22)."""
-TAG_NAME = "tag name must consist of alphanumeric characters, dots, dashes, slashes and underscores"
 
-_TAG_NAME = re.compile(r"[a-zA-Z0-9.\-_:/]*")
-_TAG_VALUE = re.compile(r"[a-zA-Z0-9.\-_:]*")
 _SELECTED = re.compile(r"[a-zA-Z0-9.\-_:/]*|\*")
 
 
 def gateway_violations(one: MeshGateway, data_source: Callable[[DataSource, str], Iterator[tuple[str, str]]]) -> Found:
     """(path, reason) of every broken rule. `data_source` judges a data source."""
     yield from selector_violations(one.selectors)
-    yield from _tags("tags", one.tags, FORBIDDEN_TAGS)
+    yield from tag_violations("tags", one.tags, FORBIDDEN_TAGS)
     if one.conf is None:
         yield "conf", "cannot be empty"
         return
@@ -64,7 +61,7 @@ def builtin_violations(networking: DataplaneNetworking) -> Found:
     if (protocol := gateway.tags.get(PROTOCOL_TAG, "tcp")) != "tcp":
         reason = f'other values than tcp are not allowed, provided value "{protocol}"'
         yield f'{path}["{PROTOCOL_TAG}"]', reason
-    yield from _tags(path, gateway.tags, frozenset())
+    yield from tag_violations(path, gateway.tags)
 
 
 # --- listeners ------------------------------------------------------------------------------------------------------
@@ -86,7 +83,7 @@ def _listener(one: GatewayListener, path: str) -> Found:
             yield f"{path}.tls", "must be empty with crossMesh"
     else:
         yield from _tls(one, f"{path}.tls")
-    yield from _tags(f"{path}.tags", one.tags, FORBIDDEN_TAGS - OVERLAID_TAGS)
+    yield from tag_violations(f"{path}.tags", one.tags, FORBIDDEN_TAGS - OVERLAID_TAGS)
 
 
 def hostname_violations(hostname: str, path: str) -> Found:
@@ -151,21 +148,6 @@ def _host(one: GatewayListener) -> str:
 # --- tags -----------------------------------------------------------------------------------------------------------
 
 
-def _tags(path: str, tags: Labels, forbidden: frozenset[str]) -> Found:
-    for tag, value in sorted(tags.items()):
-        at = f'{path}["{tag}"]'
-        if tag in forbidden:
-            yield at, f'tag name must not be "{tag}"'
-        if not tag:
-            yield path, "tag name must be non-empty"
-        elif not _TAG_NAME.fullmatch(tag):
-            yield at, TAG_NAME
-        if not value:
-            yield at, "tag value must be non-empty"
-        elif not _TAG_VALUE.fullmatch(value):
-            yield at, "tag value must consist of alphanumeric characters, dots, dashes and underscores"
-
-
 def selector_violations(selectors: Sequence[TagSelector]) -> Found:
     """(path, reason) of every broken rule of the selectors of a MeshGateway or MeshGatewayRoute."""
     if not selectors:
@@ -183,7 +165,7 @@ def selector_violations(selectors: Sequence[TagSelector]) -> Found:
 def _selected(path: str, tag: str, value: str) -> Found:
     if not tag:
         yield path, "tag name must be non-empty"
-    elif not _TAG_NAME.fullmatch(tag):
+    elif not name_of_tag.fullmatch(tag):
         yield f'{path}["{tag}"]', TAG_NAME
     if not value:
         yield f'{path}["{tag}"]', "tag value must be non-empty"

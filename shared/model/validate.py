@@ -49,6 +49,7 @@ from shared.model.resource import (
     ZoneEgress,
     mesh_of,
 )
+from shared.model.tag_rules import tag_violations
 from shared.model.traffic_permission import TrafficPermission
 from shared.model.traffic_permission_rules import traffic_permission_violations
 from shared.naming.template import TemplateFault, parse_template
@@ -341,6 +342,7 @@ def _dataplane(dataplane: Dataplane) -> Iterator[tuple[str, str]]:
         path = f"networking.inbound[{index}]"
         if not inbound.tags.get("kuma.io/service"):
             yield f'{path}.tags["kuma.io/service"]', "tag has to exist"
+        yield from tag_violations(f"{path}.tags", inbound.tags)
         if (protocol := inbound.tags.get(PROTOCOL_TAG, "tcp")) not in PROTOCOL_WORDS:
             allowed = ", ".join(PROTOCOL_WORDS)
             yield f'{path}.tags["{PROTOCOL_TAG}"]', f'tag has an invalid value "{protocol}". Allowed values: {allowed}'

@@ -295,6 +295,18 @@ def test_dataplane_rules():
     ]
 
 
+@pytest.mark.parametrize("value", ["a b", "a/../b", "bü", "a\\nb", "*", "a,b"])
+def test_tags_are_what_identities_can_be_made_of(value):
+    """`kuma.io/service` becomes a SPIFFE id and a hostname: Kuma's characters, on Dataplanes and ExternalServices."""
+    tags = f'tags: {{kuma.io/service: "{value}"}}'
+    reason = "tag value must consist of alphanumeric characters, dots, dashes and underscores"
+    proxy = f"type: Dataplane\nname: d\nnetworking: {{address: 10.0.0.1, inbound: [{{port: 80, {tags}}}]}}\n"
+    assert judged(proxy) == [('networking.inbound[0].tags["kuma.io/service"]', reason)]
+    outside = f"type: ExternalService\nname: e\n{tags}\nnetworking: {{address: 'a.test:80'}}\n"
+    assert judged(outside) == [('tags["kuma.io/service"]', reason)]
+    assert judged(proxy.replace(f'"{value}"', '"Web_1.a-b:c"')) == []
+
+
 def test_computed_labels_are_forced():
     """Decision 18: origin, display name, mesh, zone and environment are ours; the rest is the author's."""
     resource = read(service() + "labels: {kuma.io/display-name: mine, team: a, kuma.io/zone: west}\n")
