@@ -252,6 +252,9 @@ class _Socket(asyncio.BufferedProtocol):
             if self._connection.receive(data):
                 self._wait()
         except ConnectionBroken as broken:
+            if self._connection.paused:
+                self.abort()  # it would not read why
+                return
             if self._connection.is_open:
                 self._connection.go_away(broken.fault, str(broken))
             self.close()
