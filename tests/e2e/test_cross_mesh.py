@@ -91,14 +91,16 @@ class Meshes(Gateways):
         """A sidecar's own resource."""
         return {"type": "Dataplane", "mesh": mesh, "name": name, "networking": {"address": "127.0.0.1", **networking}}
 
-    async def sidecar(self, resource: dict[str, Any], number: int) -> None:
+    async def sidecar(self, resource: dict[str, Any], number: int, zone: str = "east") -> None:
         """Start it; the client of mesh web answers the DNS that the zone's application asks."""
         called = f"{resource['mesh']}-{resource['name']}"
         file = self.write(f"{called}.yaml", json.dumps(resource), public=True)
-        token = self._issuer().dataplane_token(resource["mesh"], name=resource["name"], zone="east")
-        dns = self.dns_of(resource["mesh"]) if resource["name"] == "client" else self.port(60 + number)
+        token = self._issuer().dataplane_token(resource["mesh"], name=resource["name"], zone=zone)
+        dns = (
+            self.dns_of(resource["mesh"]) if resource["name"] == "client" and zone == "east" else self.port(60 + number)
+        )
         options = ["--dataplane", str(file), "--dns-port", str(dns)]
-        await self._proxy("east", "sidecar", token, options, self.port(40 + number), called=called)
+        await self._proxy(zone, "sidecar", token, options, self.port(40 + number), called=called)
 
     def dns_of(self, mesh: str) -> int:
         """Where a mesh's client asks for names."""
@@ -129,11 +131,11 @@ class Meshes(Gateways):
         found: list[str] = json.loads(out).get("Notes", [])
         return found
 
-    async def condition(self, name: str) -> tuple[str, str, str]:
-        """What east says of the MeshGateway."""
+    async def condition(self, name: str, zone: str = "east") -> tuple[str, str, str]:
+        """What a zone says of the MeshGateway."""
         found = await self.api("GET", "/meshes/default/meshgateways/edge/_status")
         (one,) = [one for one in found["conditions"] if one["type"] == name]
-        (told,) = [each for each in one["zones"] if each["zone"] == "east"]
+        (told,) = [each for each in one["zones"] if each["zone"] == zone]
         return told["status"], told["reason"], told["message"]
 
 
@@ -253,6 +255,25 @@ class Impostor:
             pass
         finally:
             writer.close()
+
+
+async def test_gateways_of_another_zone_are_not_reached(system: Meshes) -> None:
+    """There the name is known as well, and leads to a 503 that says so, as the condition does."""
+    await system.sidecar(system.dataplane("west", "web"), 8, "west")
+    said = "no gateway Dataplane of zone west that is bound to it is connected; in-mesh traffic does not cross zones"
+
+    async def asked() -> Answer:
+        try:
+            vip = await application.resolve(INTERNAL, system.port(68))
+        except application.Unresolved:
+            return Answer(0)
+        return await http1(vip, system.port(OPEN), host_header=INTERNAL)
+
+    answer = await eventually(asked, lambda one: one.status == 503, "503 in west", WITHIN_SECONDS)
+    assert said in answer.body
+    there = "no gateway Dataplane of zone west is bound to it, and cross-mesh traffic does not cross zones"
+    assert await system.condition("Bound", "west") == ("False", "NoDataplane", there)
+    await system.kill("west-web-west")
 
 
 async def test_an_impostor_is_told_nothing(system: Meshes, tmp_path: Path) -> None:
