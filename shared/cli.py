@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +11,10 @@ from cyclopts import App, CycloptsError
 from shared import VERSION
 from shared.commands.failure import CommandFailed
 from shared.process.exit_code import ExitCode
+
+# What a process forks becomes another program at once, an Envoy or a nats-server. gRPC's own handlers of forks have
+# nothing to do there, and have been seen to end an agent (SIGABRT, its poller's file was closed).
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 COMMANDS = (
     ("global", "processes:run_global", "Run the global control plane."),

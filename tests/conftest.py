@@ -20,6 +20,7 @@ settings.load_profile("zonal")
 
 def pytest_configure() -> None:
     """Debian keeps ip and nft where only root's PATH looks."""
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")  # as `zonal` does
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
