@@ -24,6 +24,7 @@ from shared.pb.discovery_pb2 import (
 from tests.ads.stream_pair import SHORT, carried, snapshot
 from zone_cp.ads.calls import DRAINING
 from zone_cp.ads.hub import SUPERSEDED
+from zone_cp.ads.introduction import MAX_METADATA_BYTES
 from zone_cp.ads.names import DnsTable
 from zone_cp.ads.server import Admission, Admitted, AdsServer, NodeInfo, Refused, Status
 
@@ -132,6 +133,24 @@ async def test_a_refused_stream_ends_with_a_status_and_a_reason(
         assert code == status
         assert part in details
         assert it.calls == []
+
+
+async def test_a_node_that_says_too_much_is_refused_before_it_is_looked_at() -> None:
+    """Nobody knows yet who it is."""
+    async with world() as it:
+        call = it.call(ADS, "p", None)
+        node = Node(id="p", metadata={"a": "b" * MAX_METADATA_BYTES})
+        await call.write(DeltaDiscoveryRequest(node=node, type_url=SHORT["CDS"]).SerializeToString())
+        code, details = await ending(call)
+        assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert str(MAX_METADATA_BYTES) in details
+
+
+async def test_who_may_not_inspect_is_told_before_he_says_anything() -> None:
+    """What he sends would be kept for as long as he likes."""
+    async with world() as it:
+        call = it.call("/envoy.service.status.v3.ClientStatusDiscoveryService/StreamClientStatus", "p")
+        assert (await ending(call))[0] == grpc.StatusCode.PERMISSION_DENIED
 
 
 async def test_a_second_stream_of_a_proxy_supersedes_the_first() -> None:

@@ -221,6 +221,8 @@ class AdsServer:
             node, request = introduced(variant.request, await first_message(call))
         except DecodeError:
             await call.abort(Status.INVALID_ARGUMENT, "the first request could not be decoded")
+        except RemoteProtocolError as error:
+            await call.abort(Status.RESOURCE_EXHAUSTED, str(error))
         admitted = await self._admitted(node, call)
         call.admit()
         stream = Stream(node, admitted.proxy, f"{self._prefix}{order}", order, xds=variant.stream(), scope=scope)

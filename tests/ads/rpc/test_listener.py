@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -125,6 +126,39 @@ async def test_messages_of_any_size_come_back(tls: bool) -> None:
             assert await one.read() == message
         await one.done_writing()
         assert await ending(one) == (grpc.StatusCode.OK, "")
+
+
+def spoken(target: str, credentials: grpc.ChannelCredentials | None) -> list[bytes]:
+    """What grpcio's synchronous client is told for what it says."""
+    made: Any = grpc.insecure_channel(target) if credentials is None else grpc.secure_channel(target, credentials)
+    with made as channel:
+        return list(channel.stream_stream("/s/echo")(iter((b"1", b"", b"3" * 100_000)), timeout=SECONDS))
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "TLS"])
+async def test_a_synchronous_client(tls: bool) -> None:
+    """grpcio's other client, which gives its calls a time."""
+    certificate, key = made()
+    it = Listener(Methods().all())
+    port = await it.start("localhost", 0, server_context(certificate, key) if tls else None)
+    credentials = grpc.ssl_channel_credentials(certificate) if tls else None
+    assert await asyncio.to_thread(spoken, f"localhost:{port}", credentials) == [b"1", b"", b"3" * 100_000]
+    await it.stop(0)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "127.0.0.1", "localhost"])
+async def test_where_it_is_found(host: str) -> None:
+    """All addresses are those of IPv4 and of IPv6, where there is IPv6, whichever of them is asked for."""
+    it = Listener(Methods().all())
+    port = await it.start(host, 0, None)
+    targets = [f"127.0.0.1:{port}"]
+    if socket.has_dualstack_ipv6() and host not in {"127.0.0.1", "localhost"}:
+        targets.append(f"[::1]:{port}")
+    for target in targets:
+        assert await asyncio.to_thread(spoken, target, None) == [b"1", b"", b"3" * 100_000]
+    with pytest.raises(OSError, match="in use"):
+        await Listener({}).start(host, port, None)
+    await it.stop(0)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "TLS"])

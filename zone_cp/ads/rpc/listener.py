@@ -10,6 +10,7 @@ import ssl
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 import structlog
 
@@ -69,8 +70,11 @@ class Listener:
         loop = asyncio.get_running_loop()
         self._tls = tls
         self._most = _most_connections()
+        where: dict[str, Any] = {"host": host.strip("[]"), "port": port}
+        if (everywhere := _bound_everywhere(host, port)) is not None:
+            where = {"sock": everywhere}
         # what asyncio calls the backlog is also how many connections it takes without looking at anything else
-        self._server = await loop.create_server(lambda: _Socket(self), host, port, backlog=ACCEPTS, reuse_port=False)
+        self._server = await loop.create_server(lambda: _Socket(self), **where, backlog=ACCEPTS)
         for one in self._server.sockets:
             with socket.socket(fileno=os.dup(one.fileno())) as same:
                 same.listen(BACKLOG)
@@ -318,6 +322,15 @@ class _Socket(asyncio.BufferedProtocol):
     def abort(self) -> None:
         """Close at once."""
         self._transport.abort()
+
+
+def _bound_everywhere(host: str, port: int) -> socket.socket | None:
+    """A socket for IPv6 and IPv4 where the host means all addresses of either, which gRPC takes for both."""
+    if host.strip("[]") not in {"0.0.0.0", "::"} or not socket.has_dualstack_ipv6():  # noqa: S104 - what was asked for
+        return None
+    with suppress(OSError):  # it is tried again without IPv6, and then said
+        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return None
 
 
 def _most_connections() -> int:
