@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from shared.commands import connect
 from shared.commands import output as printing
+from shared.commands.client import Client
 from shared.commands.connect import OutputFlag
 from shared.commands.failure import CommandFailed
 from shared.commands.progress import progress
@@ -83,6 +84,8 @@ def repair(
     zone_store: Annotated[Path | None, Parameter(help="The zone's store; the context's when left out.")] = None,
     keys: Keys = None,
     live: Annotated[bool, Parameter(negative="", help="Ask the zone's running control plane for it.")] = False,
+    api: connect.Api = None,
+    token_file: connect.TokenFile = None,
     output: OutputFlag = "table",
 ) -> int:
     """Write a new store for the hub, made of a zone's verified copy. Nothing that exists is changed.
@@ -90,10 +93,10 @@ def repair(
     Stop global and the hub's nats-server first; zones may go on. Where events are lost for ever, the log goes on in a
     new incarnation that names them; only global's key can say so, hence not with --live.
     """
-    if live:
+    if live or api is not None:
         if store is not None or zone_store is not None or keys is not None:
             raise CommandFailed("--live asks the zone: --store, --zone-store and --keys go without it", ExitCode.USAGE)
-        return _repair_live(from_zone, to, output)
+        return _repair_live(connect.client(api, token_file, None if api else from_zone), to, output)
     hub, theirs = _places(from_zone, store, zone_store)
     try:
         with progress() as told, collector_paused():
@@ -126,11 +129,10 @@ def repair(
     return ExitCode.OK
 
 
-def _repair_live(zone: str, to: Path, output: printing.Output) -> int:
+def _repair_live(client: Client, to: Path, output: printing.Output) -> int:
     """The store as the zone's plane makes it. The directory appears whole, or not at all."""
     if to.exists():
         raise CommandFailed(f"{to} is there already", ExitCode.USAGE)
-    client = connect.client(None, None, zone)
     task = done(client, {"do": "repair"})
     try:
         with tempfile.TemporaryDirectory(prefix=f".{to.name}-", dir=to.absolute().parent) as place:
@@ -205,6 +207,12 @@ def _keys(keys: Path | None) -> Path | None:
 
 def _read(source: Source, verifying: Verifying, copy: tuple[Path, ...]) -> tuple[Reports, dict[str, Reports]]:
     """What is verified, and what it is compared with."""
+    for where, what, good in (
+        *((one, "directory", one.is_dir()) for one in (*copy, *filter(None, [source.store]))),
+        *((one, "bundle", one.is_file()) for one in filter(None, [source.bundle])),
+    ):
+        if not good:
+            raise CommandFailed(f"{where} is no {what}", ExitCode.USAGE)
     try:
         copies = {str(place): asyncio.run(verifying.store(place)) for place in copy}
         if source.bundle is not None:

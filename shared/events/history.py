@@ -23,6 +23,10 @@ class NoSuchMoment(Exception):
     """The moment asked for is not in this history; the message says which ones are."""
 
 
+class NoSuchKind(NoSuchMoment):
+    """Nothing is of the kind that was asked for; the message says which ones there are."""
+
+
 class History:
     """Every origin's past. `hub` is global's log, `zones` every zone's by its name.
 

@@ -11,7 +11,7 @@ import msgspec
 
 from shared.events.history import History
 from shared.history.difference import ResourceChange, difference
-from shared.history.tree import only, resources_between
+from shared.history.tree import VIEW_PARTS, XDS_TYPES, only, refuse_unknown, resources_between
 
 COMPARER = "zone_cp.between"
 """Imported by name: `shared` imports neither plane."""
@@ -91,6 +91,8 @@ def between(
 
     kinds: only resources, parts of the view or xDS resources of these. Raises NoSuchMoment.
     """
+    known = {"resources": (), "views": VIEW_PARTS}.get(scope, XDS_TYPES)
+    refuse_unknown(kinds, known)
     first, second = history.position(zone, before), history.position(zone, after)
     if scope == "proxies":
         found: ZoneDifference = importlib.import_module(COMPARER).proxies_between(history, zone, first, second)

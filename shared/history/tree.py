@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 from immutables import Map
 
-from shared.events.history import History
+from shared.events.history import History, NoSuchKind
 from shared.events.redaction import shown
 from shared.events.state import Position, Stored, ZoneState, moved
 from shared.model import codec
-from shared.model.kinds import lookup
+from shared.model.kinds import KINDS, lookup
 from shared.model.resource import ResourceKey
 
 Tree: TypeAlias = dict[str, dict[str, Any]]
 """By kind (of resource, of a view's part, of xDS resource), then by name."""
+
+VIEW_PARTS = ("Zone", "Mesh", "ExternalService", "Gateway", "GatewayRoute", "Egress")
+XDS_TYPES = (
+    "Cluster",
+    "ClusterLoadAssignment",
+    "Listener",
+    "RouteConfiguration",
+    "Secret",
+    "TypedExtensionConfig",
+    "Runtime",
+)
 
 COMPILER = "zone_cp.replay"
 EXPLAINER = "zone_cp.explain"
@@ -41,6 +52,7 @@ def tree_at(
     """
     if proxy is not None:
         return xds_then(history, zone, position, proxy, kinds)[0]
+    refuse_unknown(kinds, VIEW_PARTS if view else ())
     if view:
         return only(importlib.import_module(PROJECTION).view_tree(history.state(zone, position)), kinds)
     return resources(history.state(zone, position), kinds)
@@ -53,8 +65,19 @@ def xds_then(
 
     kinds: only these types of xDS resources, all when empty. Raises NoSuchMoment.
     """
+    refuse_unknown(kinds, XDS_TYPES)
     found, served = importlib.import_module(RECORDS).replayed(history, zone, position, proxy, kinds)
     return found, msgspec.to_builtins(served)
+
+
+def refuse_unknown(kinds: Collection[str], known: Sequence[str]) -> None:
+    """Raises NoSuchKind for what is none of `known`, which are all kinds of resources when empty."""
+    names = known or [one.name for one in KINDS]
+    for kind in kinds:
+        meant = lookup(kind)
+        spelled = {kind.lower(), *([meant.name.lower()] if meant is not None else ())}
+        if spelled.isdisjoint(name.lower() for name in names):
+            raise NoSuchKind(f'there is no kind "{kind}" here; there are: {", ".join(names)}')
 
 
 def only(tree: Tree, kinds: Collection[str]) -> Tree:

@@ -166,6 +166,33 @@ def test_an_unsound_bundle_is_refused(file: Path, tmp_path: Path, how: str) -> N
     assert len(open_bundle(spoilt)[0].hub) > 1000
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("replay", "--zone", "east", "--kind", "bogus"), "MeshExternalService"),
+        (("replay", "--zone", "east", "--proxy", ".egress-east", "--kind", "mes"), "Cluster, "),
+        (("replay", "--zone", "east", "--view", "--kind", "mes"), "ExternalService, Gateway"),
+        (("diff", "1", "2", "--zone", "east", "--kind", "bogus"), "MeshExternalService"),
+        (("diff", "1", "2", "--proxies", "--kind", "bogus"), "Cluster, "),
+    ],
+)
+def test_a_kind_that_there_is_not_is_told(
+    file: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
+) -> None:
+    """With those that there are; nothing found would look like nothing there."""
+    assert cli.run([*words, "--bundle", str(file)]) == 3
+    captured = capsys.readouterr()
+    assert f'there is no kind "{words[-1]}" here; there are: ' in captured.err
+    assert told in captured.err
+
+
+def test_what_is_verified_has_to_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong path is the caller's fault, not an unsound log."""
+    for flag, what in (("--store", "directory"), ("--copy", "directory"), ("--bundle", "bundle")):
+        assert cli.run(["verify", flag, str(tmp_path / "x")]) == 2
+        assert f"is no {what}" in capsys.readouterr().err
+
+
 def test_a_bundle_may_be_of_one_zone(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Global's log and this zone's, nothing of any other; a zone that is not there is refused."""
     part = tmp_path / "east.bundle"
