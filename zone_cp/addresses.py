@@ -118,7 +118,7 @@ class Addresses:
         """Take a NACK in; whether it is about addresses, and was heard the first time."""
         if not is_of_the_host(nack):
             return False
-        news = [self._take(proxy, name, version, nack.message) for name, version in nack.rejected]
+        news = [self._take(proxy, name, version, nack.message.strip()) for name, version in nack.rejected]
         return any(news)
 
     def lost(self, proxy: str, said: ListenerLost) -> None:

@@ -46,6 +46,12 @@ def is_dns_name(text: str) -> bool:
     return _DNS_NAME.fullmatch(text) is not None
 
 
+def dialled(address: str) -> str:
+    """The address to connect to: sockets of IPv6 do not reach IPv4 through ::ffff:0:0/96."""
+    ip = _parse(address)
+    return str(ip) if isinstance(ip, IPv4Address) else address
+
+
 def spelled(name: str) -> str:
     """A name or address as certificates hold it: addresses in their shortest form, names without the closing dot."""
     try:

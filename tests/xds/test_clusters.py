@@ -189,6 +189,21 @@ def test_names_are_as_certificates_hold_them(
 
 
 @pytest.mark.parametrize(
+    ("address", "dialled"),
+    [
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("a.test.", "a.test."),
+        ("::FFFF:C000:207", "192.0.2.7"),
+    ],
+)
+def test_ipv4_is_dialled_as_such(address: str, dialled: str) -> None:
+    """A socket of IPv6 does not reach it; a closing dot keeps resolvers from searching."""
+    found = made(service(endpoints=(Endpoint(address=address, port=443),)))
+    assert f"'address': '{dialled}'" in str(found["load_assignment"])
+
+
+@pytest.mark.parametrize(
     ("mode", "ca", "names"), [("Secured", True, 1), ("SkipSAN", True, 0), ("SkipCA", False, 0), ("SkipAll", False, 0)]
 )
 def test_each_mode_verifies_what_it_says(mode: Any, ca: bool, names: int) -> None:

@@ -17,6 +17,7 @@ from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
 from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream
 from envoy_data_plane.google import protobuf as google
 
+from shared.model.addresses import dialled
 from shared.model.endpoint_policy import HealthConf
 from shared.model.policy import OutlierConf
 from shared.model.resource import Endpoint, Protocol
@@ -156,7 +157,7 @@ def external_host(service: ExternalServiceView) -> str:
 
 
 def _lb_endpoint(service: ExternalServiceView, one: Endpoint, socket: str) -> bytes:
-    body = tagged(_ADDRESS, address(one.address, one.port or service.port))
+    body = tagged(_ADDRESS, address(dialled(one.address), one.port or service.port))
     if hostname := _hostname(service, one):
         body += part(endpoint.Endpoint, "hostname", hostname)
     whole = tagged(_ENDPOINT, body)
