@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 
 import msgspec
 import structlog
@@ -30,6 +31,8 @@ from zone_cp.xds.parts import OF_SOME
 PAUSE_FACTOR = 4
 """Pause after each computation, as a multiple of what it took."""
 RETRY_SECONDS = 0.5
+PIECE = 32
+"""Services whose rows are computed in one turn of the loop: some milliseconds, in which no change is served."""
 SETTLE_SECONDS = 0.05
 """How long conditions may lag behind what proxies hold."""
 SERVICES, LEGACY, GATEWAYS = "mes", "es", "mgw"
@@ -140,39 +143,63 @@ class StatusBoard:
             # Proxies first: what a change makes of the conditions is looked at when it has reached them.
             await asyncio.sleep(SETTLE_SECONDS)
             self._wake.clear()
+            tokens, spent = set[str](), 0.0
             started = time.perf_counter()
-            tokens = self.compute()
-            spent = time.perf_counter() - started
+            for part in self._pieces():
+                spent += time.perf_counter() - started
+                tokens |= part
+                await asyncio.sleep(0)  # an egress that comes or goes is news of all services
+                started = time.perf_counter()
             await self._record(tokens)
             await asyncio.sleep(spent * PAUSE_FACTOR)
 
     def compute(self) -> set[str]:
         """Bring the rows up to date that may differ; returns which they are."""
+        return set[str]().union(*self._pieces())
+
+    def _pieces(self) -> Iterator[set[str]]:
+        """`compute`, a piece at a time. What comes in between is looked at the next time."""
         present = self._present()
         if present is None:
-            return set()
+            return
         state, view = present
         closed, before = self._failures(), self._closed
         keys = with_doors(state.hub, self._due(state, view))
         keys.update(key for key in {*closed, *before} if closed.get(key) != before.get(key))
-        self._closed, self._position = closed, str(state.position)
+        self._closed, position = closed, str(state.position)
         delivery: dict[ResourceKey, Delivery] = {}
         observed: dict[ResourceKey, Observed] = {}
-        for key in keys:
-            mesh = view.meshes.get(key.mesh)
-            service = mesh.services.get(key) if mesh is not None else None
-            self._hold(key, service)
-            if service is not None:
-                delivery[key] = self._delivery(service, closed.get(key))
-                if service.cluster in self._observed:
-                    observed[key] = _latest(self._observed[service.cluster].values())
+        pieces = [set(piece) for piece in _cut(keys)]
+        for piece in pieces:
+            for key in piece:
+                self._look(key, view, delivery, observed)
+            yield set()
         said = (state.hub, state.own, self._zone)
-        found = (
-            *service_rows(*said, delivery=delivery, observed=observed, keys=keys),
-            *legacy_rows(*said, delivery=delivery, observed=observed, keys=keys),
-        )
+        for piece in pieces:
+            found = (
+                *service_rows(*said, delivery=delivery, observed=observed, keys=piece),
+                *legacy_rows(*said, delivery=delivery, observed=observed, keys=piece),
+            )
+            yield self._take({key for key in piece if not is_door(key)}, found, position)
         gateways, rows = self._gateways.due(state, view, self._closed_listeners(), self._impaired())
-        return self._take({key for key in keys if not is_door(key)} | gateways, (*found, *rows))
+        yield self._take(gateways, rows, position)
+        self._position = position
+
+    def _look(
+        self,
+        key: ResourceKey,
+        view: ZoneView,
+        delivery: dict[ResourceKey, Delivery],
+        observed: dict[ResourceKey, Observed],
+    ) -> None:
+        """How far a service has come, and what proxies see of it."""
+        mesh = view.meshes.get(key.mesh)
+        service = mesh.services.get(key) if mesh is not None else None
+        self._hold(key, service)
+        if service is not None:
+            delivery[key] = self._delivery(service, self._closed.get(key))
+            if service.cluster in self._observed:
+                observed[key] = _latest(self._observed[service.cluster].values())
 
     def _due(self, state: ZoneState, view: ZoneView) -> set[ResourceKey]:
         """The services whose rows are to be computed now."""
@@ -211,13 +238,13 @@ class StatusBoard:
             return Delivery(acked, waiting, said, at, failure.reason)
         return Delivery(acked, waiting, self._nacks.get(service.cluster, ""), at)
 
-    def _take(self, keys: set[ResourceKey], found: Iterable[ServiceRow]) -> set[str]:
+    def _take(self, keys: set[ResourceKey], found: Iterable[ServiceRow], position: str) -> set[str]:
         computed: set[str] = set()
         for row in found:
             key = ResourceKey(row.kind, row.mesh, row.name, self._zone if row.origin == "zone" else "")
             token = _token(key)
             computed.add(token)
-            self.rows[token] = _shown(row, self._position, self.rows.get(token))
+            self.rows[token] = _shown(row, position, self.rows.get(token))
             if key.kind == "MeshGateway" or all(one.status == "True" for one in row.conditions):
                 self._unsettled.discard(key)
             else:
@@ -249,6 +276,12 @@ class StatusBoard:
             else:
                 self._written[token] = says
             self._unwritten.discard(token)
+
+
+def _cut(keys: Iterable[ResourceKey]) -> Iterator[tuple[ResourceKey, ...]]:
+    left = iter(keys)
+    while piece := tuple(islice(left, PIECE)):
+        yield piece
 
 
 def _latest(seen: Iterable[Observed]) -> Observed:
