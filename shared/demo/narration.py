@@ -52,7 +52,9 @@ class Narrator:
 
     def __init__(self, *, as_json: bool) -> None:
         self._json = as_json
-        self._console = Console(highlight=False, soft_wrap=False)
+        self._console = Console(highlight=False)
+        # A terminal wraps at words; what is piped or shown verbatim keeps its lines.
+        self._soft = not self._console.is_terminal
         self._count = 0
         self.failed = False
 
@@ -79,12 +81,15 @@ class Narrator:
         """One indented line."""
         if not self._json:
             more = f"  [dim]{escape(detail)}[/dim]" if detail else ""
-            self._console.print(f"   {markup}{more}")
+            self._console.print(f"   {markup}{more}", soft_wrap=self._soft)
 
     def show(self, what: Table | str) -> None:
         """A table or verbatim text, indented."""
         if not self._json:
-            self._console.print(escape(what) if isinstance(what, str) else what)
+            if isinstance(what, str):
+                self._console.print(escape(what), soft_wrap=True)
+            else:
+                self._console.print(what)
 
     def _end(self, step: Step, started: float, *, ok: bool, expected: str, seen: str) -> None:
         milliseconds = round((time.perf_counter() - started) * 1000)
