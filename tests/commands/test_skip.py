@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -46,3 +47,33 @@ def test_a_plane_that_stands_still_is_warned_of_once(zonal: Zonal, api: Api) -> 
     assert shown.err.count("stands before event 42") == 1
     api.headers.clear()
     assert "stands before" not in zonal("get", "zones", "--api", api.url).err
+
+
+def test_what_stands_still_in_a_zone_is_told_by_global(zonal: Zonal, api: Api) -> None:
+    """By what the zone said of itself: in the list of what stands still, and as a mark in that of zones."""
+    part = {"what": "before event 42", "reason": "unknown", "mend": "zonal skip 42"}
+    api.answers["GET /halted"] = (200, {"items": [], "total": 0, "zones": {"east": [part]}})
+    api.answers["GET /"] = (200, {"product": "Zonal", "role": "global", "zone": ""})
+    zones = [{"type": "Zone", "name": name} for name in ("east", "west")]
+    api.answers["GET /zones"] = (200, {"items": zones, "total": 2, "next": None})
+    told = zonal("halted", "--api", api.url)
+    assert (told.code, told.out.splitlines()[1].split()[0]) == (1, "east")
+    assert json.loads(zonal("halted", "--api", api.url, "-o", "json").out)["items"] == [{"where": "east", **part}]
+    listed = zonal("get", "zones", "--api", api.url)
+    rows = {row.split()[0]: row for row in listed.out.splitlines()}
+    assert "HALTED" in rows["NAME"]
+    assert ("before event 42" in rows["east"], "before event" in rows["west"]) == (True, False)
+    api.answers["GET /halted"] = (404, {"title": "Not found"})
+    assert zonal("get", "zones", "--api", api.url).code == 0
+
+
+def test_a_zone_that_does_not_answer_is_told_of_by_what_it_said_last(zonal: Zonal, api: Api, tmp_path: Path) -> None:
+    """With a word about it: it may have gone on since."""
+    part = {"what": "outbox", "reason": "a fork", "mend": "zonal resume"}
+    api.answers["GET /halted"] = (200, {"items": [], "total": 0, "zones": {"east": [part]}})
+    file = tmp_path / ".zonal" / "context.yaml"
+    file.parent.mkdir()
+    file.write_text('zones:\n  east: {api: "http://127.0.0.1:1"}\n')
+    told = zonal("halted", "-o", "json")
+    assert (told.code, json.loads(told.out)["items"]) == (1, [{"where": "east", **part}])
+    assert "of zone east this is what it told global last" in told.err
