@@ -269,6 +269,35 @@ async def test_the_end_of_tls_is_said() -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "TLS"])
+async def test_what_is_said_on_a_connection_that_is_being_closed(tls: bool) -> None:
+    """Calls and looks do not break off because of it, and nobody hears it."""
+    async with served(tls=tls) as (methods, it, port, _), asyncio.timeout(SECONDS):
+        context = client_context() if tls else None
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        writer.write(OPENING + requests("/s/forever", 1))
+        await methods.waiting.wait()
+        (one,) = it._sockets
+        (exchanged,) = one._connection.exchanges.values()
+        one.close()
+        for _ in range(listener.QUIET_LOOKS):
+            one.look()
+        exchanged.send(b"too late")
+        await nothing_left(it)
+
+
+async def test_however_many_there_are_all_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few in each turn of the loop."""
+    monkeypatch.setattr(listener, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(listener, "LOOKS", 2)
+    async with served() as (_, it, port, _), asyncio.timeout(SECONDS):
+        mute = [await asyncio.open_connection("127.0.0.1", port) for _ in range(7)]
+        for reader, _ in mute:
+            with suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        await nothing_left(it)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "TLS"])
 async def test_clients_that_are_killed_leave_nothing(tls: bool) -> None:
     """At any moment: without a word, in a handshake, in a frame, while much is written to them."""
     async with served(tls=tls) as (_, it, port, channel), asyncio.timeout(SECONDS):

@@ -30,6 +30,8 @@ TURN_SECONDS = 0.005
 """How long handshakes, and what clients said too much of for one turn, may take of a turn of the loop."""
 WATCH_SECONDS = 10.0
 """How often connections are looked at."""
+LOOKS = 256
+"""How many of them are in one turn of the loop."""
 QUIET_LOOKS, LOST_LOOKS = 2, 3
 """Looks at which a connection has said nothing until it is asked whether it lives, and until it counts as lost."""
 HELLO_LOOKS = 6
@@ -156,9 +158,14 @@ class Listener:
     def _watch(self) -> None:
         """Ask the silent whether they live; close what does not answer."""
         self._watching = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._watch)
-        for one in tuple(self._sockets):
-            one.look()
         frames.forget()
+        self._look(deque(self._sockets))
+
+    def _look(self, left: deque[_Socket]) -> None:
+        for _ in range(min(LOOKS, len(left))):
+            left.popleft().look()
+        if left:
+            asyncio.get_running_loop().call_soon(self._look, left)
 
     # --- calls ---------------------------------------------------------------------------------------------------
 
@@ -276,7 +283,7 @@ class _Socket(asyncio.BufferedProtocol):
             self.close()
 
     def _write_sealed(self, data: bytes) -> None:
-        if self._secure is not None:
+        if self._secure is not None and not self._transport.is_closing():  # nothing is said after the end of TLS
             self._transport.write(self._secure.sealed(data))
 
     def eof_received(self) -> None:
