@@ -48,10 +48,20 @@ def inspect(
         return ExitCode.OK
     rows = list(client.pages("/proxies"))
     if output == "table":
-        printing.table(["ZONE", "PROXY", "KIND", "MESH", "ONLINE", "ACKED", "WAITS"], [_row(row) for row in rows])
+        _list(rows)
     else:
         printing.document({"items": rows, "total": len(rows)}, output)
     return ExitCode.OK
+
+
+def _list(rows: list[dict[str, Any]]) -> None:
+    columns = ["zone", "proxy", "kind", "mesh", "online", "acked", "waits"]
+    if rows and not any(row.get("acked") for row in rows):  # only its zone knows that of a proxy
+        columns.remove("acked")
+    told = [row | {"online": "yes" if row.get("online") else "no"} for row in rows]
+    printing.table([one.upper() for one in columns], [[str(row.get(one, "")) for one in columns] for row in told])
+    if "acked" not in columns:
+        printing.say("--zone tells how far the proxies of a zone have come")
 
 
 def _xds(proxy: str, client: Client, output: printing.Output, *, actual: bool) -> int:
@@ -80,9 +90,3 @@ def _tell_xds(report: dict[str, Any], differences: list[dict[str, Any]] | None) 
     rows = [["-" if one.get(name) is None else str(one[name]) for name in columns] for one in differences]
     if rows:
         printing.table([name.upper() for name in columns], rows)
-
-
-def _row(row: dict[str, Any]) -> list[str]:
-    online = "yes" if row.get("online") else "no"
-    words = [str(row.get(name, "")) for name in ("zone", "proxy", "kind", "mesh", "acked", "waits")]
-    return [*words[:4], online, *words[4:]]
