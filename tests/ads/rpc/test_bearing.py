@@ -285,6 +285,23 @@ async def test_what_is_said_on_a_connection_that_is_being_closed(tls: bool) -> N
         await nothing_left(it)
 
 
+async def test_a_client_that_waits_for_us_is_not_silent() -> None:
+    """In a storm its handshake may have to wait for those of many."""
+    async with served(tls=True) as (_, it, _, channel), asyncio.timeout(SECONDS):
+        one = call(channel, "echo")
+        await one.write(b"1")
+        assert await one.read() == b"1"
+        (waiting,) = it._sockets
+        waiting._wait()
+        for _ in range(listener.LOST_LOOKS):
+            waiting.look()
+        await one.write(b"2")
+        assert await one.read() == b"2"
+        for _ in range(listener.LOST_LOOKS):
+            waiting.look()
+        assert (await ending(one))[0] == grpc.StatusCode.UNAVAILABLE
+
+
 async def test_however_many_there_are_all_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few in each turn of the loop."""
     monkeypatch.setattr(listener, "WATCH_SECONDS", 0.05)

@@ -114,8 +114,11 @@ PROVOKED: dict[str, Callable[[int], bytes]] = {
 
 
 @pytest.mark.parametrize("end", PROVOKED.values(), ids=PROVOKED)
-def test_calls_that_the_client_lets_the_server_break_off_count_as_given_up(end: Callable[[int], bytes]) -> None:
+def test_calls_that_the_client_lets_the_server_break_off_count_as_given_up(
+    end: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """CVE-2023-44487 and CVE-2025-8671: calls that end as they should in between do not pay for them."""
+    monkeypatch.setattr(connection, "MAX_CHATTER", 300)
     peer = Peer()
     peer.server.look()
 
@@ -131,8 +134,11 @@ def test_calls_that_the_client_lets_the_server_break_off_count_as_given_up(end: 
 
 
 @pytest.mark.parametrize("fields", [(), (("connection", "close"),)], ids=["too many", "malformed"])
-def test_calls_that_cannot_be_begun_are_counted(fields: tuple[tuple[str, str], ...]) -> None:
+def test_calls_that_cannot_be_begun_are_counted(
+    fields: tuple[tuple[str, str], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Those beyond the limit of calls, and malformed ones."""
+    monkeypatch.setattr(connection, "MAX_CHATTER", 300)
     peer = Peer()
     peer.server.look()
     begun = 0 if fields else connection.MAX_STREAMS

@@ -24,9 +24,9 @@ MAX_STREAMS = 2_048
 """Calls that one connection may have under way: a client may have a stream for every subscription of a single type."""
 MAX_HEADER_BYTES = 16 * 1024
 """Header fields of a call, as they are sent and as they are meant: as many as grpcio takes."""
-MAX_CHATTER = 2 * MAX_STREAMS
+MAX_CHATTER = 8 * MAX_STREAMS
 """Frames that further no call (pings, settings, priorities, what is unknown, empty data, calls that are given up,
-broken off or refused) between two looks: all calls of a connection may be given up at once.
+broken off or refused) between two looks: all calls may be given up at once, and grpc-go may ping once a round trip.
 """
 TURN_WORK, CALL_WORK = 1_000, 40
 """Frames that are taken in one turn, and for how many of them a call counts that begins: some milliseconds."""

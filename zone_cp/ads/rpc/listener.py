@@ -34,7 +34,7 @@ LOOKS = 256
 """How many of them are in one turn of the loop."""
 QUIET_LOOKS, LOST_LOOKS = 2, 3
 """Looks at which a connection has said nothing until it is asked whether it lives, and until it counts as lost."""
-HELLO_LOOKS = 6
+HELLO_LOOKS = 12
 """Looks until which a client has to have begun with HTTP/2, however slowly it speaks: handshakes of a storm wait."""
 IDLE_LOOKS = 30
 """Looks at which a connection had no call until it is let go."""
@@ -302,7 +302,8 @@ class _Socket(asyncio.BufferedProtocol):
 
     def look(self) -> None:
         """Some time has passed."""
-        self._quiet += 1
+        if self._transport.is_reading() or self._transport.is_closing():  # else it waits for us
+            self._quiet += 1
         self._idle = 0 if self.has_calls else self._idle + 1
         self._connection.look()
         is_open = self._connection.is_open
