@@ -21,9 +21,11 @@ from shared.model.policy import POLICY_KINDS
 from shared.model.resource import Dataplane, ResourceKey, ZoneEgress
 from zone_cp.provenance import causes, users
 from zone_cp.replay import RedactedSecrets, known_proxy, snapshot_at
+from zone_cp.view.gateways import bound_gateway
 from zone_cp.view.project import project
 from zone_cp.view.zone_view import Failure, MeshView, ProxyView, ZoneView
 from zone_cp.xds.compile import compile_whole, reads
+from zone_cp.xds.gateway_hosts import listener_name
 from zone_cp.xds.inspect import short_type
 from zone_cp.xds.ways import dialled_through_egress
 
@@ -74,7 +76,7 @@ def explain(history: History, zone: str, position: Position, proxy: str, wanted:
     """
     state = history.state(zone, position)
     known, view = known_proxy(state, proxy), project(state)
-    names = {wanted, *_names(view, wanted)}
+    names = {wanted, *_names(view, wanted), *_listeners(view, known, wanted)}
     pattern = re.compile("|".join(rf"(?<![\w-]){re.escape(one)}(?![\w-])" for one in sorted(names)))
     snapshot = snapshot_at(history, zone, position, proxy)
     found = []
@@ -163,6 +165,15 @@ def _names(view: ZoneView, wanted: str) -> Iterator[str]:
         for one in mesh.abroad.values():
             if wanted in (one.gateway.name, str(one.gateway), *one.hostnames):
                 yield one.vip
+
+
+def _listeners(view: ZoneView, proxy: ProxyView, wanted: str) -> Iterator[str]:
+    """What a builtin gateway listens with for a hostname that its MeshGateway says."""
+    mesh = view.meshes.get(proxy.resource.mesh) if isinstance(proxy.resource, Dataplane) else None
+    gateway = bound_gateway(mesh, proxy.resource) if mesh and isinstance(proxy.resource, Dataplane) else None
+    if gateway is not None:
+        found = (one for one in gateway.ports if any(wanted == each.hostname for each in one.listeners))
+        yield from (listener_name(gateway, port) for port in found)
 
 
 def _services(state: ZoneState, view: ZoneView, wanted: str) -> Iterator[ResourceKey]:

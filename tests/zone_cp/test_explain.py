@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from shared.events.event import Change, ProxyDisconnected, PushHeld, ResourceQuarantined
+from shared.events.event import Change, ProxyConnected, ProxyDisconnected, PushHeld, ResourceQuarantined
 from shared.events.history import History, NoSuchMoment
-from tests.builders import LogBuilder, ZoneBuilder, applied, external, mes, mesh, service_key
+from shared.model.resource import key_of
+from tests.builders import LogBuilder, ZoneBuilder, applied, dataplane, external, gateway, mes, mesh, service_key
 from tests.xds.test_abroad import CLUSTER_NAME, INTERNAL, Meshes
 from tests.zone_cp.test_replay import EGRESS, SIDECAR, _history, view_name
 from zone_cp.explain import Cause, absent, explain
@@ -151,3 +152,24 @@ def test_a_name_explains_what_leads_to_it(wanted: str) -> None:
         told = {cause.role: cause.what for cause in one.causes}
         assert told["what a gateway listens for"] == "ResourceApplied MeshGateway edge"
         assert told["its address"].startswith("VipLeased MeshGateway web default/edge")
+
+
+@pytest.mark.parametrize("wanted", ["shop.example", "edge"])
+def test_a_hostname_of_a_gateway_explains_what_listens_for_it(wanted: str) -> None:
+    """At the gateway that serves it, by listener and routes; another hostname is explained by nothing."""
+    hub, zone = LogBuilder(), ZoneBuilder()
+    listener = {"port": 8080, "protocol": "HTTP", "hostname": "shop.example"}
+    hub.append(applied(mesh()), applied(gateway("edge", "edge", listener)), actor="eve")
+    zone.follow(hub)
+    proxy = dataplane("edge-1", gateway={"type": "BUILTIN", "tags": {"kuma.io/service": "edge"}})
+    zone.apply(proxy)
+    zone.write(ProxyConnected(proxy="default.edge-1", key=key_of(proxy, "east"), connection="1"))
+    history = History.of(hub.events, {"east": zone.own.events})
+
+    def told(name: str) -> dict[str, set[str]]:
+        found = explain(history, "east", history.position("east"), "default.edge-1", name)
+        return {one.resource.partition(" ")[0]: {cause.actor for cause in one.causes} for one in found}
+
+    assert told(wanted).keys() >= {"Listener", "RouteConfiguration"}
+    assert all("eve" in actors for actors in told(wanted).values())
+    assert told("other.example") == {}
