@@ -43,6 +43,7 @@ class ConformancePlane:
             on_observation=lambda _proxy, _seen: None,
             methods=self._methods(),
         )
+        self.server.hub.linger_seconds = 0.0  # a harness has no connections that drain, and waits for removals
 
     async def _admit(self, node: NodeInfo, token: str | None) -> Admission:
         if not node.id:

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 WITHIN_SECONDS = 40.0
 SERVICES = 30
-ACCESS = 5
+ACCESS = 7
 """Clusters of a zone egress by which TCP connections are let through or closed."""
 MORE = 12
 

@@ -94,7 +94,7 @@ class Direct(Living):
 
     async def told(self) -> str:
         """What a replay of now says of itself."""
-        code, out, err = await self.cli("replay", "--zone", "east", "--proxy", PROXY, "--kind", "cds", "-o", "json")
+        code, out, err = await self.cli("replay", "--zone", "east", "--proxy", PROXY, "--kind", "Cluster", "-o", "json")
         assert code == 0, err
         return str(json.loads(out)["served"]["told"])
 

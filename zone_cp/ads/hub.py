@@ -90,12 +90,12 @@ class Stream:
         self.xds.offer(snapshot)
         self.ring()
 
-    def let_drain(self) -> None:
+    def let_drain(self, seconds: float) -> None:
         """See to it that what lingers now is removed in time."""
         newest = self.xds.lingering.newest
         if newest != self.draining:
             self.draining = newest
-            asyncio.get_running_loop().call_later(LINGER_SECONDS, self._drained, newest)
+            asyncio.get_running_loop().call_later(seconds, self._drained, newest)
 
     def _drained(self, mark: int) -> None:
         self.xds.drained(mark)
@@ -129,7 +129,8 @@ class Hub:
     """
 
     def __init__(self) -> None:
-        """Nobody is connected, nothing is offered."""
+        """Nobody is connected, nothing is offered. linger_seconds: see `lingering`."""
+        self.linger_seconds = LINGER_SECONDS
         self._snapshots: dict[str, Snapshot] = {}
         self._streams: dict[str, Stream] = {}
         self._typed: dict[str, dict[str, Stream]] = {}
@@ -265,7 +266,7 @@ class Hub:
         responses = stream.xds.responses()
         self.on_moved(stream.proxy)
         self._settle(stream.proxy)
-        stream.let_drain()
+        stream.let_drain(self.linger_seconds)
         return responses
 
     def _settle(self, proxy: str) -> None:
