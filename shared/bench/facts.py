@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -61,6 +61,8 @@ class _Nothing:
     """No fleet, and nothing is kept from anybody."""
 
     fleet = None
+    stops: Sequence[Any] = ()
+    faults: Mapping[str, str] = {}
 
     def delayed(self, _proxy: str) -> str:
         return ""

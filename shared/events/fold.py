@@ -6,7 +6,7 @@ chain before it is folded; it is the reader's duty to call it on everything that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Literal, TypeAlias, TypeVar, assert_never
 
 import msgspec
@@ -46,7 +46,7 @@ from shared.events.event import (
 from shared.events.safety import apply_hold, apply_quarantine
 from shared.events.state import Authority, Claim, Lease, LogState, ProxyStatus, Stored
 from shared.events.upcast import SCHEMA
-from shared.model.resource import ResourceKey, key_of
+from shared.model.resource import Resource, ResourceKey, key_of, mesh_of
 
 K = TypeVar("K")
 J = TypeVar("J")
@@ -105,30 +105,38 @@ def fold(state: LogState, event: Event) -> LogState:
 
 def fold_all(state: LogState, events: Iterable[Event]) -> LogState:
     """Fold many events, as `fold` does. Only the last one is hashed: nobody sees the heads in between."""
-    return _folded(state, _continuing(state, events))
+    return _folded(state, events, _repeats)
 
 
 def fold_part(state: LogState, events: Iterable[Event]) -> LogState:
     """Fold some of the events that follow, in order, the last one among them. The caller vouches that those left out
     left no trace (`shared.events.index`). Raises ValueError for an event of another log or out of order.
     """
-    return _folded(state, _ascending(state, events))
+    return _folded(state, events, _leaves_out)
 
 
-def _folded(state: LogState, events: Iterable[Event]) -> LogState:
+def _folded(state: LogState, events: Iterable[Event], passes: Callable[[str, int, Event], bool]) -> LogState:
+    """passes: whether an event that is not the next one is passed over. Raises ValueError where it must not come."""
     run: _Run | None = None
     last: Event | None = None
-    time, seen = state.time, state.seen
-    for last in events:
-        if last.time > time:  # noqa: PLR1730 - `max` takes three times as long, for each event of a replay
-            time = last.time
-        if last.seen > seen:  # noqa: PLR1730 - as above
-            seen = last.seen
-        if isinstance(last.change, _WRITES) and not narrowing.concerns(last.change):
+    time, seen, n, origin = state.time, state.seen, state.n, state.origin
+    for event in events:
+        if (event.n != n + 1 or event.origin != origin) and passes(origin, n, event):
+            continue
+        n, last = event.n, event
+        if event.time > time:  # noqa: PLR1730 - `max` takes three times as long, for each event of a replay
+            time = event.time
+        if event.seen > seen:  # noqa: PLR1730 - as above
+            seen = event.seen
+        change = event.change
+        if type(change) is ResourceApplied and type(change.resource) not in narrowing.TYPES:
             run = run or _Run(state)
-            run.add(last)
+            run.applied(event, change.resource)
+        elif isinstance(change, ResourceDeleted) and not narrowing.concerns(change):
+            run = run or _Run(state)
+            run.deleted(change.key)
         else:
-            state = _apply(state if run is None else run.state(), last)
+            state = _apply(state if run is None else run.state(), event)
             run = None
     after = state if run is None else run.state()
     return after if last is None else _standing(after, last, event_hash(last), time, seen)
@@ -138,24 +146,16 @@ def _standing(state: LogState, event: Event, head: str, time: str, seen: int) ->
     return msgspec.structs.replace(state, n=event.n, head=head, incarnation=event.incarnation, time=time, seen=seen)
 
 
-def _continuing(state: LogState, events: Iterable[Event]) -> Iterator[Event]:
-    origin, last = state.origin, state.n
-    for event in events:
-        if event.n != last + 1 or event.origin != origin:
-            if event.n <= last and event.origin == origin:
-                continue
-            _expect(origin, last, event)
-        last = event.n
-        yield event
+def _repeats(origin: str, n: int, event: Event) -> bool:
+    if event.n > n or event.origin != origin:
+        _expect(origin, n, event)
+    return True
 
 
-def _ascending(state: LogState, events: Iterable[Event]) -> Iterator[Event]:
-    last = state.n
-    for event in events:
-        if event.n <= last or event.origin != state.origin:
-            raise ValueError(f"{event.origin}:{event.n} cannot be folded after {state.origin}:{last}")
-        last = event.n
-        yield event
+def _leaves_out(origin: str, n: int, event: Event) -> bool:
+    if event.n <= n or event.origin != origin:
+        raise ValueError(f"{event.origin}:{event.n} cannot be folded after {origin}:{n}")
+    return False
 
 
 def _check_repeat(state: LogState, event: Event) -> ChainFault | None:
@@ -171,53 +171,63 @@ def _expect(origin: str, last: int, event: Event) -> None:
         raise ValueError(f"{event.origin}:{event.n} cannot be folded onto {origin}:{last}")
 
 
-_WRITES = (ResourceApplied, ResourceDeleted)
+_Place: TypeAlias = tuple[str, str, str]
+"""Kind, mesh and name of a resource."""
+_Written: TypeAlias = tuple[Resource, str, int, str, str, str]
+"""A resource with what cites the event that wrote it."""
 
 
 class _Run:
-    """Events that follow each other and write resources: their maps are changed in place, once for all of them.
+    """Events that follow each other and write resources. Of each resource the last one counts, so what it amounts to is
+    made once, at the end.
 
     Beside `_apply_resource` this is the second place that knows what such an event means; a test holds them together.
     """
 
-    __slots__ = ("_kinds", "_resources", "_state", "_zone")
+    __slots__ = ("_created", "_last", "_state", "_zone")
 
     def __init__(self, state: LogState) -> None:
         self._state = state
         self._zone = "" if state.origin == GLOBAL else state.origin
-        self._resources = state.resources.mutate()
-        self._kinds: dict[str, MapMutation[ResourceKey, Stored]] = {}
+        self._created: dict[_Place, EventRef] = {}
+        self._last: dict[_Place, _Written | None] = {}
 
-    def add(self, event: Event) -> None:
-        """Take one more event."""
-        change = event.change
-        if isinstance(change, ResourceApplied):
-            resource = change.resource
-            key = key_of(resource, self._zone)
-            cited = EventRef(event.origin, event.n, event.id, event.time, event.actor)
-            before = self._resources.get(key)
-            if before is None:
-                stored = Stored(key, resource, cited, cited)
-            else:
-                key = before.key  # the very object that the maps hold is found without being compared
-                stored = Stored(key, resource, before.created, cited)
-            self._resources[key] = self._members(key.kind)[key] = stored
-        elif isinstance(change, ResourceDeleted) and change.key in self._resources:
-            del self._resources[change.key], self._members(change.key.kind)[change.key]
+    def applied(self, event: Event, resource: Resource) -> None:
+        """A resource was written; nothing else of the event is kept."""
+        place = (type(resource).__name__, mesh_of(resource), resource.name)
+        if self._last.get(place) is None:
+            self._created[place] = self._creation(place, event)
+        self._last[place] = (resource, event.origin, event.n, event.id, event.time, event.actor)
 
-    def _members(self, kind: str) -> MapMutation[ResourceKey, Stored]:
-        members = self._kinds.get(kind)
-        if members is None:
-            members = self._kinds[kind] = self._state.kinds.get(kind, Map()).mutate()
-        return members
+    def deleted(self, key: ResourceKey) -> None:
+        """A resource is gone."""
+        if key.zone == self._zone:
+            self._last[key.kind, key.mesh, key.name] = None
+
+    def _creation(self, place: _Place, event: Event) -> EventRef:
+        """What created a resource that was not written in this run yet, or was deleted last."""
+        before = None if place in self._last else self._state.resources.get(ResourceKey(*place, self._zone))
+        return ref(event) if before is None else before.created
 
     def state(self) -> LogState:
         """The state after them; nothing can be added any more."""
-        kinds = self._state.kinds
-        for kind, mutation in self._kinds.items():
+        resources = self._state.resources.mutate()
+        kinds: dict[str, MapMutation[ResourceKey, Stored]] = {}
+        for place, last in self._last.items():
+            kind, key = place[0], ResourceKey(*place, self._zone)
+            if kind not in kinds:
+                kinds[kind] = self._state.kinds.get(kind, Map()).mutate()
+            if last is not None:
+                resource, origin, n, id_, time, actor = last
+                cited = EventRef(origin, n, id_, time, actor)
+                resources[key] = kinds[kind][key] = Stored(key, resource, self._created[place], cited)
+            elif key in resources:
+                del resources[key], kinds[kind][key]
+        found = self._state.kinds
+        for kind, mutation in kinds.items():
             members = mutation.finish()
-            kinds = kinds.set(kind, members) if members else kinds.delete(kind) if kind in kinds else kinds
-        return msgspec.structs.replace(self._state, resources=self._resources.finish(), kinds=kinds)
+            found = found.set(kind, members) if members else found.delete(kind) if kind in found else found
+        return msgspec.structs.replace(self._state, resources=resources.finish(), kinds=found)
 
 
 def _apply(state: LogState, event: Event) -> LogState:

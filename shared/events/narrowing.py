@@ -28,13 +28,15 @@ NARROWED_LIMIT = 1024
 
 KINDS = frozenset({"Mesh", "MeshTrafficPermission", "TrafficPermission"})
 """What gives and takes access."""
+TYPES = frozenset({Mesh, MeshTrafficPermission, TrafficPermission})
+"""The same, as types."""
 EVERYBODY = SpiffeMatch(type="Prefix", value="spiffe://")
 
 
 def concerns(change: ResourceApplied | ResourceDeleted) -> bool:
     """Whether it writes or deletes what gives and takes access."""
     if isinstance(change, ResourceApplied):
-        return isinstance(change.resource, Mesh | MeshTrafficPermission | TrafficPermission)
+        return type(change.resource) in TYPES
     return change.key.kind in KINDS
 
 

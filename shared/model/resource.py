@@ -376,15 +376,8 @@ Resource: TypeAlias = (
 
 def mesh_of(resource: Resource) -> str:
     """Mesh a resource belongs to, or "" for global-scoped kinds."""
-    match resource:
-        case Secret() | ExternalService() | MeshExternalService() | Dataplane() | MeshGateway() | MeshGatewayRoute():
-            return resource.mesh
-        case TrafficPermission():
-            return resource.mesh
-        case Mesh() | Zone() | HostnameGenerator() | ZoneEgress():
-            return ""
-        case _:  # a Policy: mypy would object to any other kind
-            return resource.mesh
+    mesh: str = getattr(resource, "mesh", "")  # it is asked of each event of a replay
+    return mesh
 
 
 def key_of(resource: Resource, zone: str = "") -> ResourceKey:
