@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -169,6 +170,18 @@ def gateway_route(
     return resource(
         type="MeshGatewayRoute", name=name, mesh=mesh, selectors=selectors, conf={"http": {"rules": [rule]}}
     )
+
+
+def traffic_permission(name: str, service: str, allow: Collection[str], deny: Collection[str] = ()) -> Resource:
+    """A MeshTrafficPermission for one external service ("": for all) by exact SPIFFE ids."""
+    target = {"kind": "MeshExternalService", "name": service} if service else {"kind": "Mesh"}
+    says = {
+        verb: [{"spiffeID": {"type": "Exact", "value": one}} for one in sorted(ids)]
+        for verb, ids in (("allow", allow), ("deny", deny))
+        if ids
+    }
+    spec = {"targetRef": target, "rules": [{"default": says}]}
+    return resource(type="MeshTrafficPermission", name=name, mesh="default", spec=spec)
 
 
 def egress(name: str = "egress-1", *, zone: str = "east", address: str = "127.0.0.1", port: int = 10002) -> ZoneEgress:

@@ -235,10 +235,8 @@ class Addresses:
 
         Of two that have some of each other's, which happens when both are given them at once, the first by name stays.
         """
-        vips = [name for name in taken if self._is_vip(name)]
-        other = self._holder(proxy, vips)
-        theirs = [name for name in self._taken.get(other, ()) if self._is_vip(name)]
-        if other and proxy < other and any(self._holds(proxy, name) for name in theirs):
+        other = self._holder(proxy, self._vips(taken))
+        if other and proxy < other and any(self._holds(proxy, one) for one in self._vips(self._taken.get(other, ()))):
             return ""
         return other
 
@@ -265,18 +263,21 @@ class Addresses:
             if (subscription := stream.xds.subscription(LISTENER)) is not None:
                 yield subscription
 
-    def _is_vip(self, name: str) -> bool:
+    def _vips(self, listeners: Iterable[str]) -> list[str]:
+        """Those of these listeners that stand at VIPs."""
         present = self._present()
-        host, _, _ = name.removeprefix(PREFIX).rpartition(":")
-        if present is None or not name.startswith(PREFIX) or not host:  # `outbound/redirect` has no address of its own
-            return False
-        view = present[1]
-        ranges = (*view.vip_ranges.values(), *view.legacy_ranges.values())
-        return any(ip_address(host) in ip_network(cidr) for some in ranges for cidr in some)
+        if present is None:
+            return []
+        ranges = (*present[1].vip_ranges.values(), *present[1].legacy_ranges.values())
+        networks = [ip_network(cidr) for some in ranges for cidr in some]
+        # `outbound/redirect` has no address of its own.
+        hosts = {name: name.removeprefix(PREFIX).rpartition(":")[0] for name in listeners if name.startswith(PREFIX)}
+        addresses = {name: ip_address(host) for name, host in hosts.items() if host}
+        return [name for name, address in addresses.items() if any(address in one for one in networks)]
 
     def _without_vips(self, snapshot: Snapshot) -> Snapshot:
-        listeners = snapshot.resources.get(LISTENER, NOTHING)
-        return following(snapshot, snapshot.position, {LISTENER: {one: None for one in listeners if self._is_vip(one)}})
+        vips = self._vips(snapshot.resources.get(LISTENER, NOTHING))
+        return following(snapshot, snapshot.position, {LISTENER: dict.fromkeys(vips)})
 
     def _forgive(self, proxy: str, names: tuple[str, ...]) -> None:
         """Let these be sent again; the first of them goes to the end of those that wait."""

@@ -172,17 +172,17 @@ class _Zone:
             record=self._recorder.record,
         )
         self._addresses = Addresses(self._safety.guard, self._ads.hub, status, self._present)
+        self._keeping = Keeping(self._safety.guard, self._secrets)
         self._publisher = Publisher(
             self._secrets,
             self._addresses,
             self._authorities,
             self._published,
             offered=self._offered,
+            keeping=self._keeping,
             compare=self._settings.compare_with_recomputed,
         )
-        name, self._keeping = self._settings.name, Keeping(self._safety.guard, self._secrets)
-        self._publisher.keeping = self._keeping
-        plan, state = self._publisher, lambda: self._owner.state
+        name, plan, state = self._settings.name, self._publisher, lambda: self._owner.state
         self._board = StatusBoard(name, status, self._present, plan.failures, plan.closed, impaired=plan.impaired)
         self._refusals = RefusedServices(plan, self._board.nacked, self._safety.quarantines.reasons)
         self._watch = EgressWatch(self._ads, self._delivered)

@@ -27,6 +27,6 @@ def _narrowed(mesh: MeshView, after: MeshView) -> MeshView:
     services = mesh.services.mutate()
     for key, service in mesh.services.items():
         closed = resolved(service, mesh)
-        if (lessened := judged(closed, after)) != closed:
+        if (lessened := judged(closed, after)) is not closed:
             services[key] = lessened
     return msgspec.structs.replace(mesh, services=services.finish(), narrowed=after.narrowed)

@@ -104,6 +104,7 @@ class Publisher:
 
     `authorities` brings issuers of certificates up to date before a view is compiled; `offered` runs as soon as a turn
     is offered to the proxies that it touches, before anything of it is sent, `published` after all of it.
+    keeping: tells proxies whose push is held what they must be told nonetheless.
     compare: after each turn, make everything from nothing and raise Diverged where it comes out different.
     """
 
@@ -115,6 +116,7 @@ class Publisher:
         published: Callable[[Turn], None],
         *,
         offered: Callable[[Turn], None] = lambda _turn: None,
+        keeping: Keeping | None = None,
         compare: bool = False,
     ) -> None:
         self._secrets = secrets
@@ -123,7 +125,7 @@ class Publisher:
         self._offered = offered
         self._published = published
         self._compare = compare
-        self.keeping: Keeping | None = None
+        self._keeping = keeping
         self._gate = NameGate()
         self._order = PushOrder()
         self._alarm: asyncio.TimerHandle | None = None
@@ -257,8 +259,8 @@ class Publisher:
             self._delivery.offer(proxy, snapshot, self._order.told(proxy))
             if self._order.holds(proxy):
                 self._delivery.leave(proxy, snapshot.position)
-        if self.keeping is not None and self.view is not None:
-            self.keeping.look(self._before, self.view, taken=taken)
+        if self._keeping is not None and self.view is not None:
+            self._keeping.look(self._before, self.view, taken=taken)
         if self._alarm is not None:
             self._alarm.cancel()
         due = self._order.due()

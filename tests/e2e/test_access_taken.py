@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from immutables import Map
@@ -160,8 +160,28 @@ class World:
         return {name: envoy.admin("/stats?filter=in_place_updated") for name, envoy in self.zone.envoys.items()}
 
 
+W = TypeVar("W", bound=World)
+
+
 def answers(held: Held, name: str) -> bool:
     return held.get() == 200 if name == "slow" else held.talk()
+
+
+def living(world: W) -> Iterator[W]:
+    """A world for a module's tests; no Envoy of it may refuse anything."""
+    try:
+        yield world
+    finally:
+        world.zone.stop()
+    assert world.zone.nacks() == []
+
+
+def as_it_was(world: W) -> Iterator[W]:
+    """The world for one test, after which everybody may use everything again."""
+    with world.opened:
+        yield world
+        world.undo()
+        world.begins()
 
 
 @pytest.fixture(scope="module", params=["egress", "on-demand", "sidecar"])
@@ -169,20 +189,12 @@ def placed(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     """TLS at the zone egress, at one that loads its clusters when they are first used, and in direct mode."""
     with Servers() as servers:
         mesh = DIRECT if request.param == "sidecar" else MESH
-        world = World(tmp_path_factory.mktemp(request.param), servers, request.param, mesh)
-        try:
-            yield world
-        finally:
-            world.zone.stop()
-    assert world.zone.nacks() == []
+        yield from living(World(tmp_path_factory.mktemp(request.param), servers, request.param, mesh))
 
 
 @pytest.fixture
 def world(placed: World) -> Iterator[World]:
-    with placed.opened:
-        yield placed
-        placed.undo()
-        placed.begins()
+    yield from as_it_was(placed)
 
 
 @pytest.mark.parametrize(("who", "other"), [("web", "job"), ("job", "web")])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import take_port
-from tests.e2e.test_access_taken import BOUND_SECONDS, SERVICES, Two, World, answers
+from tests.e2e.test_access_taken import BOUND_SECONDS, SERVICES, Two, World, answers, as_it_was, living
 from tests.xds.envoys import eventually
 from tests.xds.loopback import MESH
 from tests.xds.servers import Servers
@@ -53,20 +53,12 @@ def placed(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     """Through the zone egress, through one that loads clusters when they are first used, and from the sidecars."""
     with Servers() as servers:
         mesh = MESH if request.param == "sidecar" else EGRESS
-        world = Legacy(tmp_path_factory.mktemp(request.param), servers, request.param, mesh)
-        try:
-            yield world
-        finally:
-            world.zone.stop()
-    assert world.zone.nacks() == []
+        yield from living(Legacy(tmp_path_factory.mktemp(request.param), servers, request.param, mesh))
 
 
 @pytest.fixture
 def world(placed: Legacy) -> Iterator[Legacy]:
-    with placed.opened:
-        yield placed
-        placed.undo()
-        placed.begins()
+    yield from as_it_was(placed)
 
 
 @pytest.mark.parametrize(("who", "other"), [("web", "job"), ("job", "web")])

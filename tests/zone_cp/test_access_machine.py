@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from shared.events.event import Event, ProxyConnected
 from shared.model.resource import ResourceKey, key_of
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
-from tests.builders import LogBuilder, ZoneBuilder, applied, deleted, egress, mes, mesh, resource
+from tests.builders import LogBuilder, ZoneBuilder, applied, deleted, egress, mes, mesh, traffic_permission
 from tests.xds.test_fleet import Secrets
 from tests.zone_cp.judged import lets_in
 from zone_cp.ads.delta import DeltaStream
@@ -178,14 +178,7 @@ class Access(RuleBasedStateMachine):
     )
     def permit(self, number: int, name: str, allow: set[str], deny: set[str], at_once: bool) -> None:
         """A permission for one service ("": for all)."""
-        target = {"kind": "MeshExternalService", "name": name} if name else {"kind": "Mesh"}
-        says = {
-            verb: [{"spiffeID": {"type": "Exact", "value": one}} for one in sorted(ids)]
-            for verb, ids in (("allow", allow), ("deny", deny))
-            if ids
-        }
-        spec = {"targetRef": target, "rules": [{"default": says}]}
-        self.hub.append(applied(resource(type="MeshTrafficPermission", name=f"p{number}", mesh="default", spec=spec)))
+        self.hub.append(applied(traffic_permission(f"p{number}", name, allow, deny)))
         self._turn(at_once)
 
     @rule(number=st.integers(0, 1), at_once=st.booleans())

@@ -11,7 +11,7 @@ from shared.events.event import ProxyConnected
 from shared.events.history import History
 from shared.events.state import Position
 from shared.model.resource import ResourceKey, key_of
-from tests.builders import LogBuilder, ZoneBuilder, applied, deleted, egress, mes, mesh, resource
+from tests.builders import LogBuilder, ZoneBuilder, applied, deleted, egress, mes, mesh, traffic_permission
 from tests.zone_cp.judged import lets_in
 from zone_cp.kept import kept_view
 from zone_cp.replay import RedactedSecrets, known_proxy, view_at
@@ -34,14 +34,7 @@ steps = st.one_of(
 def _take(hub: LogBuilder, step: tuple[Any, ...]) -> None:
     match step:
         case ("permit", number, name, allow, deny):
-            target = {"kind": "MeshExternalService", "name": name} if name else {"kind": "Mesh"}
-            says = {
-                verb: [{"spiffeID": {"type": "Exact", "value": one}} for one in sorted(ids)]
-                for verb, ids in (("allow", allow), ("deny", deny))
-                if ids
-            }
-            spec = {"targetRef": target, "rules": [{"default": says}]}
-            hub.append(applied(resource(type="MeshTrafficPermission", name=f"p{number}", mesh="default", spec=spec)))
+            hub.append(applied(traffic_permission(f"p{number}", name, allow, deny)))
         case ("lift", number):
             stored = hub.state.resources.get(ResourceKey("MeshTrafficPermission", "default", f"p{number}"))
             if stored is not None:
