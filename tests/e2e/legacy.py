@@ -252,8 +252,8 @@ def permissions(world: World, *, direct: bool) -> None:
     world.show(("merged.mesh", 80), direct=direct)
     eventually(lambda: get("httpbin.mesh", 80)[0] == 403, "HTTP is denied", 30)
     assert get("127.0.0.1", OUTBOUND)[0] == 403
-    told = said("httpbin.mesh", "no MeshTrafficPermission allows this workload to use this ExternalService")
-    assert told, get("httpbin.mesh", 80)
+    why = "no MeshTrafficPermission allows this workload to use this ExternalService"
+    eventually(partial(said, "httpbin.mesh", why), "the refusal says why", 30)
     eventually(lambda: line("mutual.mesh", 80) == {}, "TCP is closed", 30)
     assert get("merged.mesh", 80)[0] == 200
     world.zone.delete(*(ResourceKey("MeshTrafficPermission", "default", one) for one in ("httpbin", "mutual")))
@@ -279,8 +279,8 @@ def older_permissions(world: World) -> None:
     permit("nobody", "nobody", "httpbin")
     reached(httpbin=403, merged=403, mutual=False)
     for closed in ("httpbin.mesh", "merged.mesh"):
-        told = said(closed, "no TrafficPermission allows this workload to use this ExternalService")
-        assert told, get(closed, 80)
+        why = "no TrafficPermission allows this workload to use this ExternalService"
+        eventually(partial(said, closed, why), "the refusal says why", 30)
     permit("all", "*", "*")
     reached(httpbin=403, merged=200, mutual=True)
     permit("web", "web", "httpbin")
