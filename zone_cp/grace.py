@@ -17,12 +17,11 @@ from shared.model.kinds import is_legacy
 from shared.model.resource import ProtocolClass
 from shared.naming.sni import CLUSTER_PREFIX
 from zone_cp.ads.references import references_of
-from zone_cp.view.lineage import UNKNOWN
 from zone_cp.view.permissions import both
 from zone_cp.view.policies import Permission, permission
 from zone_cp.view.zone_view import Difference, ExternalServiceView, MeshView, ZoneView
 from zone_cp.xds.access import access_config
-from zone_cp.xds.snapshot import CLUSTER, EXTENSION_CONFIG, SECRET, Encoded, Snapshot, following
+from zone_cp.xds.snapshot import CLUSTER, EXTENSION_CONFIG, SECRET, Encoded, Snapshot, differing, following
 from zone_cp.xds.ways import at_egress
 
 GRACE_SECONDS = 10.0
@@ -243,17 +242,3 @@ def _replaced(before: Snapshot, after: Snapshot) -> Iterator[Encoded]:
     for name in differing(before, after, CLUSTER):
         if name in old and name.startswith(f"{CLUSTER_PREFIX}/"):
             yield old[name]
-
-
-def differing(before: Snapshot, after: Snapshot, type_url: str) -> list[str]:
-    """Names of one type of which the two snapshots do not hold the same."""
-    old, new = (one.resources.get(type_url, _NOTHING) for one in (before, after))
-    if old is new:
-        return []
-    names = after.lineages.get(type_url, UNKNOWN).since(old)
-    names = {*old, *new} if names is None else names
-    return [name for name in names if _version(old, name) != _version(new, name)]
-
-
-def _version(held: Map[str, Encoded], name: str) -> str:
-    return held[name].version if name in held else ""

@@ -19,9 +19,9 @@ import msgspec
 from immutables import Map
 
 from shared.events.state import Position
-from zone_cp.grace import NOTHING_KNOWN, Between, Grace, differing
+from zone_cp.grace import NOTHING_KNOWN, Between, Grace
 from zone_cp.xds import defaults
-from zone_cp.xds.snapshot import CLUSTER, LISTENER, ROUTE, Encoded, Snapshot
+from zone_cp.xds.snapshot import CLUSTER, LISTENER, ROUTE, Encoded, Snapshot, differing
 
 EGRESS_FIRST_SECONDS = 5.0
 """How long a sidecar waits for an egress that is online and does not answer."""

@@ -21,7 +21,7 @@ from zone_cp.ads.fence import Fence, Mark
 from zone_cp.ads.quarantine import Key
 from zone_cp.ads.server import AdsServer
 from zone_cp.follow import Decided, ZoneOwner
-from zone_cp.guard import PROXIES_PER_EVENT, Guard
+from zone_cp.guard import Guard, parts
 from zone_cp.marks import Marks
 from zone_cp.quarantines import Quarantines
 from zone_cp.xds.inspect import short_type
@@ -149,9 +149,8 @@ class Safety:
         chosen, keys = self.guard.waiting(proxy), self.quarantines.of(proxy)
 
         def decided(_: ZoneState) -> Sequence[Change]:
-            parts = (chosen[i : i + PROXIES_PER_EVENT] for i in range(0, len(chosen), PROXIES_PER_EVENT))
             ends = (QuarantineEnded(type_url=key[0], name=key[1], version=key[2], by="operator") for key in keys)
-            return [*(PushReleased(proxies=part, by="operator") for part in parts), *ends]
+            return [*(PushReleased(proxies=part, by="operator") for part in parts(chosen)), *ends]
 
         await self._owner.write(decided, actor=actor)
         self.guard.release(chosen)

@@ -364,3 +364,13 @@ def test_what_is_kept_for_a_while_only_is_no_reason_to_wait_longer() -> None:
         world.guard.offer("q", clusters(1, 30), clusters(1, count))
     world.guard.offer("q", clusters(1, 10))
     assert world.guard.reason("q") == ""
+
+
+def test_what_a_proxy_never_took_is_no_measure_of_what_it_keeps() -> None:
+    """It says that it holds more than it was offered: that is what nothing may be taken away of."""
+    world = World()
+    world.guard.offer("p", clusters(1, 10))
+    world.guard.reported("p", holding(30))
+    world.let.clear()
+    world.guard.keep("p", snapshot(2, CDS={f"c{number}": "2" for number in range(10)}))
+    assert world.let == []

@@ -82,7 +82,23 @@ def following(before: Snapshot, position: Position, changes: Mapping[str, Mappin
     return Snapshot(position, resources, before.versions, lineages, before.on_demand)
 
 
+def differing(before: Snapshot, after: Snapshot, type_url: str) -> list[str]:
+    """Names of one type of which the two snapshots do not hold the same version. Work is proportional to the changes
+    where `after` was made from `before`.
+    """
+    old, new = (one.resources.get(type_url, _NOTHING) for one in (before, after))
+    if old is new:
+        return []
+    names = after.lineages.get(type_url, UNKNOWN).since(old)
+    names = {*old, *new} if names is None else names
+    return [name for name in names if _version(old, name) != _version(new, name)]
+
+
 _NOTHING: Map[str, Encoded] = Map()
+
+
+def _version(held: Map[str, Encoded], name: str) -> str:
+    return held[name].version if name in held else ""
 
 
 def _same(one: Encoded | None, other: Encoded | None) -> bool:
