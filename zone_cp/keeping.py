@@ -1,4 +1,5 @@
-"""Keeping: what a proxy whose push is held is told nonetheless, who lost access since and its own new certificates.
+"""Keeping: what a proxy whose push is held is told nonetheless: who lost access since, and new certificates, its own
+and those that services are dialled with.
 
 Its snapshot is made anew of the view that it was kept from (`kept.kept_view`); replay does the same.
 
@@ -42,9 +43,13 @@ NEVER = (NoSuchMoment, LogFault, DamagedLog)
 log = structlog.get_logger(__name__)
 
 
-def takes(turn: Turn) -> bool:
-    """Whether somebody may have lost access by a turn."""
-    return any(fields & TAKING for fields in turn.difference.meshes.values())
+def concerns_held(turn: Turn) -> bool:
+    """Whether proxies whose push is held may have to be told something of a turn."""
+    difference, meshes = turn.difference, turn.fleet.view.meshes
+    if difference.material or any(fields & TAKING for fields in difference.meshes.values()):
+        return True
+    differing = ((meshes[name].services, keys) for name, keys in difference.services.items() if name in meshes)
+    return any((one := services.get(key)) is not None and one.failure for services, keys in differing for key in keys)
 
 
 def past_of(history: PlaneHistory, zone: str) -> Past:
@@ -81,11 +86,12 @@ class Keeping:
         self.past: Past | None = None
         self._known: dict[str, tuple[Position, Situation]] = {}
         self._asking: dict[Position, asyncio.Task[None]] = {}
-        self._now: ZoneView | None = None
+        self._now: Fleet | None = None
 
-    def look(self, before: Fleet | None, now: ZoneView, *, taken: bool) -> None:
-        """Something was offered. Find what proxies keep whose hold has begun, and tell them what they have lost; those,
-        too, that were held before if something was `taken` since, or certificates are others.
+    def look(self, before: Fleet | None, now: Fleet, *, concerned: bool) -> None:
+        """Something was offered. Find what proxies keep whose hold has begun, and tell them what is different by now.
+
+        concerned: whether those that were held before have to be told again (`concerns_held`).
 
         before: the fleet before the newest turn.
         """
@@ -93,21 +99,21 @@ class Keeping:
         holding = self._holding.holding()
         for proxy in [one for one in self._known if one not in holding]:
             del self._known[proxy]
-        concerned, unknown = [], set[Position]()
+        told, unknown = [], set[Position]()
         for proxy, position in holding.items():
             known = self._known.get(proxy)
             if known is not None and known[0] == position:
-                concerned += [proxy] if taken else []
+                told += [proxy] if concerned else []
             elif position is not None and before is not None and _is_of(before, proxy, position):
                 self._known[proxy] = (position, (before.view, before.situations[proxy]))
-                concerned.append(proxy)
+                told.append(proxy)
             elif position is not None:
                 unknown.add(position)
         for position in [one for one in self._asking if one not in unknown]:
             self._asking.pop(position).cancel()
         for position in unknown - self._asking.keys() if self.past is not None else ():
             self._asking[position] = asyncio.create_task(self._recall(position))
-        self._tell(concerned)
+        self._tell(told)
 
     async def _recall(self, position: Position) -> None:
         """Read what proxies keep since a moment. It stays among what is asked for where that cannot be known."""
@@ -137,7 +143,7 @@ class Keeping:
             place = (id(view), situation)
             if place not in made and self._now is not None:
                 if id(view) not in views:
-                    views[id(view)] = kept_view(view, self._now)
+                    views[id(view)] = kept_view(view, self._now.view, self._now.state)
                 made[place] = self._compiled(views[id(view)], situation)
             if (snapshot := made.get(place)) is not None:
                 self._holding.keep(proxy, snapshot)

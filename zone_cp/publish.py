@@ -21,7 +21,7 @@ from zone_cp.ads.names import DnsTable
 from zone_cp.ads.references import read_ahead
 from zone_cp.gate import NameGate, Tables
 from zone_cp.grace import between
-from zone_cp.keeping import Keeping, takes
+from zone_cp.keeping import Keeping, concerns_held
 from zone_cp.order import PushOrder
 from zone_cp.view.names import Names
 from zone_cp.view.zone_view import Failure, ProxyView, ZoneView
@@ -244,7 +244,7 @@ class Publisher:
         offers, later = self._order.want(_now(), fleet.view.position, turn.offers, fleet.egresses(), what)
         for proxy in later:
             self._delivery.leave(proxy)
-        self._offer(offers, taken=renewed or takes(turn))
+        self._offer(offers, concerned=renewed or concerns_held(turn))
         self._delivery.advance(fleet.view.position)
         self._offered(turn)
         # Names wait for the egresses' ACKs anyway: let the streams write before they are worked out.
@@ -254,13 +254,13 @@ class Publisher:
         if self._compare and (found := divergences(fleet, self._secrets)):
             raise Diverged(found)
 
-    def _offer(self, offers: Iterable[tuple[str, Snapshot]], *, taken: bool = False) -> None:
+    def _offer(self, offers: Iterable[tuple[str, Snapshot]], *, concerned: bool = False) -> None:
         for proxy, snapshot in offers:
             self._delivery.offer(proxy, snapshot, self._order.told(proxy))
             if self._order.holds(proxy):
                 self._delivery.leave(proxy, snapshot.position)
-        if self._keeping is not None and self.view is not None:
-            self._keeping.look(self._before, self.view, taken=taken)
+        if self._keeping is not None and self._fleet is not None:
+            self._keeping.look(self._before, self._fleet, concerned=concerned)
         if self._alarm is not None:
             self._alarm.cancel()
         due = self._order.due()

@@ -89,7 +89,7 @@ def _held(history: History, state: ZoneState, proxy: str) -> tuple[ZoneState, Zo
     if hold is None or hold.released or hold.kept is None:
         return state, view
     then = history.state(state.zone, hold.kept)
-    return then, kept_view(project(then), view)
+    return then, kept_view(project(then), view, state)
 
 
 def known_proxy(state: ZoneState, proxy: str) -> ProxyView:

@@ -1,15 +1,22 @@
-"""A push to a real sidecar is held; who loses access meanwhile loses it, over a restart of the zone too."""
+"""A push to a real sidecar is held; who loses access meanwhile loses it, over a restart of the zone too. Certificates
+that are rotated reach it.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from shared.demo.looking import eventually
+from tests.e2e.handshakes import Issuer
 from tests.e2e.living import Living, left_behind
+from tests.e2e.rotating import Rotating
 from tests.xds.clients import http1
 from tests.xds.servers import Servers
 
@@ -19,6 +26,8 @@ BASE_PORT = 28_000
 PORT = BASE_PORT + 90
 ADMIN = BASE_PORT + 91
 PROXY = "default.client"
+ROTATING = "rotating"
+HELD = "held: would remove"
 SERVICES = [f"api-{number}" for number in range(14)]
 CLIENT = {"type": "Dataplane", "mesh": "default", "name": "client", "networking": {"address": "127.0.0.1"}}
 
@@ -44,6 +53,16 @@ def denied(name: str) -> dict[str, Any]:
     return {"type": "MeshTrafficPermission", "mesh": "default", "name": f"not-{name}", "spec": spec}
 
 
+def secret(name: str, text: str) -> dict[str, Any]:
+    """A Secret that holds a text."""
+    return {"type": "Secret", "mesh": "default", "name": name, "data": base64.b64encode(text.encode()).decode()}
+
+
+def client_pair(pair: tuple[str, str]) -> tuple[dict[str, Any], ...]:
+    """The two Secrets of a client certificate."""
+    return secret("rot-cert", pair[0]), secret("rot-key", pair[1])
+
+
 class Direct(Living):
     """The zone east, and one sidecar that dials external services itself."""
 
@@ -61,6 +80,18 @@ class Direct(Living):
         }
         kind = {"type": "MeshExternalService", "mesh": "default", "spec": spec}
         await self.apply(*(kind | {"name": name} for name in SERVICES))
+
+    async def declare_rotating(self, port: int, authority: str, pair: tuple[str, str]) -> None:
+        """A service that is dialled with a CA and a client certificate of Secrets."""
+        names = {"caCert": "rot-ca", "clientCert": "rot-cert", "clientKey": "rot-key"}
+        verification = {"serverName": ROTATING} | {field: {"secret": name} for field, name in names.items()}
+        spec = {
+            "match": {"type": "HostnameGenerator", "port": PORT, "protocol": "http"},
+            "endpoints": [{"address": "127.0.0.1", "port": port}],
+            "tls": {"enabled": True, "verification": verification},
+        }
+        declared = {"type": "MeshExternalService", "mesh": "default", "name": ROTATING, "spec": spec}
+        await self.apply(secret("rot-ca", authority), *client_pair(pair), declared)
 
     async def apply(self, *resources: dict[str, Any]) -> None:
         """`zonal apply` of these."""
@@ -120,7 +151,7 @@ async def test_a_held_push_holds_no_denial(system: Direct) -> None:
     """
     first, second, *others = SERVICES
     await system.apply(mesh(egress=True))
-    held = await eventually(system.waits, lambda said: said.startswith("held: would remove"), "the push to be held")
+    held = await eventually(system.waits, lambda said: said.startswith(HELD), "the push to be held")
     assert await system.status(first) == 200
 
     await system.apply(denied(first))
@@ -144,3 +175,41 @@ async def test_a_held_push_holds_no_denial(system: Direct) -> None:
     await eventually(system.waits, lambda said: not said, "the push to be held no more")
     await system.until(first, 200)
     assert [await system.status(one) for one in (second, *others)] == [403] + [200] * len(others)
+
+
+async def test_a_held_push_holds_no_rotated_secret(system: Direct, tmp_path: Path) -> None:
+    """CA and client certificate of a service reach who serves it while its push waits; a Secret that goes closes it."""
+    authorities, clients = ([Issuer(f"{side} {number}") for number in range(2)] for side in ("outside", "clients"))
+    servers = [one.issue(ROTATING, x509.DNSName(ROTATING)) for one in authorities]
+    pairs = [one.issue(f"client-{number}") for number, one in enumerate(clients)]
+    with Rotating(tmp_path) as outside:
+        outside.rotate(servers[0], clients[0].pem)
+        await system.declare_rotating(outside.http, authorities[0].pem, pairs[0])
+        await system.until(ROTATING, 200)
+        await system.apply(mesh(egress=True))
+        held = await eventually(system.waits, lambda said: said.startswith(HELD), "the push to be held")
+
+        outside.rotate(servers[1], clients[0].pem)
+        await system.until(ROTATING, 503)
+        await system.apply(secret("rot-ca", authorities[1].pem))
+        await system.until(ROTATING, 200)
+        outside.rotate(servers[1], clients[1].pem)
+        await system.until(ROTATING, 503)
+        await system.apply(*client_pair(pairs[1]))
+        await system.until(ROTATING, 200)
+        assert await system.waits() == held
+        assert "differs" not in await system.told()
+
+        await system.kill("east-zone")
+        outside.rotate(servers[0], clients[1].pem)
+        await system.start("east-zone")
+        await system.until(ROTATING, 503)
+        await system.apply(secret("rot-ca", authorities[0].pem))
+        await system.until(ROTATING, 200)
+        assert await system.waits() == held
+
+        code, _, err = await system.cli("delete", "secret", "rot-ca")
+        assert code == 0, err
+        await system.until(ROTATING, 503)
+        assert await system.status(SERVICES[0]) == 200
+        assert await system.waits() == held

@@ -165,6 +165,22 @@ def with_gateways(state: ZoneState, mesh: MeshView, keys: Iterable[ResourceKey])
     return msgspec.structs.replace(mesh, gateways=gateways, gateway_routes=routes)
 
 
+def renewed_gateway(state: ZoneState, declared: DeclaredGateway) -> DeclaredGateway:
+    """A MeshGateway of an earlier view with the certificates that its Secrets hold now. If it is gone itself, a Secret
+    that is gone too stays as it was.
+    """
+    after = _declared(state, declared.stored)
+    if state.resource(declared.stored.key) is None:
+        pairs = zip(declared.certificates, after.certificates, strict=True)
+        found = tuple(tuple(map(_if_it_is_there, old, new)) for old, new in pairs)
+        after = DeclaredGateway(declared.stored, found)
+    return declared if after == declared else after
+
+
+def _if_it_is_there(old: TlsMaterial | Failure, new: TlsMaterial | Failure) -> TlsMaterial | Failure:
+    return old if isinstance(new, Failure) else new
+
+
 def _put(members: Map[ResourceKey, T], key: ResourceKey, one: T | None) -> Map[ResourceKey, T]:
     if one is None:
         return members.delete(key) if key in members else members

@@ -6,10 +6,10 @@ import msgspec
 
 from shared.events.event import EventRef
 from shared.events.fault import data_sources, find_secret, inline_text
-from shared.events.state import ZoneState
+from shared.events.state import Stored, ZoneState
 from shared.model.kinds import is_legacy
 from shared.model.resource import DataSource, ExternalTls, ResourceKey, Secret
-from zone_cp.view.zone_view import TlsMaterial
+from zone_cp.view.zone_view import ExternalServiceView, TlsMaterial, joined
 
 
 class Materials(msgspec.Struct, frozen=True):
@@ -28,11 +28,37 @@ class Materials(msgspec.Struct, frozen=True):
 
 NOTHING = Materials()
 
+_FIELDS = {"caCert": "ca_cert", "clientCert": "client_cert", "clientKey": "client_key"}
+
 
 def materials_of(state: ZoneState, key: ResourceKey, tls: ExternalTls) -> Materials:
     """The material of a service without fault."""
-    found = {field: _material(state, key, field, source) for field, source in data_sources(tls.verification)}
-    return Materials(found.get("caCert"), found.get("clientCert"), found.get("clientKey"))
+    read = data_sources(tls.verification)
+    return Materials(**{_FIELDS[field]: _material(state, key, field, source) for field, source in read})
+
+
+def renewed(state: ZoneState, service: ExternalServiceView) -> ExternalServiceView:
+    """A service of an earlier view with what the Secrets that it names hold now; what is gone stays as it was."""
+    if service.parts:
+        parts = tuple(renewed(state, one) for one in service.parts)
+        return service if parts == service.parts else msgspec.structs.replace(service, parts=parts)
+    if service.tls is None or service.failure is not None:
+        return service
+    before = Materials(service.ca_cert, service.client_cert, service.client_key)
+    found = {
+        _FIELDS[field]: _material(state, service.key, field, source)
+        for field, source in data_sources(service.tls.verification)
+        if source.secret is not None and _holds_something(find_secret(state, service.key, source.secret))
+    }
+    after = msgspec.structs.replace(before, **found)
+    if after == before:
+        return service
+    sources = tuple(one for one in service.sources if one not in before.sources)
+    return msgspec.structs.replace(service, **found, sources=joined(sources, after.sources))
+
+
+def _holds_something(stored: Stored | None) -> bool:
+    return stored is not None and isinstance(stored.resource, Secret) and stored.resource.sealed is not None
 
 
 def secrets_named(state: ZoneState, key: ResourceKey, tls: ExternalTls) -> tuple[EventRef, ...]:

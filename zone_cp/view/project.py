@@ -223,6 +223,7 @@ def _difference(
         declared=frozenset(touched.services),
         generators=touched.generators,
         settings=touched.settings,
+        material=bool(touched.secrets or touched.data_keys),
     )
 
 

@@ -220,7 +220,8 @@ class Difference(msgspec.Struct, frozen=True):
     services are, by mesh, those that differ, came, went, or whose sealed material may be readable now or no more;
     meshes are, by name, the other fields that differ (all of them for a mesh that came or went); proxies and
     resources are those that events are about: proxies by id, Dataplanes and ZoneEgresses by key; declared are the
-    services that events are about, in the view or not. generators, settings: whether any of them were touched.
+    services that events are about, in the view or not. generators, settings, material: whether any of them were
+    touched, of material Secrets and data keys.
     """
 
     services: Mapping[str, Collection[ResourceKey]] = Map()
@@ -233,6 +234,7 @@ class Difference(msgspec.Struct, frozen=True):
     declared: frozenset[ResourceKey] = frozenset()
     generators: bool = False
     settings: bool = False
+    material: bool = False
 
 
 class ProxyView(msgspec.Struct, frozen=True, cache_hash=True):
