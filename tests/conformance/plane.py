@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any
 
 from immutables import Map
@@ -12,8 +13,8 @@ from tests.conformance.contract import SERVICE, messages
 from zone_cp.ads.rpc.calls import Call, Method
 from zone_cp.ads.rpc.exchange import Status
 from zone_cp.ads.server import Admission, Admitted, AdsServer, NodeInfo, Refused
-from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, Encoded, Snapshot
-from zone_cp.xds.wire import encode, piece
+from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, RUNTIME, SECRET, Encoded, Snapshot
+from zone_cp.xds.wire import any_message, encode, piece
 
 _VERSIONED: dict[str, Callable[[str], bytes]] = {
     CLUSTER: lambda version: piece(28, version),  # alt_stat_name
@@ -21,6 +22,7 @@ _VERSIONED: dict[str, Callable[[str], bytes]] = {
     ROUTE: lambda version: piece(5, version),  # response_headers_to_remove
     ENDPOINT: lambda version: piece(5, piece(1, version)),  # named_endpoints
     SECRET: lambda version: piece(5, piece(1, piece(3, version))),  # generic_secret, an inline string
+    RUNTIME: lambda version: piece(2, piece(1, piece(1, "version") + piece(2, piece(3, version)))),  # layer, a Struct
 }
 """A field that every type has room for, so that a new version has new content."""
 
@@ -113,7 +115,16 @@ def _encoded(type_url: str, name: str, version: str, given: Any) -> Encoded:
     if given.HasField("resource"):
         if given.resource.type_url != type_url:
             raise ValueError(f"{name} is a {given.resource.type_url}, not a {type_url}")
-        return encode(type_url, name, given.resource.value)
+        return _as_of(version, encode(type_url, name, given.resource.value))
     if type_url not in _VERSIONED:
         raise ValueError(f"a {type_url} has to be given whole")
     return encode(type_url, name, piece(1, name) + _VERSIONED[type_url](version))
+
+
+def _as_of(version: str, one: Encoded) -> Encoded:
+    """A resource that was given whole with this version: given again with another, it counts as updated."""
+    if not version:
+        return one
+    own = blake2b(f"{one.version} {version}".encode(), digest_size=8).hexdigest()
+    entry = piece(1, own) + piece(2, any_message(one.type_url, one.body)) + piece(3, one.name)
+    return Encoded(one.name, one.type_url, own, one.body, piece(2, entry))

@@ -21,9 +21,8 @@ from shared.pb.discovery_pb2 import (
     Node,
 )
 from tests.ads.stream_pair import SHORT, carried
-from tests.conformance.contract import SERVICE, messages
+from tests.conformance.outside import SECONDS, state, tell
 
-SECONDS = 20.0
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
 pytestmark = pytest.mark.anyio
 
@@ -47,17 +46,6 @@ async def harness() -> AsyncGenerator[aio.Channel]:
             process.kill()
 
 
-async def tell(channel: aio.Channel, method: str, message: str, **fields: Any) -> str:
-    call: Any = channel.unary_unary(f"/{SERVICE}/{method}")
-    raw = await call(messages()[message](node="n", **fields).SerializeToString(), timeout=SECONDS)
-    return str(messages()["Done"].FromString(raw).position)
-
-
-def state(short: str, version: str, *names: str) -> Any:
-    resources = [messages()["Resource"](name=name) for name in names]
-    return messages()["TypeState"](type_url=SHORT[short], version=version, resources=resources)
-
-
 @pytest.mark.parametrize("variant", ["sotw", "delta"])
 async def test_a_harness_sets_updates_and_removes_and_sees_its_own_versions(variant: str) -> None:
     """Per type: the version chosen is the version reported; a new version of a resource is a new resource."""
@@ -75,17 +63,17 @@ async def test_a_harness_sets_updates_and_removes_and_sees_its_own_versions(vari
             removed = [f"-{name}" for name in getattr(got, "removed_resources", ())]
             return version, sorted(name for name, _ in carried(got)) + removed
 
-        await tell(channel, "SetState", "State", types=[state("CDS", "1", "A", "B"), state("LDS", "7", "L")])
+        await tell(channel, "n", "SetState", "State", types=[state("CDS", "1", "A", "B"), state("LDS", "7", "L")])
         await call.write(request(node=Node(id="n"), type_url=SHORT["CDS"]).SerializeToString())
         assert await receive() == ("1", ["A", "B"])
         change = {"type_url": SHORT["CDS"], "name": "A"}
-        await tell(channel, "SetResource", "ResourceChange", version="2", **change)
+        await tell(channel, "n", "SetResource", "ResourceChange", version="2", **change)
         assert await receive() == ("2", ["A"] if delta else ["A", "B"])
-        await tell(channel, "RemoveResource", "ResourceChange", version="3", **change)
+        await tell(channel, "n", "RemoveResource", "ResourceChange", version="3", **change)
         assert await receive() == ("3", ["-A"] if delta else ["B"])
         await call.write(request(type_url=SHORT["LDS"]).SerializeToString())
         assert await receive() == ("7", ["L"])
-        await tell(channel, "ClearState", "Node")
+        await tell(channel, "n", "ClearState", "Node")
         assert {names[0] if names else "" for _, names in [await receive(), await receive()]} == (
             {"-B", "-L"} if delta else {""}
         )
@@ -99,5 +87,5 @@ async def test_what_makes_no_sense_is_refused() -> None:
             ("SetResource", {"type_url": "type.googleapis.com/unknown", "name": "x"}),
         ):
             with pytest.raises(aio.AioRpcError) as refused:
-                await tell(channel, method, "ResourceChange", **fields)
+                await tell(channel, "n", method, "ResourceChange", **fields)
             assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
