@@ -186,13 +186,14 @@ def test_a_message_larger_than_the_window_arrives() -> None:
     ids=["compressed", "too large"],
 )
 def test_messages_that_are_not_taken_end_their_call(data: bytes, status: str) -> None:
-    """With gRPC's status for it; the connection goes on."""
+    """With gRPC's status for it, and what may be tried instead; the connection goes on."""
     peer = Peer()
     stream = peer.call()
     peer.client.send_data(stream, data)
     peer.flush()
     peer.hear()
     assert peer.headers[stream]["grpc-status"] == status
+    assert peer.headers[stream].get("grpc-accept-encoding") == ("identity" if status == "12" else None)
     peer.call()
     assert len(peer.calls) == 2
 
@@ -218,12 +219,17 @@ def test_what_is_no_grpc_is_answered_as_http() -> None:
     """405 to another method, 415 to another content."""
     peer = Peer()
     get = [(":method", "GET"), *FIELDS[1:]]
-    html = [*FIELDS[:-1], ("content-type", "text/html")]
-    for fields, status in ((get, "405"), (html, "415")):
+    others = [
+        [*FIELDS[:-1], ("content-type", one)] for one in ("text/html", "application/grpc-web", "application/grpc2")
+    ]
+    for fields, status in ((get, "405"), *((other, "415") for other in others)):
         stream = peer.call(fields=fields)
         peer.hear()
         assert peer.headers[stream] == {":status": status}
     assert peer.calls == []
+    for one in ("application/grpc+proto", "application/grpc;charset=utf-8"):
+        peer.call(fields=[*FIELDS[:-1], ("content-type", one)])
+    assert len(peer.calls) == 2
 
 
 def test_a_client_may_make_its_table_smaller() -> None:
@@ -328,6 +334,10 @@ STREAM_FAULTS = {
     "no path": (*FIELDS[:2], *FIELDS[3:]),
     "a pseudo field twice": (*FIELDS[:3], FIELDS[2], *FIELDS[3:]),
     "a pseudo field behind others": (*FIELDS[1:], FIELDS[0]),
+    "other transfer codings": (*FIELDS, ("te", "trailers, gzip")),
+    "a length that is none": (*FIELDS, ("content-length", "-1")),
+    "two lengths": (*FIELDS, ("content-length", "1"), ("content-length", "2")),
+    "an endless length": (*FIELDS, ("content-length", "9" * 5_000)),
 }
 
 
@@ -341,17 +351,56 @@ def test_malformed_requests_end_their_stream_alone(fields: tuple[tuple[str, str]
     assert [call.id for call in peer.calls] == [3]
 
 
+LENGTHS: dict[str, tuple[str, tuple[bytes, ...]]] = {
+    "less": ("7", (b"\0\0\0\0\1x",)),
+    "more": ("5", (b"\0\0\0\0\1x",)),
+    "more in pieces": ("11", (b"\0\0\0\0\1x", b"\0\0\0\0\1x")),
+    "none": ("6", ()),
+}
+
+
+@pytest.mark.parametrize("length, sent", LENGTHS.values(), ids=LENGTHS)
+def test_content_has_the_length_that_was_announced(length: str, sent: tuple[bytes, ...]) -> None:
+    """Section 8.1.1; gRPC clients announce none, what stands between may."""
+    peer = Peer()
+    begun = frames.END_HEADERS | (0 if sent else frames.END_STREAM)
+    peer.server.receive(frame(frames.HEADERS, begun, 1, _block(peer, (*FIELDS, ("content-length", length)))))
+    for number, data in enumerate(sent, 1):
+        peer.server.receive(frame(frames.DATA, frames.END_STREAM if number == len(sent) else 0, 1, data))
+    assert bytes(peer.said).endswith(frames.reset(1, Fault.PROTOCOL_ERROR))
+    assert len(peer.calls) == bool(sent)
+
+
+def test_content_that_is_as_long_as_was_announced() -> None:
+    """Padding does not count."""
+    peer = Peer()
+    stream = peer.call(("content-length", "12"))
+    for flags in (frames.PADDED, frames.PADDED | frames.END_STREAM):
+        peer.server.receive(frame(frames.DATA, flags, stream, b"\2\0\0\0\0\1x\0\0"))
+    (call,) = peer.calls
+    assert (call.kept(), call.kept(), call.ended, call.is_over) == (b"x", b"x", True, False)
+
+
 @pytest.mark.parametrize(
     "sent, fault",
     [
         ((frame(frames.DATA, frames.END_STREAM, 1, b"\0\0\0"),), Fault.PROTOCOL_ERROR),
         ((frame(frames.DATA, frames.END_STREAM, 1, b""), frame(frames.DATA, 0, 1, b"x")), Fault.STREAM_CLOSED),
         ((frame(frames.HEADERS, frames.END_HEADERS, 1, b""),), Fault.PROTOCOL_ERROR),
+        ((frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 1, b"\x83"),), Fault.PROTOCOL_ERROR),
         ((frame(frames.WINDOW_UPDATE, 0, 1, bytes(4)),), Fault.PROTOCOL_ERROR),
         ((frames.window_update(1, frames.MOST_WINDOW),), Fault.FLOW_CONTROL_ERROR),
         ((frame(frames.DATA, 0, 1, bytes(16_384)),) * (RECEIVE_WINDOW // 16_384 + 1), Fault.FLOW_CONTROL_ERROR),
     ],
-    ids=["ends within a message", "data after the end", "headers amid", "no octets", "window too large", "too much"],
+    ids=[
+        "ends within a message",
+        "data after the end",
+        "headers amid",
+        "a method in the end",
+        "no octets",
+        "window too large",
+        "too much",
+    ],
 )
 def test_what_breaks_a_stream_leaves_its_connection(sent: tuple[bytes, ...], fault: Fault) -> None:
     """Section 5.4.2: the call is over for both, the next one is served."""

@@ -300,8 +300,9 @@ def test_streams_are_opened_once_and_in_order(stream: int) -> None:
     peer.server.receive(headers(peer, 5))
     said = frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream, block(peer))
     if stream == 5:
-        peer.server.receive(said)  # as trailers of that call, whatever they say
-        assert peer.calls[1].ended
+        peer.server.receive(said)  # trailers of that call that have no place there (section 8.1)
+        assert bytes(peer.said).endswith(frames.reset(5, Fault.PROTOCOL_ERROR))
+        assert len(peer.calls) == 2
         return
     with pytest.raises(ConnectionBroken) as broken:
         peer.server.receive(said)

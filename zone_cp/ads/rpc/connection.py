@@ -15,7 +15,8 @@ from hpack import Decoder
 from hpack.exceptions import HPACKError
 
 from zone_cp.ads.rpc import frames
-from zone_cp.ads.rpc.exchange import RECEIVE_WINDOW, Exchange, Fields, literal
+from zone_cp.ads.rpc.exchange import RECEIVE_WINDOW, Exchange
+from zone_cp.ads.rpc.fields import announced, checked, refusal, sorted_out
 from zone_cp.ads.rpc.frames import ConnectionBroken, Fault, StreamBroken
 
 CONNECTION_WINDOW = 4 * 1024 * 1024
@@ -38,11 +39,6 @@ _SETTINGS = {
 }
 _OPENING = frames.settings(_SETTINGS) + frames.window_update(0, CONNECTION_WINDOW - frames.FIRST_WINDOW)
 _PING = b"zonal..."
-_PSEUDO_FIELDS = frozenset({b":authority", b":method", b":path", b":scheme"})
-_CONNECTION_FIELDS = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
-_is_name = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-z]+").fullmatch
-_has_control = re.compile(rb"[\0\r\n]").search
-"""RFC 9113, section 8.2.1."""
 _resizes_often = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\0-\x7f]){3}").match
 """More changes of a table's size than a block has use for (RFC 7541, section 4.2); each costs as much as a field."""
 
@@ -287,13 +283,17 @@ class Connection:
             if exchange is not None:  # trailers
                 if not ends:
                     raise StreamBroken(Fault.PROTOCOL_ERROR, "headers in the middle of a call")  # noqa: TRY301
+                checked(fields)
                 exchange.half_close()
                 return
             if stream <= self._last:
                 self._late(fields)
                 return
             self._last = stream
-            pseudo, others = _sorted_out(fields)
+            pseudo, others = sorted_out(fields)
+            octets = announced(others)
+            if ends and octets:
+                raise StreamBroken(Fault.PROTOCOL_ERROR, "content was announced and is none")  # noqa: TRY301
         except StreamBroken as broken:
             self._break(stream, broken.fault)
             return
@@ -301,9 +301,10 @@ class Connection:
             self._break(stream, Fault.REFUSED_STREAM)
             return
         exchange = Exchange(self, stream, self._first_window, pseudo.get(b":path", b"").decode("latin-1"), others)
+        exchange.announced = octets
         self.exchanges[stream] = exchange
-        if (refusal := _refusal(pseudo, others)) is not None:
-            exchange.refuse(refusal)
+        if (answer := refusal(pseudo, others)) is not None:
+            exchange.refuse(answer)
             return
         self._begin(exchange)
         if ends and not exchange.is_over:
@@ -367,32 +368,3 @@ class Connection:
         exchanges, self.exchanges = self.exchanges, {}
         for exchange in exchanges.values():
             exchange.lose()
-
-
-def _sorted_out(fields: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], Fields]:
-    """Pseudo header fields, and all others. Raises StreamBroken where they are malformed (sections 8.2 and 8.3)."""
-    pseudo: dict[bytes, bytes] = {}
-    others: list[tuple[bytes, bytes]] = []
-    for field in fields:
-        name, value = field
-        if name[:1] == b":":
-            if others or name in pseudo or name not in _PSEUDO_FIELDS:
-                raise StreamBroken(Fault.PROTOCOL_ERROR, "a pseudo header field out of place")
-            pseudo[name] = value
-        elif not _is_name(name) or name in _CONNECTION_FIELDS:
-            raise StreamBroken(Fault.PROTOCOL_ERROR, "a header field that HTTP/2 has not")
-        else:
-            others.append(field)
-        if _has_control(value):
-            raise StreamBroken(Fault.PROTOCOL_ERROR, "a header field of more than one line")
-    if not (pseudo.keys() >= {b":method", b":scheme", b":path"} and pseudo[b":path"]):
-        raise StreamBroken(Fault.PROTOCOL_ERROR, "a pseudo header field is missing")
-    return pseudo, tuple(others)
-
-
-def _refusal(pseudo: dict[bytes, bytes], fields: Fields) -> bytes | None:
-    """What to answer to a request that is no gRPC, None when it is."""
-    if pseudo[b":method"] != b"POST":
-        return literal(":status", "405")
-    kind = dict(fields).get(b"content-type", b"")
-    return None if kind.startswith(b"application/grpc") else literal(":status", "415")

@@ -83,7 +83,8 @@ class Wire(Protocol):
 
 class Exchange:
     """See the module. path and fields are the request's (fields as they came: many calls share them); window: octets
-    that the client lets it send; limit: bytes that a message of the client may have.
+    that the client lets it send; limit: bytes that a message of the client may have; announced: octets that are still
+    to come of its content, None where it did not say.
 
     on_lost is called once, when the client resets the stream, breaks its rules or is gone before the call has ended;
     on_ready when more may be sent after `send` has said no; take with each message, or on_kept when nobody takes it;
@@ -91,8 +92,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_answered", "_head", "_held", "_kept", "_left", "_partial", "_room", "_trailers", "_wire", "ended", "fields",
-        "id", "is_over", "limit", "on_half_closed", "on_kept", "on_lost", "on_ready", "path", "take", "window",
+        "_answered", "_head", "_held", "_kept", "_left", "_partial", "_room", "_trailers", "_wire", "announced",
+        "ended", "fields", "id", "is_over", "limit", "on_half_closed", "on_kept", "on_lost", "on_ready", "path", "take",
+        "window",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, stream: int, window: int, path: str, fields: Fields) -> None:
@@ -102,6 +104,7 @@ class Exchange:
         self.path = path
         self.fields = fields
         self.limit = MAX_FIRST_BYTES
+        self.announced: int | None = None
         self.ended = False
         self.is_over = False
         self.take: Callable[[bytes], None] | None = None
@@ -125,6 +128,10 @@ class Exchange:
         self._room -= octets
         if self._room < 0:
             raise StreamBroken(Fault.FLOW_CONTROL_ERROR, "more was sent than the stream's window had")
+        if self.announced is not None:
+            self.announced -= len(data)
+            if self.announced < 0:
+                raise StreamBroken(Fault.PROTOCOL_ERROR, "more content than was announced")
         if self._trailers:
             return  # it has its answer, though not all of it has gone out
         if self._partial is None and data[:1] == b"\0" and int.from_bytes(data[1:5], "big") == len(data) - 5:
@@ -142,7 +149,8 @@ class Exchange:
         while len(held) >= 5 and not self._trailers:
             size = int.from_bytes(held[1:5], "big")
             if held[0]:
-                self._refuse(Status.UNIMPLEMENTED, "messages are taken as they are: send none compressed")
+                said = literal("grpc-accept-encoding", "identity")
+                self._refuse(Status.UNIMPLEMENTED, "messages are taken as they are: send none compressed", said)
             elif size > self.limit:
                 self._refuse(Status.RESOURCE_EXHAUSTED, f"a message of {size} bytes: here it may have {self.limit}")
             elif len(held) < 5 + size:
@@ -177,9 +185,9 @@ class Exchange:
         self._kept = self._partial = None
         self._hold(-self._held)
 
-    def _refuse(self, status: Status, message: str) -> None:
+    def _refuse(self, status: Status, message: str, more: bytes = b"") -> None:
         """End the call because of what the client sent."""
-        self.finish(status, message)
+        self.finish(status, message, more)
         self.on_lost()
         self.on_lost = _ignored
 
@@ -205,7 +213,7 @@ class Exchange:
         if self.ended:
             raise StreamBroken(Fault.STREAM_CLOSED, "it was ended before")
         self.ended = True
-        if self._partial is not None:
+        if self._partial is not None or self.announced:
             raise StreamBroken(Fault.PROTOCOL_ERROR, "it ends within a message")
         self.on_half_closed()
 
@@ -285,15 +293,15 @@ class Exchange:
         self._left = left[cut:] if self._head or cut < len(left) else None
         wire.write(frames.in_frames(part, self.id, wire.max_frame))
 
-    def finish(self, status: Status, message: str = "") -> None:
-        """End the call, after what was sent: nothing follows."""
+    def finish(self, status: Status, message: str = "", more: bytes = b"") -> None:
+        """End the call, after what was sent: nothing follows. more: encoded fields beside the status."""
         if self.is_over or self._trailers:
             return
         fields = b"" if self._answered else _OK_FIELDS
         fields += literal("grpc-status", str(int(status)))
         if said := message[:REASON_CHARACTERS].strip(" "):  # a field that begins or ends with a blank is malformed
             fields += literal("grpc-message", quote(said, safe=_UNSAFE, errors="replace"))
-        self._trailers = fields
+        self._trailers = fields + more
         self._drop()
         if self._left is None:
             self._close()
