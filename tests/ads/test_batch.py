@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+import pytest
+
 from shared.pb.discovery_pb2 import DeltaDiscoveryResponse
+from zone_cp.ads import batch as module
 from zone_cp.ads.batch import MAX_CHUNK_BYTES, Batch, batches
 from zone_cp.xds.snapshot import CLUSTER
 from zone_cp.xds.wire import encode, piece
@@ -48,3 +53,42 @@ def test_a_group_is_split_by_size() -> None:
     found = batches(group)
     assert [one for batch in found for one in batch] == list(group)
     assert [len(batch) for batch in found] == [2, 2, 2, 1, 1]
+
+
+def test_what_is_remembered_is_bounded_by_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large the changes are: the oldest go first, and one that is too large alone stays until the next."""
+    monkeypatch.setattr(module, "GROUPS_BYTES", 10_000)
+    first, second = ((resource(name, 4_000),) for name in "ab")
+    kept = [batches(first), batches(second), batches(first)]
+    assert kept[0] is kept[2]
+    huge = (resource("c", 20_000),)
+    (large,) = batches(huge)
+    assert batches(huge)[0] is large
+    assert batches(first) is not kept[0]
+    assert batches(huge)[0] is not large
+
+
+def test_changes_of_everything_leave_no_more_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty times all of many resources: the responses of the last ones are in memory, not of all sixteen."""
+    monkeypatch.setattr(module, "GROUPS_BYTES", 2_000_000)
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            for one in batches(tuple(resource(f"{number}-{n}", 1_000) for n in range(1_000))):
+                one.response(b"", b"")
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 4 * 2_000_000, held  # a resource is its body, its entry and that of its response
+
+
+def test_small_groups_are_bounded_in_number() -> None:
+    """Each costs more than its bytes."""
+    first = (resource("a"),)
+    kept = batches(first)
+    for number in range(module.GROUPS_KEPT):
+        assert batches(first) is kept
+        batches((resource(f"b{number}"),))
+    for number in range(module.GROUPS_KEPT):
+        batches((resource(f"c{number}"),))
+    assert batches(first) is not kept

@@ -6,13 +6,15 @@ themselves, not by whose they are: two proxies share it whenever their snapshots
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from zone_cp.xds.snapshot import Encoded
 
 MAX_CHUNK_BYTES = 384 * 1024
-GROUPS_KEPT = 16
-"""Groups of resources that are remembered with their responses; a whole first sync is one."""
+GROUPS_KEPT, GROUPS_BYTES = 16, 24 * 1024 * 1024
+"""Groups of resources that are remembered with their responses, and what their responses may have together; a whole
+first sync is one, and has 6 to 10 MB with 10,000 clusters. The newest one is kept whatever its size.
+"""
 
 
 class Batch(tuple[Encoded, ...]):  # noqa: SLOT001 - what is worked out is kept beside the members
@@ -47,7 +49,7 @@ class Batch(tuple[Encoded, ...]):  # noqa: SLOT001 - what is worked out is kept 
 
 def batches(upserts: tuple[Encoded, ...]) -> tuple[Batch, ...]:
     """Split by size: one response stays near MAX_CHUNK_BYTES, or is a single resource."""
-    return _split(_Same(upserts)) if upserts else ()
+    return _groups.split(upserts) if upserts else ()
 
 
 class _Same:
@@ -66,15 +68,40 @@ class _Same:
         return isinstance(other, _Same) and self.upserts == other.upserts
 
 
-@lru_cache(maxsize=GROUPS_KEPT)
-def _split(group: _Same) -> tuple[Batch, ...]:
+class _Groups:
+    """Groups that were split lately, the latest used last."""
+
+    def __init__(self) -> None:
+        self._kept: dict[_Same, tuple[int, tuple[Batch, ...]]] = {}
+        self._bytes = 0
+
+    def split(self, upserts: tuple[Encoded, ...]) -> tuple[Batch, ...]:
+        """As `batches`; at least one resource."""
+        key = _Same(upserts)
+        found = self._kept.pop(key, None)
+        if found is None:
+            found = _split(upserts)
+            self._bytes += found[0]
+        self._kept[key] = found
+        while len(self._kept) > GROUPS_KEPT or (self._bytes > GROUPS_BYTES and len(self._kept) > 1):
+            size, _ = self._kept.pop(next(iter(self._kept)))
+            self._bytes -= size
+        return found[1]
+
+
+def _split(upserts: tuple[Encoded, ...]) -> tuple[int, tuple[Batch, ...]]:
+    """Their octets together, and the batches."""
     out: list[Batch] = []
     chunk: list[Encoded] = []
-    size = 0
-    for encoded in group.upserts:
+    size = whole = 0
+    for encoded in upserts:
         if chunk and size + len(encoded.field) > MAX_CHUNK_BYTES:
             out.append(Batch(chunk))
+            whole += size
             chunk, size = [], 0
         chunk.append(encoded)
         size += len(encoded.field)
-    return (*out, Batch(chunk))
+    return whole + size, (*out, Batch(chunk))
+
+
+_groups = _Groups()
