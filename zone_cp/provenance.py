@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from zone_cp.ads.references import references_of
-from zone_cp.view.zone_view import ProxyView, Sources
+from zone_cp.view.sources import Sources, joined
+from zone_cp.view.zone_view import ProxyView
 from zone_cp.xds.snapshot import CLUSTER, LISTENER, SECRET, Encoded, Snapshot
 
 __all__ = ["causes", "users"]
@@ -20,8 +21,8 @@ __all__ = ["causes", "users"]
 
 def causes(snapshot: Snapshot, encoded: Encoded, proxy: ProxyView) -> Sources:
     """The events that a resource follows from, each once, the most particular first."""
-    behind = (event for user in users(snapshot, encoded) for event in user.sources)
-    return tuple(dict.fromkeys((*encoded.sources, *behind, *proxy.sources)))
+    behind = (user.sources for user in users(snapshot, encoded))
+    return joined(encoded.sources, *behind, proxy.sources)
 
 
 def users(snapshot: Snapshot, encoded: Encoded) -> Iterator[Encoded]:

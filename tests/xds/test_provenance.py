@@ -26,7 +26,8 @@ from tests.xds.test_fleet import act as played_act
 from zone_cp.provenance import causes
 from zone_cp.replay import RedactedSecrets
 from zone_cp.view.project import project, proxy_view
-from zone_cp.view.zone_view import ProxyView, Sources
+from zone_cp.view.sources import Sources
+from zone_cp.view.zone_view import ProxyView
 from zone_cp.xds.compile import compile_proxy
 from zone_cp.xds.fleet import situation_of
 from zone_cp.xds.inspect import short_type

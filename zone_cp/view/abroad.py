@@ -13,7 +13,6 @@ import msgspec
 from immutables import Map
 
 from shared.events.cross_mesh import CrossMeshHost, cross_mesh_hosts
-from shared.events.event import EventRef
 from shared.events.gateways import best_gateway
 from shared.events.state import Stored, ZoneState
 from shared.model.addresses import is_ip
@@ -21,6 +20,7 @@ from shared.model.builtin import is_builtin
 from shared.model.gateway import MeshGateway
 from shared.model.inbound import SERVICE_TAG
 from shared.model.resource import Dataplane, ResourceKey
+from zone_cp.view.sources import joined
 from zone_cp.view.touched import Touched
 from zone_cp.view.workloads import Instance, workloads_next
 from zone_cp.view.zone_view import AbroadView, Failure, MeshView
@@ -66,7 +66,7 @@ def _front(state: ZoneState, mesh: str, name: str) -> Instance | None:
         protocol="http",
         guarded=True,
         idle=idle if is_ip(address) else f"its address {address} is no IP",
-        sources=(stored.last,) if status is None else tuple(dict.fromkeys((stored.last, status.event))),
+        sources=(stored.last,) if status is None else joined((stored.last,), (status.event,)),
     )
 
 
@@ -109,8 +109,7 @@ def _abroad(state: ZoneState, meshes: Map[str, MeshView], host: CrossMeshHost) -
         return None
     names = state.own.names.get(host.key, Map())
     fronts = bound_fronts(other, host.gateway)
-    refs: list[EventRef] = [declared.stored.last, lease.event, *(names[name].event for name in sorted(names))]
-    refs += [*mesh.sources, *other.sources]
+    own = (declared.stored.last, lease.event, *(names[name].event for name in sorted(names)))
     return AbroadView(
         key=host.key,
         gateway=host.gateway,
@@ -120,7 +119,7 @@ def _abroad(state: ZoneState, meshes: Map[str, MeshView], host: CrossMeshHost) -
         services=_services(declared.stored, fronts),
         fronts=fronts,
         failure=_failure(mesh, other),
-        sources=tuple(dict.fromkeys(refs)),
+        sources=joined((), own, mesh.sources, other.sources),
     )
 
 

@@ -22,8 +22,9 @@ from shared.model.inbound import SERVICE_TAG
 from shared.model.resource import Dataplane, Labels, ResourceKey, Secret
 from shared.model.source import DataSource
 from zone_cp.view.hostnames import ANY_HOST, exactness
+from zone_cp.view.sources import Sources
 from zone_cp.view.touched import GATEWAY_KINDS, Touched
-from zone_cp.view.zone_view import DeclaredGateway, Failure, MeshView, Sources, TlsMaterial
+from zone_cp.view.zone_view import DeclaredGateway, Failure, MeshView, TlsMaterial
 
 T = TypeVar("T")
 

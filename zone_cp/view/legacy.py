@@ -18,6 +18,7 @@ from shared.model.resource import Endpoint, ExternalTls, ResourceKey
 from shared.model.successor import external_tls
 from shared.naming.sni import cluster_name, service_sni
 from zone_cp.view.materials import NOTHING, materials_of, secrets_named
+from zone_cp.view.sources import joined
 from zone_cp.view.zone_view import ExternalServiceView, Failure
 
 
@@ -42,7 +43,7 @@ def door_view(state: ZoneState, key: ResourceKey) -> ExternalServiceView | None:
         client_cert=None,
         client_key=None,
         failure=None if sound else parts[0].failure,
-        sources=tuple(dict.fromkeys(ref for one in parts for ref in one.sources)),
+        sources=joined((), *(one.sources for one in parts)),
         parts=parts,
     )
 
@@ -62,8 +63,8 @@ def _part(state: ZoneState, host: Host, door: Door, lease: Lease, member: Member
         failure = Failure("VipPending", f"no VIP of class {host.protocol_class} is leased yet")
     read = materials.sources if fault is None or tls is None else secrets_named(state, own, tls)
     # What a door speaks follows from all doors of its host.
-    others = (each.stored.last for other in host.doors for each in other.members)
-    refs = (member.stored.last, lease.event, *(names[name].event for name in sorted(names)), *read, *others)
+    others = tuple(each.stored.last for other in host.doors for each in other.members)
+    named = tuple(names[name].event for name in sorted(names))
     return ExternalServiceView(
         key=door.key,
         mesh=own.mesh,
@@ -84,7 +85,7 @@ def _part(state: ZoneState, host: Host, door: Door, lease: Lease, member: Member
         extension=None,
         zone_pin=None,
         failure=failure,
-        sources=tuple(dict.fromkeys(refs)),
+        sources=joined((member.stored.last,), (lease.event,), named, read, others),
         service=door.service,
     )
 

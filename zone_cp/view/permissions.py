@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shared.model.policy import SpiffeMatch, is_meant
 from zone_cp.view.policies import Permission, spelled
+from zone_cp.view.sources import joined
 
 
 def both(one: Permission | None, other: Permission | None) -> Permission | None:
@@ -12,7 +13,7 @@ def both(one: Permission | None, other: Permission | None) -> Permission | None:
         return one or other
     allow = {met for mine in one.allow for theirs in other.allow if (met := _met(mine, theirs)) is not None}
     deny = {*one.deny, *other.deny}
-    sources = tuple(dict.fromkeys((*one.sources, *other.sources)))
+    sources = joined(one.sources, other.sources)
     by = tuple(sorted({*one.by, *other.by}, reverse=True))
     on = one.on or other.on
     return Permission(tuple(sorted(deny, key=spelled)), tuple(sorted(allow, key=spelled)), sources, by, on)

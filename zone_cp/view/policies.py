@@ -41,6 +41,7 @@ from shared.model.route_policy import HttpRouteConf, HttpRouteItem, TcpRouteConf
 from shared.model.target import TargetRef
 from shared.model.traffic_permission import TrafficPermission
 from zone_cp.view.routing import HttpRouting, Origin, TcpRouting, http_routing, tcp_routing
+from zone_cp.view.sources import joined
 
 _KIND_RANK = {
     "Mesh": 1,
@@ -136,7 +137,7 @@ class Effective(msgspec.Struct, frozen=True, cache_hash=True):
     @property
     def sources(self) -> tuple[EventRef, ...]:
         """The events that a field which is set follows from, each once."""
-        return tuple(dict.fromkeys(event for _, event in self.origins))
+        return joined((), [event for _, event in self.origins])
 
 
 class Permission(msgspec.Struct, frozen=True):
@@ -211,9 +212,7 @@ def passing(policies: MeshPolicies, proxy: Dataplane) -> Passing | None:
     mode = next((one.conf.passthrough_mode for one in reversed(found) if one.conf.passthrough_mode is not None), None)
     matches = tuple(match for one in found for match in one.conf.append_match or ())
     conf = PassthroughConf(passthrough_mode=mode, append_match=tuple(dict.fromkeys(matches)))
-    return Passing(
-        found[-1].top, found[-1].zone, conf, tuple(dict.fromkeys(ref for one in found for ref in one.sources))
-    )
+    return Passing(found[-1].top, found[-1].zone, conf, joined((), *(one.sources for one in found)))
 
 
 def is_for_all(top: TargetRef) -> bool:

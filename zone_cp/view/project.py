@@ -30,6 +30,7 @@ from zone_cp.view.legacy import legacy_of
 from zone_cp.view.policies import Guard, MeshPolicies, Rule, effective, for_egress, mesh_policies, permission
 from zone_cp.view.services import readings, service_view
 from zone_cp.view.settings import legacy_ranges, on_demand_above, vip_ranges
+from zone_cp.view.sources import joined
 from zone_cp.view.touched import Touched, add_doors, dataplanes_touched, differing, touched_by
 from zone_cp.view.workloads import NO_WORKLOADS
 from zone_cp.view.zone_view import (
@@ -100,7 +101,7 @@ def proxy_view(state: ZoneState, proxy: str) -> ProxyView | None:
         stored.resource,
         status.features,
         status.system_ca_path,
-        tuple(dict.fromkeys((stored.last, status.event))),
+        joined((stored.last,), (status.event,)),
     )
 
 

@@ -11,7 +11,8 @@ from shared.model.resource import ORIGIN_LABEL, MeshExternalService, ResourceKey
 from shared.naming.sni import cluster_name, service_sni
 from zone_cp.view.legacy import door_view
 from zone_cp.view.materials import NOTHING, materials_of, secrets_named
-from zone_cp.view.zone_view import ExternalServiceView, Failure, Reading, joined
+from zone_cp.view.sources import joined
+from zone_cp.view.zone_view import ExternalServiceView, Failure, Reading
 
 
 def service_view(state: ZoneState, key: ResourceKey) -> ExternalServiceView | None:

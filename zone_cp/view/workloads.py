@@ -20,6 +20,7 @@ from shared.model.addresses import is_ip
 from shared.model.carried import carried_as, in_common
 from shared.model.inbound import PROTOCOL_TAG, SERVICE_TAG, Inbound, is_probed, listener_host
 from shared.model.resource import ZONE_LABEL, Dataplane, Labels, Outbound, Protocol, ResourceKey
+from zone_cp.view.sources import joined
 
 
 class Instance(msgspec.Struct, frozen=True):
@@ -157,7 +158,7 @@ def _instances(state: ZoneState, mesh: str, name: str) -> _Found:
         return {}
     status = state.own.proxies.get(f"{mesh}.{name}")
     online = status is not None and status.online and status.key == key
-    sources = (stored.last,) if status is None else tuple(dict.fromkeys((stored.last, status.event)))
+    sources = (stored.last,) if status is None else joined((stored.last,), (status.event,))
     found: _Found = {}
     for number, inbound in enumerate(stored.resource.networking.inbound):
         service = inbound.tags.get(SERVICE_TAG)

@@ -30,24 +30,13 @@ from shared.model.resource import (
 )
 from zone_cp.view.expiries import NO_EXPIRIES, Expiries
 from zone_cp.view.policies import NO_POLICIES, NOTHING_SAID, Effective, MeshPolicies, Permission
+from zone_cp.view.sources import Sources
 from zone_cp.view.workloads import NO_WORKLOADS, Instance, Workloads
 
 Origination: TypeAlias = Literal["egress", "sidecar"]
-Sources: TypeAlias = tuple[EventRef, ...]
-FEW_SOURCES = 8
 EXCLUSIVE = "exclusive-ports"
 Reading: TypeAlias = tuple[Literal["secret", "key"], str]
 """A Secret by its name, or a data key by its id."""
-
-
-def joined(first: Sources, further: Sources) -> Sources:
-    """Both, each event once; `first` has none twice. A few are compared sooner than hashed."""
-    if len(further) > FEW_SOURCES:
-        return tuple(dict.fromkeys((*first, *further)))
-    for one in further:
-        if one not in first:
-            first = (*first, one)
-    return first
 
 
 class Failure(msgspec.Struct, frozen=True):

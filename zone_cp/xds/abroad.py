@@ -23,7 +23,8 @@ from shared.events.cross_mesh import is_cross_mesh, port_meant
 from shared.model.resource import Outbound, ResourceKey
 from shared.naming import spiffe
 from zone_cp.view.policies import Effective
-from zone_cp.view.zone_view import AbroadView, Failure, MeshView, Sources, ZoneView
+from zone_cp.view.sources import Sources, joined
+from zone_cp.view.zone_view import AbroadView, Failure, MeshView, ZoneView
 from zone_cp.xds import defaults
 from zone_cp.xds import secrets as sds
 from zone_cp.xds.assembly import NO_PART, Part
@@ -89,7 +90,7 @@ class Abroad(msgspec.Struct, frozen=True):
         if first is None:
             return NO_PART
         name, tuning = routes_name(self.mesh.name), route_tuning(self.said, "http")
-        sources = _union(self.mesh.sources, self.said.sources, first[1].sources)
+        sources = joined(self.mesh.sources, self.said.sources, first[1].sources)
         return Part((encode(ROUTE, name, _routes(name, tuning), sources),))
 
     def chains(self) -> tuple[tuple[str, bytes], ...]:
@@ -100,7 +101,7 @@ class Abroad(msgspec.Struct, frozen=True):
     def sources(self) -> Sources:
         """What `chains` follow from."""
         found = (one.sources for _, one in sorted(self.mesh.abroad.items()))
-        return _union(*found, self.said.sources if self.mesh.abroad else ())
+        return joined((), *found, self.said.sources if self.mesh.abroad else ())
 
     def _port(self, host: AbroadView, port: int, failure: Failure | None) -> Iterator[Encoded]:
         name, gateway = cluster_name(host, port), host.gateway
@@ -111,16 +112,16 @@ class Abroad(msgspec.Struct, frozen=True):
             ids = tuple(spiffe.workload_id(gateway.mesh, one) for one in host.services or ("",))
             socket = abroad_socket(self.mesh.name, gateway.mesh, ids, _hostname(host))
             body += part(cluster.Cluster, "transport_socket", socket)
-        yield encode(CLUSTER, name, body, _union(host.sources, self.said.sources))
+        yield encode(CLUSTER, name, body, joined(host.sources, self.said.sources))
         ready = [one for one in host.fronts if not one.idle] if failure is None else []
         served = assignment(name, tuple(msgspec.structs.replace(one, port=port) for one in ready))
-        yield encode(ENDPOINT, name, served, _union(host.sources, *(one.sources for one in host.fronts)))
+        yield encode(ENDPOINT, name, served, joined(host.sources, *(one.sources for one in host.fronts)))
 
     def _listener(self, host: AbroadView, port: int, bind: tuple[str, int]) -> Encoded:
         name = f"outbound/{bind[0]}:{bind[1]}"
         only = chain((self._filter(host, str(port)),))
         body = listening(name, *bind, (only,), direction=core.TrafficDirection.OUTBOUND)
-        return encode(LISTENER, name, body, _union(host.sources, self.said.sources))
+        return encode(LISTENER, name, body, joined(host.sources, self.said.sources))
 
     def _filter(self, host: AbroadView, port: str) -> bytes:
         parties = msgspec.structs.replace(self.parties, destination=f"{host.gateway.mesh}/{host.gateway.name}")
@@ -205,10 +206,6 @@ def _trusted(mesh: str, source: SecretSource) -> str | Failure:
         return source.trust_bundle(mesh)
     except MaterialMissing as missing:
         return Failure("NoAuthority", missing.reason)
-
-
-def _union(*sources: Sources) -> Sources:
-    return tuple(dict.fromkeys(one for group in sources for one in group))
 
 
 @lru_cache(maxsize=4096)

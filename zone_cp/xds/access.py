@@ -28,6 +28,7 @@ from shared.model.policy import SpiffeMatch
 from shared.model.resource import ProtocolClass
 from shared.naming import sni, spiffe
 from zone_cp.view.policies import Permission
+from zone_cp.view.sources import joined
 from zone_cp.view.zone_view import ExternalServiceView, MeshView
 from zone_cp.xds import denial
 from zone_cp.xds.denial import as_name
@@ -61,8 +62,8 @@ def access_config(protocol_class: ProtocolClass, mesh: MeshView, also: Iterable[
     )
     guards = tuple(sorted(accepted, key=lambda guard: guard[0]))
     body = _body(name, protocol_class, mesh.name, guards, forbidden=mesh.forbid_external)
-    cited = (ref for service, permission in guarded for ref in (*service.sources, *permission.sources))
-    return encode(EXTENSION_CONFIG, name, body, tuple(dict.fromkeys((*mesh.sources, *cited))))
+    cited = [ref for service, permission in guarded for ref in (*service.sources, *permission.sources)]
+    return encode(EXTENSION_CONFIG, name, body, joined(mesh.sources, cited))
 
 
 def permitted(mesh: MeshView, service: ExternalServiceView) -> Permission | None:

@@ -16,7 +16,7 @@ from immutables import Map
 from shared.events.event import EventRef
 from shared.events.fold import drop, put
 from shared.events.state import Position
-from zone_cp.view.zone_view import Sources
+from zone_cp.view.sources import Sources
 from zone_cp.xds.snapshot import PUSH_ORDER, SECRET, Encoded, Snapshot, following
 
 PartKey: TypeAlias = tuple[int, str, str, str]

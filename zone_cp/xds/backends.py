@@ -16,6 +16,7 @@ from shared.events.event import EventRef
 from shared.model.resource import Labels, ProtocolClass, ResourceKey
 from shared.model.route_policy import BackendRef
 from zone_cp.view.routing import Origin
+from zone_cp.view.sources import joined
 from zone_cp.view.zone_view import ExternalServiceView, MeshView
 from zone_cp.xds import denial
 from zone_cp.xds.clusters import external_host
@@ -120,7 +121,7 @@ def shared_out(
             backends.append(outcome)
     if not backends and not closed:
         closed.append(Closed(1, MISSING, f"{named(origin)}: no backendRef has a weight"))
-    return Shares(tuple(backends), tuple(closed), tuple(dict.fromkeys(sources)))
+    return Shares(tuple(backends), tuple(closed), joined((), sources))
 
 
 def just(service: ExternalServiceView, judge: Judge) -> Shares:

@@ -22,7 +22,8 @@ from shared.model.endpoint_policy import HealthConf
 from shared.model.policy import OutlierConf
 from shared.model.resource import Endpoint, Protocol
 from zone_cp.view.policies import NOTHING_SAID, Effective
-from zone_cp.view.zone_view import ExternalServiceView, Failure, Sources, joined
+from zone_cp.view.sources import Sources, joined
+from zone_cp.view.zone_view import ExternalServiceView, Failure
 from zone_cp.xds import defaults
 from zone_cp.xds.cluster_policies import (
     cluster_part,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from shared.naming.spiffe import workload_id
-from zone_cp.view.zone_view import MeshView, Sources
+from zone_cp.view.sources import Sources, joined
+from zone_cp.view.zone_view import MeshView
 from zone_cp.xds import defaults
 from zone_cp.xds import secrets as sds
 from zone_cp.xds.secrets import MaterialMissing, SecretSource
@@ -34,13 +35,13 @@ def all_roots(meshes: Iterable[MeshView], source: SecretSource, because: Sources
     are not here is left out.
     """
     found: list[str] = []
-    sources = [*because]
+    sources = because
     for mesh in meshes:
         try:
             found.append(source.trust_bundle(mesh.name))
         except MaterialMissing:
             continue
-        sources += mesh.sources
+        sources = joined(sources, mesh.sources)
     if found:
         pem = "".join(one if one.endswith("\n") else f"{one}\n" for one in found)
-        yield sds.trust(defaults.TRUST_ALL, pem, tuple(dict.fromkeys(sources)))
+        yield sds.trust(defaults.TRUST_ALL, pem, sources)

@@ -18,6 +18,7 @@ from immutables import Map
 
 from shared.model.resource import ProtocolClass, ResourceKey, ZoneEgress
 from shared.naming import sni, spiffe
+from zone_cp.view.sources import joined
 from zone_cp.view.zone_view import ExternalServiceView, MeshView, ProxyView, ZoneView
 from zone_cp.xds.access import access_configs, permitted
 from zone_cp.xds.assembly import NO_PART, Part
@@ -139,9 +140,8 @@ def _mesh_parts(  # noqa: PLR0917 - as above
 def _listener(
     resource: ZoneEgress, view: ZoneView, meshes: Iterable[MeshView], access_log: str, proxy: ProxyView
 ) -> Encoded:
-    chains, sources = [], [*proxy.sources]
+    chains: list[bytes] = []
     for mesh in meshes:
-        sources += mesh.sources
         chains += [_chain(mesh.name, one, use, view.zone, access_log) for one, uses in USES.items() for use in uses]
     where, lazy = resource.networking, on_demand(view)
     inspector = pack(tls_inspector.TlsInspector())
@@ -154,7 +154,7 @@ def _listener(
         inspector=listener_filter("envoy.filters.listener.tls_inspector", inspector),
         matcher=matcher(_known(meshes, listed=lazy), on_demand=lazy),
     )
-    return encode(LISTENER, LISTENER_NAME, body, tuple(dict.fromkeys(sources)))
+    return encode(LISTENER, LISTENER_NAME, body, joined(proxy.sources, *(mesh.sources for mesh in meshes)))
 
 
 def _known(meshes: Iterable[MeshView], *, listed: bool) -> Known:

@@ -12,7 +12,8 @@ from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from zone_cp.extensions.registry import generated
-from zone_cp.view.zone_view import ExternalServiceView, Failure, Sources
+from zone_cp.view.sources import Sources, joined
+from zone_cp.view.zone_view import ExternalServiceView, Failure
 from zone_cp.xds import defaults
 from zone_cp.xds.clusters import service_cluster
 from zone_cp.xds.shape import part
@@ -41,7 +42,7 @@ def extend(service: ExternalServiceView, mesh_sources: Sources) -> Extended | Fa
     made = generated(service)
     if made is None or isinstance(made, Failure):
         return made
-    sources = tuple(dict.fromkeys((*service.sources, *mesh_sources)))
+    sources = joined(service.sources, mesh_sources)
     if made.cluster is not None:
         own = encode(CLUSTER, service.cluster, part(cluster.Cluster, "name", service.cluster) + made.cluster, sources)
     else:

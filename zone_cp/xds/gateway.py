@@ -6,7 +6,7 @@ tells the server name. What is wrong with one of them (a certificate that cannot
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -25,7 +25,8 @@ from shared.naming import spiffe
 from zone_cp.view.abroad import NO_MTLS
 from zone_cp.view.gateways import GatewayView, ListenerView, PortView, bound_gateway
 from zone_cp.view.policies import Effective
-from zone_cp.view.zone_view import Failure, MeshView, ProxyView, Sources, ZoneView
+from zone_cp.view.sources import Sources, joined
+from zone_cp.view.zone_view import Failure, MeshView, ProxyView, ZoneView
 from zone_cp.xds import defaults
 from zone_cp.xds.assembly import Part
 from zone_cp.xds.chains import chain, cross_mesh_socket, listener_filter, listening
@@ -139,7 +140,7 @@ def _resources(  # noqa: PLR0917 - as above
         yield _limits((), mesh.sources)
         return
     gateway = found.gateway
-    sources = tuple(dict.fromkeys((*proxy.sources, *mesh.sources, *mesh.legacy, *gateway.sources)))
+    sources = joined(proxy.sources, mesh.sources, mesh.legacy, gateway.sources)
     logged = Logged(gateway.service, access_log, view.zone)
     trusted = tuple(one for _, one in sorted(view.meshes.items()) if one.mtls and mesh.mtls)
     seat = _Seat(mesh, gateway, proxy, resource.networking.address, logged, resource, found, sources, trusted)
@@ -225,13 +226,11 @@ def _tls_chain(
     return chain((manager,), name=one.hostname, match=match, socket=socket)
 
 
-def _listener(
-    seat: _Seat, name: str, port: PortView, chains: tuple[bytes, ...], further: Iterable[EventRef]
-) -> Encoded:
+def _listener(seat: _Seat, name: str, port: PortView, chains: tuple[bytes, ...], further: list[EventRef]) -> Encoded:
     inspected = port.protocol in ("HTTPS", "TLS") or port.cross_mesh
     body = _listening(name, seat.address, port.port, chains, inspected=inspected)
-    materials = (event for one in port.listeners for each in one.certificates for event in each.sources)
-    return encode(LISTENER, name, body, tuple(dict.fromkeys((*seat.sources, *materials, *further))))
+    materials = (each.sources for one in port.listeners for each in one.certificates)
+    return encode(LISTENER, name, body, joined(seat.sources, *materials, further))
 
 
 @lru_cache(maxsize=1024)

@@ -26,8 +26,9 @@ from zone_cp.view.gateway_policies import for_listener
 from zone_cp.view.gateways import GatewayView
 from zone_cp.view.policies import Effective, Rule, at_large, effective, merged, targets
 from zone_cp.view.routing import Origin
+from zone_cp.view.sources import Sources, joined
 from zone_cp.view.workloads import selected
-from zone_cp.view.zone_view import ExternalServiceView, Failure, MeshView, Sources
+from zone_cp.view.zone_view import ExternalServiceView, Failure, MeshView
 from zone_cp.xds import defaults
 from zone_cp.xds.backends import DENIED, MISSING, SERVICE, Backend, Closed, Judge, Shares, named, resolved
 from zone_cp.xds.cluster_policies import cluster_part
@@ -164,7 +165,7 @@ class Destinations:
         if not found:
             closed.append(Closed(1, MISSING, f"{named(origin)}: {NO_BACKEND}"))
         backends = tuple(one.to for one in led if isinstance(one.to, Backend))
-        sources = tuple(dict.fromkeys(ref for one in found for ref in one.sources))
+        sources = joined((), *(one.sources for one in found))
         return Led(
             Shares(backends, tuple(closed), sources),
             tuple(one.protocol for one in led),

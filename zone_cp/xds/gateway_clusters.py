@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from msgspec.structs import replace
 
 from shared.events.event import EventRef
-from zone_cp.view.zone_view import ProxyView, Sources, ZoneView
+from zone_cp.view.sources import Sources, joined
+from zone_cp.view.zone_view import ProxyView, ZoneView
 from zone_cp.xds.gateway_backends import Destinations, Dialled, InMesh, Shared
 from zone_cp.xds.in_mesh import in_mesh_resources
 from zone_cp.xds.material import Served, serve
@@ -49,8 +50,7 @@ def gateway_clusters(
                 yield from _cited((served.cluster, *served.secrets), (*sources, *cited))
 
 
-def _cited(made: Iterable[Encoded], sources: Iterable[EventRef]) -> Iterator[Encoded]:
+def _cited(made: Iterable[Encoded], sources: Collection[EventRef]) -> Iterator[Encoded]:
     # Without the gateway and the route there would be none of it.
-    further = tuple(sources)
     for one in made:
-        yield replace(one, sources=tuple(dict.fromkeys((*one.sources, *further))))
+        yield replace(one, sources=joined(one.sources, sources))

@@ -14,7 +14,7 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from shared.naming import spiffe
 from zone_cp.view.gateways import GatewayView, PortView
-from zone_cp.view.zone_view import Sources
+from zone_cp.view.sources import Sources
 from zone_cp.xds import defaults
 from zone_cp.xds.shape import pack, part
 from zone_cp.xds.snapshot import ROUTE, Encoded

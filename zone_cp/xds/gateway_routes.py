@@ -25,7 +25,7 @@ from zone_cp.view.gateway_routing import host_routings, tcp_routings
 from zone_cp.view.gateways import ListenerView, PortView
 from zone_cp.view.policies import Effective, merged, with_routes
 from zone_cp.view.routing import HttpRouting
-from zone_cp.view.zone_view import Sources
+from zone_cp.view.sources import Sources
 from zone_cp.xds import defaults
 from zone_cp.xds.backends import Backend, Shares
 from zone_cp.xds.filters import MUTATION_FILTER, header_override

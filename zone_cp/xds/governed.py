@@ -8,7 +8,8 @@ import msgspec
 
 from shared.model.resource import Dataplane
 from zone_cp.view.policies import Effective, Rule, at_large, effective, for_proxy, particular
-from zone_cp.view.zone_view import ExternalServiceView, MeshView, Sources
+from zone_cp.view.sources import Sources, joined
+from zone_cp.view.zone_view import ExternalServiceView, MeshView
 from zone_cp.xds.backends import ANYONE, Shares, shared_out
 from zone_cp.xds.cluster_policies import cluster_part
 
@@ -31,8 +32,8 @@ class Governed(msgspec.Struct, frozen=True, dict=True):
         """The events of everything that is said, and of the services that it is said of one by one."""
         found: tuple[Effective | Shares, ...] = (self.at_large, *(said for _, said in self.particular))
         found += tuple(shares for _, shares in self.shared)
-        about = (event for service, _ in self.particular for event in service.sources)
-        return tuple(dict.fromkeys((*(event for said in found for event in said.sources), *about)))
+        about = (service.sources for service, _ in self.particular)
+        return joined((), *(said.sources for said in found), *about)
 
     def about(self, service: ExternalServiceView) -> Effective:
         """What is said about one service."""

@@ -19,7 +19,7 @@ from envoy_data_plane.envoy.extensions.filters.network.set_filter_state import v
 from envoy_data_plane.envoy.extensions.transport_sockets.internal_upstream import v3 as internal
 from envoy_data_plane.envoy.extensions.transport_sockets.raw_buffer import v3 as raw
 
-from zone_cp.view.zone_view import Sources
+from zone_cp.view.sources import Sources
 from zone_cp.xds import defaults
 from zone_cp.xds.chains import chain
 from zone_cp.xds.clusters import breakers

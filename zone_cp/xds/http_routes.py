@@ -23,7 +23,8 @@ from shared.model.route_policy import Match, PathRewrite, QueryMatch, RequestRed
 from shared.model.target import IntOrString
 from zone_cp.view.policies import Effective
 from zone_cp.view.routing import HttpRouting
-from zone_cp.view.zone_view import ExternalServiceView, MeshView, Sources
+from zone_cp.view.sources import Sources, joined
+from zone_cp.view.zone_view import ExternalServiceView, MeshView
 from zone_cp.xds import defaults
 from zone_cp.xds.backends import Backend, Judge, Shares, just, shared_out
 from zone_cp.xds.filters import MUTATION_FILTER, Hop, header_override
@@ -79,8 +80,7 @@ def planned(mesh: MeshView, service: ExternalServiceView, said: Effective, judge
     if not entries and said.tcp is not None:
         # A MeshTCPRoute holds for HTTP too while no MeshHTTPRoute does; requests are shared out, not connections.
         rest = shared_out(mesh, said.tcp.backends, said.tcp.origin, "http", judge)
-    groups = [rest.sources, *(one.sources for one in entries)]
-    sources = tuple(dict.fromkeys(ref for group in groups for ref in group))
+    sources = joined(rest.sources, *(one.sources for one in entries))
     tuning = route_tuning(said, service.protocol)
     return Plan(entries, rest, tuning, service.extension is not None, sources)
 

@@ -21,8 +21,9 @@ from shared.model.inbound import SERVICE_TAG
 from shared.model.resource import Labels, Protocol
 from shared.naming import spiffe
 from zone_cp.view.policies import Effective
+from zone_cp.view.sources import Sources, joined
 from zone_cp.view.workloads import Instance, WorkloadService, selected
-from zone_cp.view.zone_view import MeshView, Sources
+from zone_cp.view.zone_view import MeshView
 from zone_cp.xds import defaults
 from zone_cp.xds.chains import dialling_socket
 from zone_cp.xds.cluster_policies import cluster_part, connect_timeout, limits, outlier_detection, panic
@@ -74,7 +75,7 @@ def in_mesh_resources(
     body = _cluster(name, mesh.name, where, spoken(mesh, where), cluster_part(said), reason, tls=tls)
     served = endpoints(mesh, where, tls=tls)
     # What it is spoken to in follows from all who serve it.
-    yield encode(CLUSTER, name, body, tuple(dict.fromkeys((*served.sources, *said.sources))))
+    yield encode(CLUSTER, name, body, joined(served.sources, said.sources))
     yield served
 
 
@@ -130,8 +131,7 @@ def endpoints(mesh: MeshView, where: Destination, *, tls: bool) -> Encoded:
     if known is None or known[0] is not service:
         instances = tuple(selected(service, where.tags, guarded=tls))
         # Who gets no traffic is a cause as well: of being left out.
-        cited = (event for _, one in sorted(service.instances.items()) for event in one.sources)
-        sources = tuple(dict.fromkeys((*mesh.sources, *cited)))
+        sources = joined(mesh.sources, *(one.sources for _, one in sorted(service.instances.items())))
         known = (service, encode(ENDPOINT, name, assignment(name, instances), sources))
         if len(_remembered) >= REMEMBERED and key not in _remembered:
             del _remembered[next(iter(_remembered))]

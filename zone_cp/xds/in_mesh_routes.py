@@ -11,7 +11,8 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager i
 from shared.model.policy import GrpcRetry, HttpRetry
 from shared.model.resource import Protocol
 from zone_cp.view.policies import Effective
-from zone_cp.view.zone_view import MeshView, Sources
+from zone_cp.view.sources import Sources, joined
+from zone_cp.view.zone_view import MeshView
 from zone_cp.xds import defaults
 from zone_cp.xds.filters import UNTUNED, Logged, Tuning, manager, manager_filter, response_mapper, router_filter
 from zone_cp.xds.in_mesh import Destination, endpoints, spoken
@@ -24,7 +25,7 @@ from zone_cp.xds.wire import encode
 def outbound_routes(mesh: MeshView, where: Destination, said: Effective) -> Encoded:
     """The routes of a destination at a client: Kuma's default timeouts and retries, or what policies say."""
     name, protocol = where.cluster(mesh.name), spoken(mesh, where)
-    sources = tuple(dict.fromkeys((*endpoints(mesh, where, tls=mesh.mtls).sources, *said.sources)))
+    sources = joined(endpoints(mesh, where, tls=mesh.mtls).sources, said.sources)
     return encode(ROUTE, name, _outbound_routes(name, protocol, route_tuning(said, protocol)), sources)
 
 

@@ -14,6 +14,7 @@ from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector import v3 
 
 from shared.model.inbound import SERVICE_TAG, Inbound, application, listener_host
 from shared.model.resource import Dataplane, Protocol
+from zone_cp.view.sources import joined
 from zone_cp.view.workloads import inbound_protocol
 from zone_cp.view.zone_view import MeshView, ProxyView
 from zone_cp.xds import defaults
@@ -47,7 +48,7 @@ def inbound_resources(
     chains, inspector = _chains(mesh, door, logged)
     direction = core.TrafficDirection.INBOUND
     body = listening(door.name, host, inbound.port, chains, direction=direction, inspector=inspector)
-    sources = tuple(dict.fromkeys((*proxy.sources, *mesh.sources)))
+    sources = joined(proxy.sources, mesh.sources)
     yield encode(LISTENER, door.name, body, sources)
     yield encode(CLUSTER, door.name, _application(door, to_host, to_port), sources)
     if door.protocol != "tcp":

@@ -8,7 +8,8 @@ from typing import TypeAlias, TypeVar
 import msgspec
 
 from shared.model.kinds import tls_path
-from zone_cp.view.zone_view import ExternalServiceView, Failure, Sources, TlsMaterial
+from zone_cp.view.sources import Sources, joined
+from zone_cp.view.zone_view import ExternalServiceView, Failure, TlsMaterial
 from zone_cp.xds import secrets as sds
 from zone_cp.xds.clusters import Found, endpoint_failure, service_cluster
 from zone_cp.xds.extended import Extended, ExtraRoutes, extend
@@ -125,8 +126,7 @@ def resolve(service: ExternalServiceView, system_ca_path: str, source: SecretSou
 
 
 def _sources(service: ExternalServiceView, *materials: TlsMaterial) -> Sources:
-    cited = [one for material in materials for one in material.sources]
-    return tuple(dict.fromkeys(cited or service.sources))
+    return joined((), *(one.sources for one in materials)) or service.sources
 
 
 def _authority(service: ExternalServiceView, system_ca_path: str, source: SecretSource) -> _Found | Failure:

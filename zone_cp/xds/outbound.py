@@ -13,6 +13,7 @@ from shared.events.external_hosts import service_door
 from shared.model.inbound import SERVICE_TAG
 from shared.model.resource import Outbound, Protocol, protocol_class
 from zone_cp.view.policies import Effective
+from zone_cp.view.sources import joined
 from zone_cp.view.zone_view import ExternalServiceView, MeshView, ProxyView
 from zone_cp.xds.chains import chain, listening
 from zone_cp.xds.connection_policies import chain_tuning
@@ -46,7 +47,7 @@ def outbound_resources(
         only = _filter(mesh.name, where, protocol, replace(logged, stat_prefix=name), tuning)
         served = endpoints(mesh, where, tls=mesh.mtls).sources
         body = _listener(name, outbound.address, outbound.port, only, exclusive=proxy.exclusive)
-        yield encode(LISTENER, name, body, tuple(dict.fromkeys((*proxy.sources, *served, *said.sources))))
+        yield encode(LISTENER, name, body, joined(proxy.sources, served, said.sources))
 
 
 def outside(mesh: MeshView, outbound: Outbound) -> ExternalServiceView | None:

@@ -6,7 +6,7 @@ import msgspec
 
 from shared.model.resource import ProtocolClass
 from shared.naming import sni
-from zone_cp.view.zone_view import Sources
+from zone_cp.view.sources import Sources
 from zone_cp.xds import defaults
 from zone_cp.xds.chains import chain, class_filters
 from zone_cp.xds.filters import Hop, Logged, Share, Tuning, Where, proxy_among

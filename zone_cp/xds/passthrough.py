@@ -34,7 +34,8 @@ from shared.model.passthrough_policy import PassthroughMatch
 from shared.model.passthrough_rules import L7_PROTOCOLS
 from shared.model.resource import Dataplane
 from zone_cp.view.policies import passing
-from zone_cp.view.zone_view import MeshView, Sources
+from zone_cp.view.sources import Sources, joined
+from zone_cp.view.zone_view import MeshView
 from zone_cp.xds import defaults
 from zone_cp.xds.chains import chain
 from zone_cp.xds.clusters import http_options
@@ -83,7 +84,7 @@ def undeclared(mesh: MeshView, proxy: Dataplane) -> Undeclared:
 
 def undeclared_resources(out: Undeclared, sources: Sources) -> Iterator[Encoded]:
     """The clusters and routes that the redirect listener refers to."""
-    cited = tuple(dict.fromkeys((*sources, *out.sources)))
+    cited = joined(sources, out.sources)
     names = {out.rest, *(_CLUSTERS.get(one.protocol, defaults.PASSTHROUGH) for one in out.matches)}
     for name in sorted(names):
         yield encode(CLUSTER, name, _cluster(name), cited)

@@ -15,6 +15,7 @@ from immutables import Map
 
 from shared.model.resource import Dataplane, ResourceKey
 from zone_cp.view.policies import Effective
+from zone_cp.view.sources import joined
 from zone_cp.view.workloads import WorkloadService
 from zone_cp.view.zone_view import MeshView, ProxyView, ZoneView
 from zone_cp.xds.assembly import NO_PART, Part
@@ -56,7 +57,7 @@ def compile_proxyless(
 
 def _service(mesh: MeshView, name: str, said: Effective, proxy: ProxyView) -> Iterator[Encoded]:
     where = Destination(name)
-    sources = tuple(dict.fromkeys((*proxy.sources, *endpoints(mesh, where, tls=False).sources)))
+    sources = joined(proxy.sources, endpoints(mesh, where, tls=False).sources)
     yield encode(LISTENER, name, _api_listener(name, where.cluster(mesh.name)), sources)
     yield outbound_routes(mesh, where, said)
     yield from in_mesh_resources(mesh, where, said, plain=True)

@@ -13,7 +13,8 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
 
 from shared.model.pem import REDACTED_PREFIX, certificates, key_pair_fault, private_key
 from zone_cp.identity.svid import Svid
-from zone_cp.view.zone_view import Sources, TlsMaterial
+from zone_cp.view.sources import Sources
+from zone_cp.view.zone_view import TlsMaterial
 from zone_cp.xds.shape import part
 from zone_cp.xds.snapshot import SECRET, Encoded
 from zone_cp.xds.wire import encode

@@ -6,6 +6,7 @@ import msgspec
 
 from shared.events.event import EventRef
 from shared.model.pem import server_pair
+from zone_cp.view.sources import joined
 from zone_cp.view.zone_view import Failure, TlsMaterial
 from zone_cp.xds import secrets as sds
 from zone_cp.xds.secrets import MaterialMissing, SecretSource
@@ -42,6 +43,6 @@ def shown(
         types.add(pair.key_type)
         name = f"server/{material.name}"
         names.append(name)
-        sources = tuple(dict.fromkeys((*material.sources, *further)))
+        sources = joined(material.sources, further)
         secrets.append(sds.key_pair(name, pair.chain, pair.key, sources))
     return Shown(tuple(names), tuple(secrets))

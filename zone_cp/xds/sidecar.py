@@ -23,7 +23,8 @@ from shared.model.kinds import is_legacy
 from shared.model.resource import Dataplane, Outbound, ProtocolClass, ResourceKey, TransparentProxying
 from shared.naming import sni, spiffe
 from zone_cp.view.policies import for_proxy, particular
-from zone_cp.view.zone_view import ExternalServiceView, Failure, MeshView, ProxyView, Sources, ZoneView
+from zone_cp.view.sources import Sources, joined
+from zone_cp.view.zone_view import ExternalServiceView, Failure, MeshView, ProxyView, ZoneView
 from zone_cp.xds import denial
 from zone_cp.xds.abroad import Abroad, chained, put_abroad
 from zone_cp.xds.assembly import NO_PART, Part
@@ -227,7 +228,7 @@ def _service_part(seat: _Seat, service: ExternalServiceView, served: Served | No
     shared = () if served is None else served.secrets
     if not seat.redirected:
         tuning = service_tuning(seat.said, service, seat.judged, replace(seat.parties, destination=service.name))
-        sources = _union(seat.mesh.sources, seat.said.sources_about(service))
+        sources = joined(seat.mesh.sources, seat.said.sources_about(service))
         shared += (_listener(seat, service, (service.vip, service.port), tuning, sources),)
     return Part(own, shared)
 
@@ -255,7 +256,7 @@ def _rest(seat: _Seat, source: SecretSource, extra: Sequence[ExtraRoutes]) -> It
         chosen = referenced(mesh, outbound, view.zone) or outside(mesh, outbound)
         if chosen is not None:
             tuning = service_tuning(said, chosen, judged, replace(seat.parties, destination=chosen.name))
-            sources = _union(proxy.sources, mesh.sources, said.sources_about(chosen))
+            sources = joined(proxy.sources, mesh.sources, said.sources_about(chosen))
             yield _listener(seat, chosen, (outbound.address, outbound.port), tuning, sources)
     yield from outbound_resources(
         mesh,
@@ -309,14 +310,14 @@ def _redirected(
     ]
     # The longest prefix wins: a service that needs a chain of its own has one for its VIP alone.
     ways += [_Way(one, (vip,), tuning) for vip, one, tuning in tuned_apart(said, mesh, judged, parties)]
-    sources = _union(proxy.sources, mesh.sources, mesh.legacy, seat.outlet.lost)
+    sources = joined(proxy.sources, mesh.sources, mesh.legacy, seat.outlet.lost)
     external = Tuning(logs=logs(said.at_large.log, replace(parties, destination="external")))
     port, abroad = redirect.redirect_port_outbound, seat.abroad
     body = _redirect_listener(seat.outlet, seat.legacy, tuple(ways), port, out, external, abroad.chains())
     found = [one for one in mesh.services.values() if one.sni in judged] if judged else []
     judged_ones = (one.judged_sources for one in sorted(found, key=lambda one: one.sni))
     yield encode(
-        LISTENER, REDIRECT_LISTENER, body, _union(sources, said.sources, out.sources, *judged_ones, abroad.sources)
+        LISTENER, REDIRECT_LISTENER, body, joined(sources, said.sources, out.sources, *judged_ones, abroad.sources)
     )
     yield from undeclared_resources(out, sources)
 
@@ -381,7 +382,7 @@ def _listener(
     permission = service.permission.sources if service.permission is not None and tuning.open is not None else ()
     door = _Door(service.protocol_class, service.sni, *bind, tuning, seat.proxy.exclusive)
     lost = outlet.lost if service.protocol_class == "tcp" else ()
-    return _explicit(outlet, door, _union(service.sources, sources, permission, lost))
+    return _explicit(outlet, door, joined(service.sources, sources, permission, lost))
 
 
 @lru_cache(maxsize=65536)
@@ -391,7 +392,3 @@ def _explicit(outlet: Outlet, door: _Door, sources: Sources) -> Encoded:
     direction = core.TrafficDirection.OUTBOUND
     body = listening(name, door.host, door.port, (only,), direction=direction, exclusive=door.exclusive)
     return encode(LISTENER, name, body, sources)
-
-
-def _union(*sources: Sources) -> Sources:
-    return tuple(dict.fromkeys(one for group in sources for one in group))

@@ -9,7 +9,7 @@ from immutables import Map
 
 from shared.events.state import Position
 from zone_cp.view.lineage import UNKNOWN, Lineage
-from zone_cp.view.zone_view import Sources
+from zone_cp.view.sources import Sources
 
 TYPE_PREFIX = "type.googleapis.com/"
 CLUSTER = TYPE_PREFIX + "envoy.config.cluster.v3.Cluster"

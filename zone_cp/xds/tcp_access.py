@@ -30,7 +30,7 @@ from envoy_data_plane.envoy.extensions.filters.network.set_filter_state import v
 from shared.model.policy import SpiffeMatch
 from shared.naming import sni
 from zone_cp.view.policies import Permission
-from zone_cp.view.zone_view import Sources
+from zone_cp.view.sources import Sources
 from zone_cp.xds.clusters import closed_body
 from zone_cp.xds.shape import part, scalar
 from zone_cp.xds.snapshot import CLUSTER, Encoded

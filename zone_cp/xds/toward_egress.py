@@ -6,7 +6,7 @@ all others (decision 26).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 
 from envoy_data_plane.envoy.config.cluster import v3 as cluster
@@ -17,7 +17,8 @@ from envoy_data_plane.google import protobuf as google
 
 from shared.events.event import EventRef
 from shared.model.resource import ProtocolClass
-from zone_cp.view.zone_view import EgressView, MeshView, Sources
+from zone_cp.view.sources import Sources, joined
+from zone_cp.view.zone_view import EgressView, MeshView
 from zone_cp.xds import defaults
 from zone_cp.xds.chains import egress_socket
 from zone_cp.xds.clusters import breakers, http_options
@@ -79,11 +80,11 @@ def share_clusters(mesh: MeshView, said: Governed) -> Iterator[Encoded]:
         yield share_cluster(mesh, sni, sources)
 
 
-def share_cluster(mesh: MeshView, sni: str, sources: Iterable[EventRef], reason: str = "") -> Encoded:
+def share_cluster(mesh: MeshView, sni: str, sources: Collection[EventRef], reason: str = "") -> Encoded:
     """The cluster of one service behind the zone egress; sources: why it is there; reason as in `egress_clusters`."""
     name = defaults.egress_share(sni)
     body = _cluster(name, "tcp", mesh.name, sni, reason)
-    return encode(CLUSTER, name, body, tuple(dict.fromkeys((*mesh.sources, *sources))))
+    return encode(CLUSTER, name, body, joined(mesh.sources, sources))
 
 
 @lru_cache(maxsize=64)
@@ -102,5 +103,5 @@ def _endpoints(egresses: tuple[EgressView, ...], mesh_sources: Sources) -> Encod
     )
     body = part(endpoint.ClusterLoadAssignment, "cluster_name", defaults.EGRESS_ENDPOINTS)
     body += part(endpoint.ClusterLoadAssignment, "endpoints", hosts) if hosts else b""
-    sources = tuple(dict.fromkeys((*mesh_sources, *(source for one in egresses for source in one.sources))))
+    sources = joined(mesh_sources, *(one.sources for one in egresses))
     return encode(ENDPOINT, defaults.EGRESS_ENDPOINTS, body, sources)

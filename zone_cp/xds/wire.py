@@ -13,7 +13,7 @@ from __future__ import annotations
 from functools import cache
 from hashlib import blake2b
 
-from zone_cp.view.zone_view import Sources
+from zone_cp.view.sources import Sources
 from zone_cp.xds.snapshot import Encoded
 
 LENGTH_DELIMITED = 2
