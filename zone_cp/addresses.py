@@ -11,7 +11,7 @@ It stands between the publisher and the guard, since what is offered follows fro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address, ip_network
 from typing import Protocol
 
@@ -31,7 +31,6 @@ from zone_cp.ads.hub import Hub
 from zone_cp.ads.names import DnsTable
 from zone_cp.ads.subscription import Subscription
 from zone_cp.publish import Delivery
-from zone_cp.quarantines import is_of_the_host
 from zone_cp.view.zone_view import ZoneView
 from zone_cp.xds.snapshot import LISTENER, Snapshot, following
 
@@ -42,6 +41,8 @@ PREFIX = "outbound/"
 KEYS = "dp."
 """What the keys of rows in the zone's status stream begin with."""
 CONDITION, TAKEN, CANNOT = "Listening", "AddressTaken", "CannotListen"
+OF_THE_HOST = ("cannot bind", "cannot listen", "Address already in use", "Permission denied", "unable to open file")
+"""How Envoy says that a listener's address, or the file of its access log, is not to be had on this host."""
 _IN_USE = ("in use", "errno=98")
 
 log = structlog.get_logger(__name__)
@@ -60,6 +61,16 @@ class _Taken(msgspec.Struct):
     since: str
 
 
+class _Trouble(msgspec.Struct):
+    """What one sidecar cannot listen at. taken: by listener; lost: listeners that Envoy dropped before their ACK was
+    here, and why; rival: who has the VIPs that it yields, "" while it yields none.
+    """
+
+    taken: dict[str, _Taken] = msgspec.field(default_factory=dict)
+    lost: dict[str, str] = msgspec.field(default_factory=dict)
+    rival: str = ""
+
+
 class Addresses:
     """present: the state and the view that are published, None before the first. stream: where rows go for global."""
 
@@ -75,9 +86,7 @@ class Addresses:
         self._stream = stream
         self._present = present
         self._offered: dict[str, Snapshot] = {}
-        self._taken: dict[str, dict[str, _Taken]] = {}
-        self._lost: dict[str, dict[str, str]] = {}
-        self._yields: dict[str, str] = {}
+        self._troubles: dict[str, _Trouble] = {}
         self._written: dict[str, bytes] = {}
         self._wake = asyncio.Event()
 
@@ -86,7 +95,8 @@ class Addresses:
     def offer(self, proxy: str, snapshot: Snapshot, leads_to: Snapshot | None = None) -> None:
         """See Delivery: without VIPs where it yields."""
         self._offered[proxy] = snapshot
-        if proxy in self._yields:
+        trouble = self._troubles.get(proxy)
+        if trouble is not None and trouble.rival:
             snapshot = leads_to = self._without_vips(snapshot)
         self._after.offer(proxy, snapshot, leads_to)
 
@@ -102,10 +112,6 @@ class Addresses:
         """See Delivery."""
         self._after.offer_dns(proxy, table)
 
-    async def acked(self, proxy: str, position: Position, timeout_seconds: float) -> object:
-        """See Delivery."""
-        return await self._after.acked(proxy, position, timeout_seconds)
-
     def forget(self, proxy: str) -> None:
         """What comes under its name next is another."""
         self._offered.pop(proxy, None)
@@ -115,11 +121,12 @@ class Addresses:
     # --- what proxies say ----------------------------------------------------------------------------------------
 
     def refused(self, proxy: str, nack: Nacked) -> bool:
-        """Take a NACK in; whether it is about addresses, and was heard the first time."""
-        if not is_of_the_host(nack):
+        """Take a NACK in; whether it is about what is to be had on the proxy's host, and so says nothing of others."""
+        if nack.type_url != LISTENER or not any(sign in nack.message for sign in OF_THE_HOST):
             return False
-        news = [self._take(proxy, name, version, nack.message.strip()) for name, version in nack.rejected]
-        return any(news)
+        for name, version in nack.rejected:
+            self._take(proxy, name, version, nack.message.strip())
+        return True
 
     def lost(self, proxy: str, said: ListenerLost) -> None:
         """The proxy's Envoy accepted a listener, and could not listen when it was ready for it."""
@@ -128,107 +135,106 @@ class Addresses:
             if (version := subscription.lose(name, reason)) is not None:
                 self._take(proxy, name, version, reason)
             elif name in subscription.known:  # its ACK comes on another stream
-                self._lost.setdefault(proxy, {})[name] = reason
+                self._troubles.setdefault(proxy, _Trouble()).lost[name] = reason
 
     def accepted(self, proxy: str, ack: Acked) -> None:
         """Take an ACK in: what is accepted is listened at."""
-        if ack.type_url != LISTENER or not (self._taken or self._lost):
+        trouble = self._troubles.get(proxy)
+        if trouble is None or ack.type_url != LISTENER:
             return
-        taken = self._taken.get(proxy, {})
-        got = [name for name, _ in ack.versions if taken.pop(name, None) is not None]
+        got = [name for name, _ in ack.versions if trouble.taken.pop(name, None) is not None]
         if got:
             log.info("listening again", proxy=proxy, listeners=got)
-            self._changed(proxy)
-            self._forgive(proxy, tuple(taken))
-        lost = self._lost.get(proxy, {})
-        for name, _ in ack.versions if lost else ():
-            if (reason := lost.pop(name, None)) is not None:
+            self._wake.set()
+            self._forgive(proxy, trouble, tuple(trouble.taken))
+        for name, _ in ack.versions:
+            if (reason := trouble.lost.pop(name, None)) is not None:
                 self.lost(proxy, ListenerLost(name=name, reason=reason))
 
     def gone(self, proxy: str) -> None:
-        """The proxy has no stream any more: another may have its place."""
-        self._lost.pop(proxy, None)
-        self._yields.pop(proxy, None)
-        if self._taken.pop(proxy, None) is not None or self._yields:
+        """The proxy has no stream any more: another may have its place, and it is tried anew when it is back."""
+        trouble = self._troubles.pop(proxy, None)
+        if trouble is not None or self._troubles:
             self._wake.set()
+        if trouble is not None and trouble.rival and (offered := self._offered.get(proxy)) is not None:
+            self.offer(proxy, offered)
 
-    def _take(self, proxy: str, name: str, version: str, reason: str) -> bool:
-        known = self._taken.setdefault(proxy, {}).get(name)
-        self._taken[proxy][name] = _Taken(version, reason, event_time() if known is None else known.since)
+    def _take(self, proxy: str, name: str, version: str, reason: str) -> None:
+        taken = self._troubles.setdefault(proxy, _Trouble()).taken
+        known = taken.get(name)
+        taken[name] = _Taken(version, reason, event_time() if known is None else known.since)
         if known is None:
             log.warning("address taken", proxy=proxy, listener=name, reason=reason)
             self._wake.set()
-        return known is None
-
-    def _changed(self, proxy: str) -> None:
-        if not self._taken.get(proxy, True):
-            del self._taken[proxy]
-        self._wake.set()
 
     # --- what follows --------------------------------------------------------------------------------------------
 
     def conditions(self, key: ResourceKey) -> tuple[StatusCondition, ...]:
         """What there is to say of a Dataplane."""
-        present = self._present()
-        status = next((one for one in present[0].own.proxies.values() if one.key == key), None) if present else None
-        taken = self._taken.get(status.proxy) if status is not None else None
-        if status is None or not taken:
-            return ()
-        since = min(one.since for one in taken.values())
-        name, told = self._told(status.proxy, taken)
-        return (StatusCondition(CONDITION, "False", name, told, since),)
+        return tuple(self._condition(proxy, trouble) for place, proxy, trouble in self._told() if place == key)
 
-    def _told(self, proxy: str, taken: Mapping[str, _Taken]) -> tuple[str, str]:
-        """The reason and the message."""
+    def _told(self) -> Iterator[tuple[ResourceKey, str, _Trouble]]:
+        """The Dataplanes of which there is something to say, and the proxies that they are."""
+        present = self._present()
+        if present is None:
+            return
+        for proxy, trouble in self._troubles.items():
+            status = present[0].own.proxies.get(proxy)
+            if status is not None and trouble.taken:
+                yield status.key, proxy, trouble
+
+    def _condition(self, proxy: str, trouble: _Trouble) -> StatusCondition:
+        taken, since = trouble.taken, min(one.since for one in trouble.taken.values())
         names = sorted(name for name, one in taken.items() if _in_use(one)) or sorted(taken)
         listed = ", ".join(name.removeprefix(PREFIX) for name in names[:TOLD])
         more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
         said = f"Envoy says: {taken[names[0]].reason}"
         if not _in_use(taken[names[0]]):
-            return CANNOT, f"it cannot listen at {listed}{more} as it should, on its host. {said}"
-        holder = self._yields.get(proxy) or self._holder(proxy, names)
+            told = f"it cannot listen at {listed}{more} as it should, on its host. {said}"
+            return StatusCondition(CONDITION, "False", CANNOT, told, since)
+        holder = trouble.rival or self._holder(proxy, names)
         who = f"proxy {holder}" if holder else "another process of its host"
-        yields = "; it is given no VIP while that is so" if proxy in self._yields else ""
-        return TAKEN, (
+        yields = "; it is given no VIP while that is so" if trouble.rival else ""
+        told = (
             f"{who} listens at {listed}{more}, and what its application sends there leaves as that one{yields}: give "
             f"each sidecar a network namespace or outbounds of its own. {said}"
         )
+        return StatusCondition(CONDITION, "False", TAKEN, told, since)
 
     async def run(self) -> None:
         """For ever: look who yields to whom, try again what is taken, and tell global."""
         await self._recall()
         while True:
-            for proxy in list(self._taken):
-                self._look(proxy)
+            for proxy, trouble in list(self._troubles.items()):
+                self._look(proxy, trouble)
             await self._record()
             try:
-                async with asyncio.timeout(TRY_SECONDS if self._taken or self._yields else None):
+                async with asyncio.timeout(TRY_SECONDS if self._troubles else None):
                     await self._wake.wait()
             except TimeoutError:
-                for proxy in [one for one in self._taken if one not in self._yields]:
-                    self._forgive(proxy, tuple(self._taken[proxy])[:1])
+                for proxy, trouble in self._troubles.items():
+                    if not trouble.rival:
+                        self._forgive(proxy, trouble, tuple(trouble.taken)[:1])
             self._wake.clear()
 
-    def _look(self, proxy: str) -> None:
+    def _look(self, proxy: str, trouble: _Trouble) -> None:
         """Bring what is said of a proxy up to date, and whether it yields."""
-        offered, taken = self._offered.get(proxy), self._taken[proxy]
+        offered, taken = self._offered.get(proxy), trouble.taken
         listeners = offered.resources.get(LISTENER, NOTHING) if offered is not None else NOTHING
         for name in [name for name in taken if name not in listeners]:
             del taken[name]
-        if not taken:
-            del self._taken[proxy]
-        before, after = self._yields.get(proxy, ""), self._rival(proxy, taken) if taken else ""
-        if before == after:
+        before, trouble.rival = trouble.rival, self._rival(proxy, taken) if taken else ""
+        if not (taken or trouble.lost or trouble.rival):
+            del self._troubles[proxy]
+        if before == trouble.rival:
             return
-        if after:
-            self._yields[proxy] = after
-            log.warning("proxy is given no VIPs", proxy=proxy, rival=after)
+        if trouble.rival:
+            log.warning("proxy is given no VIPs", proxy=proxy, rival=trouble.rival)
         else:
-            self._yields.pop(proxy)
             log.info("proxy is given VIPs again", proxy=proxy)
-        if offered is not None and bool(before) != bool(after):
+        if offered is not None and bool(before) != bool(trouble.rival):
             self.offer(proxy, offered)
-            self._forgive(proxy, tuple(taken))
+            self._forgive(proxy, trouble, tuple(taken))
 
     def _rival(self, proxy: str, taken: Iterable[str]) -> str:
         """The sidecar of the same host that has VIPs which this one was refused, "" where there is none.
@@ -236,7 +242,8 @@ class Addresses:
         Of two that have some of each other's, which happens when both are given them at once, the first by name stays.
         """
         other = self._holder(proxy, self._vips(taken))
-        if other and proxy < other and any(self._holds(proxy, one) for one in self._vips(self._taken.get(other, ()))):
+        theirs = self._troubles.get(other)
+        if theirs is not None and proxy < other and any(self._holds(proxy, one) for one in self._vips(theirs.taken)):
             return ""
         return other
 
@@ -279,13 +286,10 @@ class Addresses:
         vips = self._vips(snapshot.resources.get(LISTENER, NOTHING))
         return following(snapshot, snapshot.position, {LISTENER: dict.fromkeys(vips)})
 
-    def _forgive(self, proxy: str, names: tuple[str, ...]) -> None:
-        """Let these be sent again; the first of them goes to the end of those that wait."""
-        taken = self._taken.get(proxy, {})
+    def _forgive(self, proxy: str, trouble: _Trouble, names: tuple[str, ...]) -> None:
+        """Let these be sent again; they go to the end of those that wait."""
         for name in names:
-            if (one := taken.pop(name, None)) is None:
-                continue
-            taken[name] = one
+            one = trouble.taken[name] = trouble.taken.pop(name)
             for stream in self._hub.streams_of(proxy):
                 if (subscription := stream.xds.subscription(LISTENER)) is not None:
                     subscription.forgive(name, one.version)
@@ -301,14 +305,10 @@ class Addresses:
             log.warning("cannot look up what was said of addresses", error=str(error))
 
     def _rows(self) -> Iterator[tuple[str, bytes]]:
-        present = self._present()
-        for proxy in self._taken if present is not None else ():
-            status = present[0].own.proxies.get(proxy) if present is not None else None
-            if status is None or present is None:
-                continue
-            key, zone = status.key, present[0].zone
-            row = ServiceStatus(zone, key.mesh, key.name, "zone", "", 0, "", (), self.conditions(key), kind="Dataplane")
-            yield f"{KEYS}{key.mesh}.{key.zone or '_'}.{key.name}", msgspec.json.encode(row)
+        for key, proxy, trouble in self._told():
+            said = (self._condition(proxy, trouble),)
+            row = ServiceStatus(key.zone, key.mesh, key.name, "zone", "", 0, "", (), said, kind="Dataplane")
+            yield f"{KEYS}{key.mesh}.{key.zone}.{key.name}", msgspec.json.encode(row)
 
     async def _record(self) -> None:
         rows = dict(self._rows())

@@ -54,7 +54,6 @@ from zone_cp.keeping import Keeping, past_of
 from zone_cp.probes import Probes
 from zone_cp.progress import ZoneProgress
 from zone_cp.publish import EgressWatch, Publisher
-from zone_cp.quarantines import is_of_the_host
 from zone_cp.record import Recorder
 from zone_cp.refusals import RefusedServices
 from zone_cp.safety import Safety
@@ -366,8 +365,7 @@ class _Zone:
         self._recorder.record(lambda state: stale(state, self._life_id), SYSTEM)
 
     def _on_nack(self, proxy: str, nack: Nacked) -> None:
-        if is_of_the_host(nack):
-            self._addresses.refused(proxy, nack)
+        if self._addresses.refused(proxy, nack):
             return
         what = {"type_url": nack.type_url, "names": [name for name, _ in nack.rejected]}
         log.warning("proxy refused configuration", proxy=proxy, **what, reason=nack.message)

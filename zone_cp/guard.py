@@ -62,9 +62,6 @@ class Ads(Protocol):
     def forget(self, proxy: str) -> None:
         """Drop what was offered to a proxy that is another now, or gone for good."""
 
-    async def acked(self, proxy: str, position: Position, timeout_seconds: float) -> object:
-        """Wait until `proxy` answered all of a position. Raises TimeoutError."""
-
 
 class _Push(msgspec.Struct, frozen=True):
     """What there is for a proxy, and what it comes down to, where something is kept for a while still."""
@@ -196,10 +193,6 @@ class Guard:
         if self.held.pop(proxy, None) is not None:
             self._record(self._changes, SYSTEM)
         self._ads.forget(proxy)
-
-    async def acked(self, proxy: str, position: Position, timeout_seconds: float) -> object:
-        """See Ads."""
-        return await self._ads.acked(proxy, position, timeout_seconds)
 
     # --- what a held proxy is told nonetheless (`kept`) ----------------------------------------------------------
 

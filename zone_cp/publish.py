@@ -48,7 +48,7 @@ class Acking(Protocol):
         """Wait until `proxy` answered all of a position. Raises TimeoutError."""
 
 
-class Delivery(Acking, Protocol):
+class Delivery(Protocol):
     """What the publisher needs of the ADS server, or of what stands before it."""
 
     def offer(self, proxy: str, snapshot: Snapshot, leads_to: Snapshot | None = None) -> None:

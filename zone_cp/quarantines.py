@@ -6,7 +6,7 @@ takes a removal for it. It ends when the proxy that refused it is to have anothe
 it is tried again, once.
 
 What is refused because of the host and not of the resource (an address that is taken there) says nothing about other
-proxies and stays with the stream that heard it.
+proxies, and is not told here (`addresses`).
 """
 
 from __future__ import annotations
@@ -23,19 +23,12 @@ from zone_cp.ads.hub import Hub
 from zone_cp.ads.quarantine import Key, contains, without
 from zone_cp.follow import SYSTEM, Decided
 from zone_cp.xds.inspect import short_type
-from zone_cp.xds.snapshot import LISTENER, Encoded, Snapshot
+from zone_cp.xds.snapshot import Encoded, Snapshot
 
 QUARANTINES_MAX = 1_024
 """Of a zone; what is refused beyond it stays with the stream that heard it."""
-OF_THE_HOST = ("cannot bind", "cannot listen", "Address already in use", "Permission denied", "unable to open file")
-"""How Envoy says that a listener's address, or the file of its access log, is not to be had on this host."""
 
 log = structlog.get_logger(__name__)
-
-
-def is_of_the_host(nack: Nacked) -> bool:
-    """Whether an address is not to be had on the proxy's host, which says nothing of other proxies."""
-    return nack.type_url == LISTENER and any(sign in nack.message for sign in OF_THE_HOST)
 
 
 class Guilty(msgspec.Struct, frozen=True):
@@ -71,8 +64,6 @@ class Quarantines:
 
         moment_of: a moment at which the proxy was given a version, None where none is known.
         """
-        if is_of_the_host(nack):
-            return ()
         found = [(nack.type_url, name, version) for name, version in nack.rejected]
         new = tuple(key for key in found if key not in self._guilty)[: QUARANTINES_MAX - len(self._guilty)]
         for key in new:

@@ -143,7 +143,9 @@ async def test_it_says_who_has_it(world: World) -> None:
     """Envoy's words, the addresses, and the sidecar of the same address that holds them; told to global, too."""
     world.holds(A, *VIPS)
     assert world.refuses(B, VIPS[0])
-    assert not world.refuses(B, VIPS[0])  # the same again is no news
+    (first,) = world.addresses.conditions(ResourceKey("Dataplane", "default", "b", "east"))
+    assert world.refuses(B, VIPS[0])
+    assert world.addresses.conditions(ResourceKey("Dataplane", "default", "b", "east")) == (first,)  # no news
     await world.turn()
     said = world.said("b")
     assert said.startswith("Listening=False AddressTaken: proxy default.a listens at 242.0.0.1:80, and what")
@@ -171,6 +173,25 @@ async def test_who_yields_has_no_vips(world: World) -> None:
     assert VIPS[0] not in world.rejected(B)  # to be sent again
     world.accepts(B, VIPS[0])
     assert world.said("b") == ""
+
+
+async def test_who_gets_what_it_yields_after_all_has_all_again(world: World) -> None:
+    """An ACK that was on its way when its VIPs were taken back."""
+    world.holds(A, *VIPS)
+    world.refuses(B, VIPS[0])
+    await world.turn()
+    world.accepts(B, VIPS[0])
+    await world.turn()
+    assert (world.listeners(B), world.said("b")) == ({*VIPS, OWN}, "")
+
+
+async def test_who_comes_back_is_tried_anew(world: World) -> None:
+    """What a proxy without a stream yielded is there for it when it is back, though nothing else has changed."""
+    world.holds(A, *VIPS)
+    world.refuses(B, VIPS[0])
+    await world.turn()
+    world.addresses.gone(B)
+    assert world.listeners(B) == {*VIPS, OWN}
 
 
 async def test_of_two_that_share_one_yields(world: World) -> None:
@@ -210,7 +231,7 @@ async def test_other_reasons_of_the_host(world: World) -> None:
     assert world.refuses(B, OWN, message="cannot bind '127.0.0.1:80': Permission denied")
     said = "Listening=False CannotListen: it cannot listen at 127.0.0.1:7000 as it should, on its host. Envoy says: "
     assert world.said("b").startswith(said + "cannot bind")
-    assert not world.refuses(B, OWN, message="unable to open file '/nope/x': No such file or directory\n")
+    assert world.refuses(B, OWN, message="unable to open file '/nope/x': No such file or directory\n")
     assert world.said("b") == said + "unable to open file '/nope/x': No such file or directory"
     assert not world.refuses(B, OWN, message="no such filter")
 

@@ -106,9 +106,6 @@ class World:
     def forget(self, proxy: str) -> None:
         self.let.append((proxy, "forgotten"))
 
-    async def acked(self, proxy: str, position: Position, timeout_seconds: float) -> object:
-        raise NotImplementedError
-
 
 def holding(count: int) -> dict[str, str]:
     """What a client says it holds: so many clusters."""
