@@ -10,7 +10,7 @@ from immutables import Map
 
 from shared.events.state import Position
 from tests.conformance.contract import SERVICE, messages
-from zone_cp.ads.rpc.calls import Call, Method
+from zone_cp.ads.rpc.calls import Aborted, Call, Method
 from zone_cp.ads.rpc.exchange import Status
 from zone_cp.ads.server import Admission, Admitted, AdsServer, NodeInfo, Refused
 from zone_cp.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ROUTE, RUNTIME, SECRET, Encoded, Snapshot
@@ -69,11 +69,11 @@ class ConformancePlane:
         async def method(call: Call) -> None:
             request = message.FromString(await call.read() or b"")
             if not request.node:
-                await call.abort(Status.INVALID_ARGUMENT, "node is missing")
+                raise Aborted(Status.INVALID_ARGUMENT, "node is missing")
             try:
                 changed = change(request)
             except ValueError as error:
-                await call.abort(Status.INVALID_ARGUMENT, str(error))
+                raise Aborted(Status.INVALID_ARGUMENT, str(error)) from None
             self._changes += 1
             snapshot = Snapshot(Position(self._changes, 0), changed.resources, changed.versions)
             self._state[request.node] = snapshot

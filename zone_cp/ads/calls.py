@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from zone_cp.ads.facts import RemoteProtocolError
 from zone_cp.ads.hub import CLOSED, Stream
-from zone_cp.ads.rpc.calls import Call
+from zone_cp.ads.rpc.calls import Aborted, Call
 from zone_cp.ads.rpc.exchange import Status
 
 FIRST_REQUEST_SECONDS = 10.0
@@ -18,13 +18,13 @@ DRAINING = "the control plane is stopping: reconnect"
 
 
 async def first_message(call: Call) -> bytes:
-    """The first message; a call without one in time is aborted."""
+    """The first message; a call without one in time is aborted. Raises Aborted."""
     raw = None
     with suppress(TimeoutError):
         async with asyncio.timeout(FIRST_REQUEST_SECONDS):
             raw = await call.read()
     if raw is None:
-        await call.abort(Status.INVALID_ARGUMENT, "the stream ended before its first message")
+        raise Aborted(Status.INVALID_ARGUMENT, "the stream ended before its first message")
     return raw
 
 

@@ -33,7 +33,7 @@ from zone_cp.ads.facts import Acked, Nacked, RemoteProtocolError
 from zone_cp.ads.hub import CLOSED, LOST, Hub, NodeInfo, ProxyDelivery, Stream
 from zone_cp.ads.introduction import introduced
 from zone_cp.ads.names import DnsTable
-from zone_cp.ads.rpc.calls import Call, Method
+from zone_cp.ads.rpc.calls import Aborted, Call, Method
 from zone_cp.ads.rpc.exchange import Status
 from zone_cp.ads.rpc.listener import Listener
 from zone_cp.ads.rpc.secure import server_context
@@ -216,17 +216,17 @@ class AdsServer:
         self._count += 1
         order = self._count
         if self._draining:
-            await call.abort(Status.UNAVAILABLE, DRAINING)
+            raise Aborted(Status.UNAVAILABLE, DRAINING)
         try:
             node, request = introduced(variant.request, await first_message(call))
         except DecodeError:
-            await call.abort(Status.INVALID_ARGUMENT, "the first request could not be decoded")
+            raise Aborted(Status.INVALID_ARGUMENT, "the first request could not be decoded") from None
         except RemoteProtocolError as error:
-            await call.abort(Status.RESOURCE_EXHAUSTED, str(error))
+            raise Aborted(Status.RESOURCE_EXHAUSTED, str(error)) from None
         admitted = await self._admitted(node, call)
         call.admit()
         stream = Stream(node, admitted.proxy, f"{self._prefix}{order}", order, xds=variant.stream(), scope=scope)
-        older = await self._attached(stream, call)
+        older = self._attached(stream)
         reader = Reader(partial(self._read, stream, variant), stream.fail)
         writer = Writer(partial(self.hub.responses, stream), call.send, stream.fail)
         call.when_ready(writer.go_on)
@@ -249,27 +249,27 @@ class AdsServer:
             status, reason = outcome(stream)
             if status is not None:
                 await _silence(call, writer, tasks)
-                await call.abort(status, reason)
+                raise Aborted(status, reason)
         finally:
             self.hub.detach(stream)
             self._report_end(stream, reason)
             await _silence(call, writer, tasks)
 
-    async def _attached(self, stream: Stream, call: Call) -> Stream | None:
-        """Let the stream serve its proxy; returns the older one that it takes the place of."""
+    def _attached(self, stream: Stream) -> Stream | None:
+        """Let the stream serve its proxy; returns the older one that it takes the place of. Raises Aborted."""
         try:
             older = self.hub.attach(stream)
         except RemoteProtocolError as error:
-            await call.abort(Status.RESOURCE_EXHAUSTED, str(error))
+            raise Aborted(Status.RESOURCE_EXHAUSTED, str(error)) from None
         if older is stream:
-            await call.abort(Status.ABORTED, stream.reason)
+            raise Aborted(Status.ABORTED, stream.reason)
         return older
 
     async def _admitted(self, node: NodeInfo, call: Call) -> Admitted:
         admission = await self._admit(node, token_of(call))
         match admission:
             case Refused(status=status, reason=reason):
-                await call.abort(status, reason)
+                raise Aborted(status, reason)
             case Admitted():
                 return admission
         assert_never(admission)
@@ -307,31 +307,31 @@ class AdsServer:
     # -- CSDS -------------------------------------------------------------------------------------------------
 
     async def _status(self, call: Call) -> None:
-        await self._inspects(call)  # before anything of it is kept
+        self._inspects(call)  # before anything of it is kept
         raw: bytes | None = await first_message(call)
         while raw is not None:
-            await self._inspects(call)
+            self._inspects(call)
             try:
                 said = client_status(self.hub.streams(), ClientStatusRequest.FromString(raw))
             except DecodeError:
-                await call.abort(Status.INVALID_ARGUMENT, "the request could not be decoded")
+                raise Aborted(Status.INVALID_ARGUMENT, "the request could not be decoded") from None
             except NotUnderstood as error:
-                await call.abort(Status.INVALID_ARGUMENT, str(error))
+                raise Aborted(Status.INVALID_ARGUMENT, str(error)) from None
             await call.write(said.SerializeToString())
             raw = await call.read()
 
-    async def _inspects(self, call: Call) -> None:
+    def _inspects(self, call: Call) -> None:
         if not self._may_inspect(token_of(call)):
-            await call.abort(Status.PERMISSION_DENIED, "CSDS takes a token of the role admin")
+            raise Aborted(Status.PERMISSION_DENIED, "CSDS takes a token of the role admin")
 
     # -- agents -----------------------------------------------------------------------------------------------
 
     async def _attach(self, call: Call) -> None:
         if self._draining:
-            await call.abort(Status.UNAVAILABLE, DRAINING)
+            raise Aborted(Status.UNAVAILABLE, DRAINING)
         hello = self.agents.hello(await first_message(call))
         if hello is None:
-            await call.abort(Status.INVALID_ARGUMENT, "the first message of Attach must be a Hello")
+            raise Aborted(Status.INVALID_ARGUMENT, "the first message of Attach must be a Hello")
         admitted = await self._admitted(NodeInfo(hello.proxy), call)
         call.admit()
         agent = self.agents.attach(admitted.proxy, hello)

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from grpc import aio
 
 from zone_cp.ads.rpc import frames, listener
-from zone_cp.ads.rpc.calls import Call
+from zone_cp.ads.rpc.calls import Aborted, Call
 from zone_cp.ads.rpc.exchange import Status
 from zone_cp.ads.rpc.listener import Listener
 from zone_cp.ads.rpc.secure import server_context
@@ -54,7 +54,7 @@ class Methods:
         raise ValueError(f"broken for {dict(call.metadata)['who']}")
 
     async def refused(self, call: Call) -> None:
-        await call.abort(Status.PERMISSION_DENIED, "not for you: ünd")
+        raise Aborted(Status.PERMISSION_DENIED, "not for you: ünd")
 
     async def forever(self, call: Call) -> None:
         self.waiting.set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Coroutine
-from typing import Any, Never, TypeAlias
+from typing import Any, TypeAlias
 
 from zone_cp.ads.rpc.exchange import MAX_MESSAGE_BYTES, Exchange, Fields, Status
 
@@ -30,7 +30,7 @@ def seconds_of(fields: Fields) -> float | None:
 
 
 class Aborted(Exception):
-    """The call ends with this status and message."""
+    """The call ends with this status and message: for a method to raise."""
 
     def __init__(self, status: Status, message: str) -> None:
         """message: for the client's operator."""
@@ -108,10 +108,6 @@ class Call:
     def _written(self) -> None:
         if self._writing is not None and not self._writing.done():
             self._writing.set_result(None)
-
-    async def abort(self, status: Status, message: str) -> Never:
-        """End the call. Raises Aborted, which is to be let through."""
-        raise Aborted(status, message)
 
 
 def _ignored(_: bytes) -> None:

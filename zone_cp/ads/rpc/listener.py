@@ -55,7 +55,6 @@ class Listener:
         """methods: `/package.Service/Method` to what serves it."""
         self._methods = dict(methods)
         self._server: asyncio.Server | None = None
-        self._tls: ssl.SSLContext | None = None
         self._most = MAX_CONNECTIONS
         self._sockets: set[_Socket] = set()
         self._strangers: dict[_Socket, None] = {}
@@ -65,12 +64,13 @@ class Listener:
         self._tasks: set[asyncio.Task[None]] = set()
         self._watching: asyncio.TimerHandle | None = None
         self._stopping = False
+        self.tls: ssl.SSLContext | None = None
         self.buffer = memoryview(bytearray(READ_BYTES))
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Listen; returns the port (0 takes a free one). Raises OSError."""
         loop = asyncio.get_running_loop()
-        self._tls = tls
+        self.tls = tls
         self._most = _most_connections()
         where: dict[str, Any] = {"host": host.strip("[]"), "port": port}
         if (everywhere := _bound_everywhere(host, port)) is not None:
@@ -109,17 +109,6 @@ class Listener:
                     await self._gone.wait()
         for one in tuple(self._sockets):
             one.abort()
-
-    @property
-    def is_secure(self) -> bool:
-        """Whether TLS is spoken."""
-        return self._tls is not None
-
-    def secure(self) -> Secure:
-        """TLS for a new connection, where it is spoken."""
-        if self._tls is None:
-            raise RuntimeError("no TLS is spoken here")
-        return Secure(self._tls)
 
     def joined(self, one: _Socket) -> None:
         """A client has connected. Where there are too many, the oldest that has not begun a call has to go."""
@@ -221,7 +210,7 @@ class _Socket(asyncio.BufferedProtocol):
             raise TypeError("a socket's transport was expected")
         self._transport = transport
         transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
-        write = self._write_sealed if self._listener.is_secure else transport.write
+        write = transport.write if self._listener.tls is None else self._write_sealed
         self._connection = Connection(write, self._listener.begin)
         self._listener.joined(self)
 
@@ -230,12 +219,12 @@ class _Socket(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._quiet = 0
-        data = self._listener.buffer[:nbytes]
-        if not self._listener.is_secure:
+        data, tls = self._listener.buffer[:nbytes], self._listener.tls
+        if tls is None:
             self._take(bytes(data))
             return
         if self._secure is None:  # not before: it costs far more than a connection without a word
-            self._secure = self._listener.secure()
+            self._secure = Secure(tls)
         self._secure.feed(data)
         if self._secure.is_agreed:
             self._take_sealed(self._secure)
