@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from litestar import Response, get
@@ -21,6 +22,11 @@ from shared.model.kinds import KINDS
 from shared.model.policy import POLICY_KINDS, MeshTrafficPermission
 from shared.model.resource import Dataplane, ResourceKey
 
+Rows: TypeAlias = Callable[[ResourceStore, Stored], Awaitable[list[Any]]]
+"""The Dataplanes that are listed of one resource."""
+
+BOUND = "/meshes/{mesh}/meshgateways/{name}/dataplanes"
+"""Where the Dataplanes are listed that are bound to a MeshGateway."""
 MEANING = {"MeshGatewayRoute": "/meshes/{mesh}/meshgatewayroutes/{name}/dataplanes"} | {
     kind.name: f"/meshes/{{mesh}}/{kind.path}/{{name}}/_resources/dataplanes"
     for kind in KINDS
@@ -39,21 +45,13 @@ class BoundDataplane(msgspec.Struct, frozen=True):
 
 def gateway_routes(store: ResourceStore, own: str) -> list[HTTPRouteHandler]:
     """The routes of a plane; `own` is its zone, "" on global."""
-
-    @get("/meshes/{mesh:str}/meshgateways/{name:str}/dataplanes")
-    async def dataplanes(request: Call) -> Response[bytes]:
-        mesh, name = request.path_params["mesh"], request.path_params["name"]
-        wanted = request.query_params.get("zone")
-        for origin in dict.fromkeys((own, "")) if wanted is None else (wanted,):
-            key = ResourceKey("MeshGateway", mesh, name, origin)
-            if await store.get(key) is not None:
-                return await listed(request, partial(_bound, store, key))
-        raise Problem(404, "Not found", f"there is no MeshGateway {name} in mesh {mesh}")
-
-    return [dataplanes, *(_meant_by(store, own, kind, path) for kind, path in MEANING.items())]
+    return [
+        _route(store, own, "MeshGateway", BOUND, _bound),
+        *(_route(store, own, kind, path, _meant) for kind, path in MEANING.items()),
+    ]
 
 
-def _meant_by(store: ResourceStore, own: str, kind: str, path: str) -> HTTPRouteHandler:
+def _route(store: ResourceStore, own: str, kind: str, path: str, rows: Rows) -> HTTPRouteHandler:
     @get(path.replace("}", ":str}"))
     async def dataplanes(request: Call) -> Response[bytes]:
         mesh, name = request.path_params["mesh"], request.path_params["name"]
@@ -61,15 +59,15 @@ def _meant_by(store: ResourceStore, own: str, kind: str, path: str) -> HTTPRoute
         for origin in dict.fromkeys((own, "")) if wanted is None else (wanted,):
             stored = await store.get(ResourceKey(kind, mesh, name, origin))
             if stored is not None:
-                return await listed(request, partial(_meant, store, stored))
+                return await listed(request, partial(rows, store, stored))
         raise Problem(404, "Not found", f"there is no {kind} {name} in mesh {mesh}")
 
     return dataplanes
 
 
-async def _bound(store: ResourceStore, wanted: ResourceKey) -> list[Any]:
-    found = await _dataplanes(store, wanted.mesh)
-    return [_shown(key) for key, _, bound in found if bound is not None and bound.key == wanted]
+async def _bound(store: ResourceStore, gateway: Stored) -> list[Any]:
+    found = await _dataplanes(store, gateway.key.mesh)
+    return [_shown(key) for key, _, bound in found if bound is not None and bound.key == gateway.key]
 
 
 async def _meant(store: ResourceStore, policy: Stored) -> list[Any]:

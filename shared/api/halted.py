@@ -80,9 +80,10 @@ def halted_routes(plane: Reads | None, mend: str, zones: Tracer | None = None) -
 
 def _said(zones: Tracer | None) -> Iterator[tuple[str, Progress]]:
     """What every zone that whoever asks may see said last."""
-    for zone in zones.zones if zones is not None else ():
-        said = zones.progress(zone) if zones is not None and current_reader().sees_zone(zone) else None
-        if said is not None:
+    if zones is None:
+        return
+    for zone in zones.zones:
+        if current_reader().sees_zone(zone) and (said := zones.progress(zone)) is not None:
             yield zone, said
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.api.gateways import MEANING, BoundDataplane
+from shared.api.gateways import BOUND, MEANING, BoundDataplane
 from shared.api.halted import REASON_MAX
 from shared.api.openapi_history import history_paths
 from shared.api.openapi_parts import (
@@ -141,7 +141,7 @@ def _other_paths() -> dict[str, Any]:
         **_status_paths("meshexternalservices", "service"),
         **_status_paths("externalservices", "externalService"),
         **_status_paths("meshgateways", "meshGateway"),
-        "/meshes/{mesh}/meshgateways/{name}/dataplanes": _dataplanes_path("MeshGateway"),
+        BOUND: _dataplanes_path("MeshGateway"),
         **{path: _dataplanes_path(kind) for kind, path in MEANING.items()},
         "/proxies": rows("proxies", "ProxyRow"),
         "/status/dataplanes": rows("dataplaneStatuses", "ProxyStatus"),

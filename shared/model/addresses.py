@@ -73,15 +73,13 @@ def address_fault(address: str, allowed: tuple[str, ...] = (), reserved: tuple[s
         if (name == "localhost" or name.endswith(".localhost")) and not _within(IPv4Address("127.0.0.1"), allowed):
             return f"loopback is refused: {_HOW}"
         return None
-    if _within(ip, allowed):
-        return None
-    ip = _embedded(ip)
-    if _within(ip, allowed):
+    meant = _embedded(ip)
+    if _within(ip, allowed) or _within(meant, allowed):
         return None
     for network, what in _DANGEROUS:
-        if ip.version == network.version and ip in network:
+        if meant.version == network.version and meant in network:
             return f"{what} is refused: {_HOW}"
-    if _within(ip, reserved):
+    if _within(meant, reserved):
         return f"a VIP range is refused: {_HOW}"
     return None
 

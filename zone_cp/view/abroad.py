@@ -19,10 +19,10 @@ from shared.model.addresses import is_ip
 from shared.model.builtin import is_builtin
 from shared.model.gateway import MeshGateway
 from shared.model.inbound import SERVICE_TAG
-from shared.model.resource import Dataplane, ResourceKey
+from shared.model.resource import ResourceKey
 from zone_cp.view.sources import joined
 from zone_cp.view.touched import Touched
-from zone_cp.view.workloads import Instance, workloads_next
+from zone_cp.view.workloads import Instance, declared, workloads_next
 from zone_cp.view.zone_view import AbroadView, Failure, MeshView
 
 NO_MTLS = "mTLS must be enabled for crossMesh-enabled MeshGateways"
@@ -48,15 +48,10 @@ def _fronts(before: Map[str, Instance], state: ZoneState, mesh: str, names: Iter
 
 
 def _front(state: ZoneState, mesh: str, name: str) -> Instance | None:
-    key = ResourceKey("Dataplane", mesh, name, state.zone)
-    stored = state.own.resources.get(key)
-    resource = stored.resource if stored is not None else None
-    if stored is None or not isinstance(resource, Dataplane) or not is_builtin(resource):
+    known = declared(state, mesh, name)
+    if known is None or not is_builtin(known.resource):
         return None
-    status = state.own.proxies.get(f"{mesh}.{name}")
-    online = status is not None and status.online and status.key == key
-    address, gateway = resource.networking.address, resource.networking.gateway
-    idle = "" if online else "its proxy is not connected"
+    address, gateway = known.resource.networking.address, known.resource.networking.gateway
     return Instance(
         dataplane=name,
         address=address,
@@ -65,8 +60,8 @@ def _front(state: ZoneState, mesh: str, name: str) -> Instance | None:
         tags=gateway.tags if gateway is not None else Map(),
         protocol="http",
         guarded=True,
-        idle=idle if is_ip(address) else f"its address {address} is no IP",
-        sources=(stored.last,) if status is None else joined((stored.last,), (status.event,)),
+        idle=known.idle if is_ip(address) else f"its address {address} is no IP",
+        sources=known.sources,
     )
 
 
@@ -104,19 +99,19 @@ def _concerned(
 def _abroad(state: ZoneState, meshes: Map[str, MeshView], host: CrossMeshHost) -> AbroadView | None:
     """None while it has no VIP, or one of the meshes is not there."""
     lease, mesh, other = state.own.leases.get(host.key), meshes.get(host.key.mesh), meshes.get(host.gateway.mesh)
-    declared = other.gateways.get(host.gateway) if other is not None else None
-    if lease is None or mesh is None or other is None or declared is None:
+    gateway = other.gateways.get(host.gateway) if other is not None else None
+    if lease is None or mesh is None or other is None or gateway is None:
         return None
     names = state.own.names.get(host.key, Map())
     fronts = bound_fronts(other, host.gateway)
-    own = (declared.stored.last, lease.event, *(names[name].event for name in sorted(names)))
+    own = (gateway.stored.last, lease.event, *(names[name].event for name in sorted(names)))
     return AbroadView(
         key=host.key,
         gateway=host.gateway,
         vip=lease.ip,
         hostnames=tuple(sorted(names)),
         listeners=host.listeners,
-        services=_services(declared.stored, fronts),
+        services=_services(gateway.stored, fronts),
         fronts=fronts,
         failure=_failure(mesh, other),
         sources=joined((), own, mesh.sources, other.sources),
@@ -125,8 +120,8 @@ def _abroad(state: ZoneState, meshes: Map[str, MeshView], host: CrossMeshHost) -
 
 def bound_fronts(mesh: MeshView, gateway: ResourceKey) -> tuple[Instance, ...]:
     """The builtin gateways of a mesh in this zone that are bound to a MeshGateway, by name."""
-    declared = [one.stored for one in mesh.gateways.values()]
-    found = ((one, best_gateway(declared, one.tags)) for _, one in sorted(mesh.fronts.items()))
+    gateways = [one.stored for one in mesh.gateways.values()]
+    found = ((one, best_gateway(gateways, one.tags)) for _, one in sorted(mesh.fronts.items()))
     return tuple(one for one, best in found if best is not None and best.key == gateway)
 
 

@@ -8,19 +8,18 @@ seen here: in-mesh traffic does not cross zones (that needs a ZoneIngress, which
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 from immutables import Map
 
-from shared.events.event import EventRef
 from shared.events.in_mesh import nobody_serves
 from shared.events.state import ZoneState
 from shared.model.addresses import is_ip
 from shared.model.carried import carried_as, in_common
 from shared.model.inbound import PROTOCOL_TAG, SERVICE_TAG, Inbound, is_probed, listener_host
 from shared.model.resource import ZONE_LABEL, Dataplane, Labels, Outbound, Protocol, ResourceKey
-from zone_cp.view.sources import joined
+from zone_cp.view.sources import Sources, joined
 
 
 class Instance(msgspec.Struct, frozen=True):
@@ -38,7 +37,7 @@ class Instance(msgspec.Struct, frozen=True):
     protocol: Protocol
     guarded: bool
     idle: str
-    sources: tuple[EventRef, ...]
+    sources: Sources
 
 
 class WorkloadService(msgspec.Struct, frozen=True):
@@ -59,6 +58,15 @@ class Workloads(msgspec.Struct, frozen=True):
 
 
 NO_WORKLOADS = Workloads()
+
+
+class Declared(NamedTuple):
+    """A Dataplane, why it gets no traffic as a whole ("" where it may), and the events that say so."""
+
+    resource: Dataplane
+    idle: str
+    sources: Sources
+
 
 _Found: TypeAlias = dict[tuple[str, int], Instance]
 """By service and number of the inbound."""
@@ -151,28 +159,34 @@ def _spoke(instances: Map[tuple[str, int], Instance], key: tuple[str, int]) -> P
     return known.protocol if known is not None else None
 
 
-def _instances(state: ZoneState, mesh: str, name: str) -> _Found:
+def declared(state: ZoneState, mesh: str, name: str) -> Declared | None:
+    """A Dataplane of the zone; None where there is none."""
     key = ResourceKey("Dataplane", mesh, name, state.zone)
     stored = state.own.resources.get(key)
     if stored is None or not isinstance(stored.resource, Dataplane):
-        return {}
+        return None
     status = state.own.proxies.get(f"{mesh}.{name}")
     online = status is not None and status.online and status.key == key
     sources = (stored.last,) if status is None else joined((stored.last,), (status.event,))
+    return Declared(stored.resource, "" if online else "its proxy is not connected", sources)
+
+
+def _instances(state: ZoneState, mesh: str, name: str) -> _Found:
+    known = declared(state, mesh, name)
+    if known is None:
+        return {}
     found: _Found = {}
-    for number, inbound in enumerate(stored.resource.networking.inbound):
+    for number, inbound in enumerate(known.resource.networking.inbound):
         service = inbound.tags.get(SERVICE_TAG)
         if service and inbound.state != "Ignored":
-            found[service, number] = _instance(stored.resource, inbound, state.zone, online=online, sources=sources)
+            found[service, number] = _instance(known, inbound, state.zone)
     return found
 
 
-def _instance(
-    resource: Dataplane, inbound: Inbound, zone: str, *, online: bool, sources: tuple[EventRef, ...]
-) -> Instance:
+def _instance(known: Declared, inbound: Inbound, zone: str) -> Instance:
+    resource, idle, sources = known
     networking = resource.networking
     address = inbound.address or networking.advertised_address or networking.address
-    idle = "" if online else "its proxy is not connected"
     if not inbound.ready:
         probed = is_probed(inbound) and inbound.state == "NotReady"
         idle = "its service probe finds nobody who accepts connections" if probed else "its inbound is not ready"

@@ -134,9 +134,7 @@ def _outcome(
     service: ExternalServiceView | None, one: BackendRef, origin: Origin, protocol_class: ProtocolClass, judge: Judge
 ) -> Backend | Closed:
     if service is None:
-        wanted = one.name or ", ".join(f"{key}={value}" for key, value in sorted(one.labels.items()))
-        port = f" with port {one.port}" if one.port is not None else ""
-        return Closed(one.weight, MISSING, f"{named(origin)}: no MeshExternalService {wanted}{port} is here")
+        return Closed(one.weight, MISSING, f"{named(origin)}: {absent(one)}")
     if service.protocol_class != protocol_class:
         what = "HTTP requests" if protocol_class == "http" else "TCP connections"
         why = f"{service.name} has protocol {service.protocol}, {what} cannot be sent there"
@@ -149,6 +147,13 @@ def _judged(service: ExternalServiceView, weight: int, judge: Judge) -> Backend 
         what = f"access to {denial.kind_of(service.key)} {service.name} is denied to this workload"
         return Closed(weight, DENIED, f"{what}: {judge.why(service)}")
     return Backend(service.sni, service.cluster, external_host(service), weight)
+
+
+def absent(one: BackendRef) -> str:
+    """What a reader is told where there is no service that a reference means."""
+    wanted = one.name or ", ".join(f"{key}={value}" for key, value in sorted(one.labels.items()))
+    port = f" with port {one.port}" if one.port is not None else ""
+    return f"no MeshExternalService {wanted}{port} is here"
 
 
 def named(origin: Origin) -> str:

@@ -30,7 +30,7 @@ from zone_cp.view.sources import Sources, joined
 from zone_cp.view.workloads import selected
 from zone_cp.view.zone_view import ExternalServiceView, Failure, MeshView
 from zone_cp.xds import defaults
-from zone_cp.xds.backends import DENIED, MISSING, SERVICE, Backend, Closed, Judge, Shares, named, resolved
+from zone_cp.xds.backends import DENIED, MISSING, SERVICE, Backend, Closed, Judge, Shares, absent, named, resolved
 from zone_cp.xds.cluster_policies import cluster_part
 from zone_cp.xds.clusters import external_host
 from zone_cp.xds.connection_policies import verdicts
@@ -160,17 +160,13 @@ class Destinations:
     ) -> Led:
         """What references of a route come to."""
         found = [self._outcome(one, origin, listener, wanted) for one in references if one.weight]
-        closed = [one.to for one in found if isinstance(one.to, Closed)]
-        led = [one for one in found if not isinstance(one.to, Closed)]
         if not found:
-            closed.append(Closed(1, MISSING, f"{named(origin)}: {NO_BACKEND}"))
-        backends = tuple(one.to for one in led if isinstance(one.to, Backend))
-        sources = joined((), *(one.sources for one in found))
-        return Led(
-            Shares(backends, tuple(closed), sources),
-            tuple(one.protocol for one in led),
-            tuple(one.held for one in led),
-        )
+            nowhere = Closed(1, MISSING, f"{named(origin)}: {NO_BACKEND}")
+            return Led(Shares(closed=(nowhere,)), (), ())
+        led = [(one, one.to) for one in found if isinstance(one.to, Backend)]
+        closed = tuple(one.to for one in found if isinstance(one.to, Closed))
+        shares = Shares(tuple(to for _, to in led), closed, joined((), *(one.sources for one in found)))
+        return Led(shares, tuple(one.protocol for one, _ in led), tuple(one.held for one, _ in led))
 
     def _outcome(self, one: BackendRef, origin: Origin, listener: Told, wanted: ProtocolClass) -> _Outcome:
         if one.kind == SERVICE:
@@ -178,9 +174,7 @@ class Destinations:
             self._services.add((SERVICE, one.name or ""))
             service = resolved(self.mesh, one, origin.key.zone)
             if service is None:
-                sought = one.name or ", ".join(f"{key}={value}" for key, value in sorted(one.labels.items()))
-                port = f" with port {one.port}" if one.port is not None else ""
-                return _Outcome(self._missing(one, origin, f"no MeshExternalService {sought}{port} is here"))
+                return _Outcome(self._missing(one, origin, absent(one)))
             return self._external(service, one, origin, listener, wanted)
         name = one.name or ""
         place = service_door(self.mesh.name, name)
@@ -223,7 +217,7 @@ class Destinations:
             return _Outcome(to, service.protocol, cited, listener.holding(service))
 
         cited = (*service.judged_sources, *said.sources)
-        why = f"{kind_of(service.key)} {service.service or service.name}"
+        why = _called(service)
         if wanted == "tcp" and service.protocol_class != "tcp":
             mismatch = f"{why} has protocol {service.protocol}, TCP connections cannot be sent there"
             return outcome(self._missing(one, origin, mismatch))
@@ -255,7 +249,7 @@ class Destinations:
     def close(self, service: ExternalServiceView, failure: Failure) -> None:
         """A service that routes lead to is closed."""
         field = f"{failure.field}: " if failure.field else ""
-        message = f"{kind_of(service.key)} {service.service or service.name} is closed: {field}{failure.message}"
+        message = f"{_called(service)} is closed: {field}{failure.message}"
         self.impaired.add(Impaired(service.sources[0], failure.reason, message))
 
     def _need(self, name: str, what: InMesh | Dialled | Shared, cited: Iterable[EventRef]) -> None:
@@ -267,3 +261,7 @@ def class_of(protocols: Iterable[Protocol]) -> Protocol:
     """What a route is, as far as policies tell protocols apart: gRPC where all of its backends are."""
     found = set(protocols)
     return "grpc" if found == {"grpc"} else "http"
+
+
+def _called(service: ExternalServiceView) -> str:
+    return f"{kind_of(service.key)} {service.service or service.name}"

@@ -50,9 +50,8 @@ FORBIDS = "denied/mesh_forbids_MeshExternalServices"
 NOT_ALLOWED = "denied/no_MeshTrafficPermission_allows_this_workload"
 NOT_ALLOWED_BY: Mapping[tuple[str, ...], str] = MappingProxyType(
     {
-        ("TrafficPermission",): "denied/no_TrafficPermission_allows_this_workload",
-        ("TrafficPermission", "MeshTrafficPermission"): "denied/no_TrafficPermission_or_MeshTrafficPermission_allows"
-        "_this_workload",
+        by: f"denied/no_{'_or_'.join(by)}_allows_this_workload"
+        for by in (("TrafficPermission",), ("TrafficPermission", "MeshTrafficPermission"))
     }
 )
 """The same of services that other kinds of permission guard, by those kinds."""
