@@ -14,7 +14,8 @@ from shared.events.state import ZoneState
 from zone_cp.grace import judged, resolved
 from zone_cp.view.gateways import renewed_gateway
 from zone_cp.view.materials import renewed
-from zone_cp.view.zone_view import ExternalServiceView, MeshView, ZoneView, joined
+from zone_cp.view.sources import joined
+from zone_cp.view.zone_view import ExternalServiceView, MeshView, ZoneView
 
 
 def kept_view(kept: ZoneView, now: ZoneView, state: ZoneState) -> ZoneView:

@@ -9,7 +9,8 @@ from shared.events.fault import data_sources, find_secret, inline_text
 from shared.events.state import Stored, ZoneState
 from shared.model.kinds import is_legacy
 from shared.model.resource import DataSource, ExternalTls, ResourceKey, Secret
-from zone_cp.view.zone_view import ExternalServiceView, TlsMaterial, joined
+from zone_cp.view.sources import joined
+from zone_cp.view.zone_view import ExternalServiceView, TlsMaterial
 
 
 class Materials(msgspec.Struct, frozen=True):

@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
-from zone_cp.ads.rpc.exchange import MAX_MESSAGE_BYTES, Exchange, Fields, Status
+from zone_cp.ads.rpc.exchange import MAX_MESSAGE_BYTES, Exchange, Status
+from zone_cp.ads.rpc.fields import Fields
 
 Method: TypeAlias = "Callable[[Call], Coroutine[Any, Any, None]]"
 """Serves one call; the call ends as it does: OK when it returns, Aborted with that status."""

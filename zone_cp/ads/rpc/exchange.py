@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Protocol, TypeAlias
+from typing import Protocol
 from urllib.parse import quote
 
 from zone_cp.ads.rpc import frames
+from zone_cp.ads.rpc.fields import OK, Fields, literal
 from zone_cp.ads.rpc.frames import Fault, StreamBroken
 
 RECEIVE_WINDOW = 256 * 1024
@@ -29,8 +30,6 @@ KEPT_BYTES = 64
 REASON_CHARACTERS = 1_000
 """A longer grpc-message would not fit into a frame, nor into what clients take of header fields (8 KiB of grpcio)."""
 
-_OK_FIELDS = b"\x88\x0f\x10\x10application/grpc"
-"""HPACK: `:status: 200` by index, `content-type` by its index with a value that is not indexed."""
 _UNSAFE = "".join(chr(one) for one in range(0x20, 0x7F) if chr(one) != "%")
 
 
@@ -54,10 +53,6 @@ class Status(IntEnum):
     UNAVAILABLE = 14
     DATA_LOSS = 15
     UNAUTHENTICATED = 16
-
-
-Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
-"""Header fields: names and values."""
 
 
 class Wire(Protocol):
@@ -248,7 +243,7 @@ class Exchange:
             return True
         if not self._answered:
             self._answered = True
-            wire.write(wire.block(_OK_FIELDS, self.id, last=False))
+            wire.write(wire.block(OK, self.id, last=False))
         if size <= self.window and size <= wire.window and not wire.paused:
             self.window -= size
             wire.window -= size
@@ -297,7 +292,7 @@ class Exchange:
         """End the call, after what was sent: nothing follows. more: encoded fields beside the status."""
         if self.is_over or self._trailers:
             return
-        fields = b"" if self._answered else _OK_FIELDS
+        fields = b"" if self._answered else OK
         fields += literal("grpc-status", str(int(status)))
         if said := message[:REASON_CHARACTERS].strip(" "):  # a field that begins or ends with a blank is malformed
             fields += literal("grpc-message", quote(said, safe=_UNSAFE, errors="replace"))
@@ -320,24 +315,6 @@ class Exchange:
         self._answered = True
         self._trailers = fields
         self._close()
-
-
-def literal(name: str, value: str) -> bytes:
-    """A header field that no table is to remember (RFC 7541, section 6.2.2)."""
-    return b"\0" + _text(name) + _text(value)
-
-
-def _text(value: str) -> bytes:
-    raw = value.encode()
-    size = len(raw)
-    if size < 0x7F:
-        return bytes((size,)) + raw
-    rest, out = size - 0x7F, bytearray((0x7F,))
-    while rest >= 0x80:
-        out.append(rest & 0x7F | 0x80)
-        rest >>= 7
-    out.append(rest)
-    return bytes(out) + raw
 
 
 def _ignored() -> None:

@@ -1,13 +1,18 @@
-"""Fields: the header fields of a request, as HTTP/2 (RFC 9113, section 8) and gRPC have them. Pure."""
+"""Fields: the header fields of requests and answers, as HTTP/2 (RFC 9113, section 8) and gRPC have them. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TypeAlias
 
-from zone_cp.ads.rpc.exchange import Fields, literal
 from zone_cp.ads.rpc.frames import Fault, StreamBroken
 
+Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
+"""Names and values."""
+
+OK = b"\x88\x0f\x10\x10application/grpc"
+"""HPACK: `:status: 200` by index, `content-type` by its index with a value that is not indexed."""
 MAX_CONTENT_DIGITS = 15
 """Of a content-length: more than anybody sends."""
 _PSEUDO_FIELDS = frozenset({b":authority", b":method", b":path", b":scheme"})
@@ -64,3 +69,21 @@ def refusal(pseudo: dict[bytes, bytes], fields: Fields) -> bytes | None:
     if pseudo[b":method"] != b"POST":
         return literal(":status", "405")
     return None if _is_grpc(dict(fields).get(b"content-type", b"")) else literal(":status", "415")
+
+
+def literal(name: str, value: str) -> bytes:
+    """A header field that no table is to remember (RFC 7541, section 6.2.2)."""
+    return b"\0" + _text(name) + _text(value)
+
+
+def _text(value: str) -> bytes:
+    raw = value.encode()
+    size = len(raw)
+    if size < 0x7F:
+        return bytes((size,)) + raw
+    rest, out = size - 0x7F, bytearray((0x7F,))
+    while rest >= 0x80:
+        out.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    out.append(rest)
+    return bytes(out) + raw
