@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import resource
 import subprocess
@@ -239,6 +240,32 @@ def test_tracked_files_hold_no_secret_and_no_registry() -> None:
             if pattern.search(text)
         ]
     assert not found
+
+
+SYSTEM_PORTS = 200
+"""Ports from a whole system's base on that are its own."""
+
+
+def test_whole_systems_of_tests_stand_side_by_side() -> None:
+    """Two of them that run at once share neither ports nor VIPs, and no port is one that the kernel gives to clients.
+
+    VIPs follow from the base port, modulo 10,000 (`Loopback.vip_range`).
+    """
+    bases = {
+        str(path): node.value.value
+        for path in modules("tests")
+        for node in ast.parse((ROOT / path).read_text()).body
+        if isinstance(node, ast.Assign)
+        and [one.id for one in node.targets if isinstance(one, ast.Name)] == ["BASE_PORT"]
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, int)
+    }
+    assert len(bases) > 15
+    ordered = sorted(bases.values())
+    near = [(one, other) for one, other in itertools.pairwise(ordered) if other - one < SYSTEM_PORTS]
+    assert not near, {path: base for path, base in bases.items() if base in {*itertools.chain(*near)}}
+    assert ordered[-1] + SYSTEM_PORTS < 32_768
+    assert len({base % 10_000 // 100 for base in ordered}) == len(ordered)
 
 
 HELP = """

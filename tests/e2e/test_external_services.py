@@ -136,7 +136,7 @@ async def test_check_tls_is_made_by_the_egress_with_the_secrets_of_the_resource(
 
 async def test_check_tls_names_the_field(system: System) -> None:
     """Wrong CA, wrong name and no server at all: exit code 1 and the field that would mend it."""
-    https, dead = system.services.https, BASE_PORT + 900
+    https, dead = system.services.https, BASE_PORT + 90
     ca, other = ((system.certificates / f"{name}.pem").read_text() for name in ("ca", "other-ca"))
     client: dict[str, Any] = {
         name: {"secret": f"payments-client-{name[6:].lower()}"} for name in ("clientCert", "clientKey")
@@ -428,7 +428,7 @@ async def test_twenty_swaps_under_load_fail_no_request(system: System, tmp_path:
     TLS and protocol in place: clients on kept and on fresh connections get an answer to every request.
     """
     issuer = Issuer("swaps")
-    pair, port = issuer.issue(NAME, x509.DNSName(NAME)), BASE_PORT + 901
+    pair, port = issuer.issue(NAME, x509.DNSName(NAME)), BASE_PORT + 91
     planes = Planes(system, "east")
     with Servers() as servers:
 

@@ -22,7 +22,7 @@ from tests.xds.servers import Servers
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
-BASE_PORT = 28_000
+BASE_PORT = 28_200
 PORT = BASE_PORT + 90
 ADMIN = BASE_PORT + 91
 PROXY = "default.client"

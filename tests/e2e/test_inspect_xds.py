@@ -15,7 +15,7 @@ from grpc import aio, ssl_channel_credentials
 from tests.e2e.living import Living
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
-BASE_PORT = 26200
+BASE_PORT = 26_700
 SECONDS = 90.0
 
 

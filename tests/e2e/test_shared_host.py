@@ -24,7 +24,7 @@ BASE_PORT = 32_200
 WITHIN_SECONDS = 30.0
 MANY = 12
 CALLS = 40
-OWN_OUTBOUND = BASE_PORT + 950
+OWN_OUTBOUND = BASE_PORT + 90
 VIP_PORT = 8950
 
 DATAPLANE = """\
@@ -85,11 +85,11 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Livi
 
 async def second(system: Living) -> Process:
     text = DATAPLANE.format(
-        inbound=BASE_PORT + 951, application=BASE_PORT + 952, outbound=OWN_OUTBOUND, admin=BASE_PORT + 953
+        inbound=BASE_PORT + 91, application=BASE_PORT + 92, outbound=OWN_OUTBOUND, admin=BASE_PORT + 93
     )
     options = ["--dataplane", str(system.write("second.yaml", text, public=True))]
     token = system._issuer().dataplane_token("default", name="second", zone="east")
-    await system._proxy("east", "sidecar", token, options, BASE_PORT + 953, called="second")
+    await system._proxy("east", "sidecar", token, options, BASE_PORT + 93, called="second")
     return system._named["east-second"]
 
 
@@ -155,8 +155,8 @@ async def test_new_services_go_to_the_first_as_well(system: Living) -> None:
         "the first has all of the new ones",
         WITHIN_SECONDS,
     )
-    assert await vips(system, BASE_PORT + 953) == set()
-    assert f"outbound/127.0.0.1:{OWN_OUTBOUND}" in await listeners(BASE_PORT + 953)
+    assert await vips(system, BASE_PORT + 93) == set()
+    assert f"outbound/127.0.0.1:{OWN_OUTBOUND}" in await listeners(BASE_PORT + 93)
     assert len(first) > 3 * MANY
 
 
@@ -165,7 +165,7 @@ async def test_the_second_takes_over(system: Living) -> None:
     ip = await address(system)
     before = await vips(system, system.sidecar_admin("east"))
     await system.kill("east-sidecar")
-    await eventually(lambda: vips(system, BASE_PORT + 953), lambda found: found == before, "taken over", WITHIN_SECONDS)
+    await eventually(lambda: vips(system, BASE_PORT + 93), lambda found: found == before, "taken over", WITHIN_SECONDS)
     await eventually(lambda: said(system, "second"), lambda found: not found, "nothing is taken", WITHIN_SECONDS)
     assert await statuses(ip, VIP_PORT) == {403}
     await system.start_sidecar("east")
@@ -192,7 +192,7 @@ async def test_both_at_once(system: Living) -> None:
     await system.kill("east-sidecar")
     await system.kill("east-second")
     await asyncio.gather(system.start_sidecar("east"), second(system))
-    admins = (system.sidecar_admin("east"), BASE_PORT + 953)
+    admins = (system.sidecar_admin("east"), BASE_PORT + 93)
 
     async def shares() -> list[int]:
         return sorted([len(await vips(system, admin)) for admin in admins])

@@ -18,7 +18,7 @@ from tests.e2e.living import WITHIN_SECONDS, Living, left_behind
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
-BASE_PORT = 32_200
+BASE_PORT = 32_400
 HOST, PORT = "payments.ext.mesh", 8443
 PROBE = {"url": f"http://{HOST}:{PORT}/", "expect": 200}
 

@@ -16,7 +16,7 @@ from shared.demo.system import System
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
-BASE_PORT = 26_500
+BASE_PORT = 26_900
 MANY = 12
 SIDECAR, EGRESS = "default.app", ".egress"
 LATE, NO_USE = 5, 1
