@@ -101,7 +101,7 @@ def story(world: World) -> None:
         eventually(lambda where=where: reached(*where), f"the gateway at {where}", 30)  # type: ignore[misc]
     status, said = get(vip, 8082)
     assert (status, "has no cross-mesh listener at" in said["body"]) == (503, True), said
-    assert get(other, OPEN)[0] == 404
+    eventually(lambda: reached(other, OPEN), "the gateway by its other name", 30)
     assert get(OUTSIDE, 80)[0] == 200
     entry = {"type": "IP", "value": OUTSIDE, "port": 80, "protocol": "tcp"}
     spec = {"targetRef": {"kind": "Mesh"}, "default": {"passthroughMode": "Matched", "appendMatch": [entry]}}

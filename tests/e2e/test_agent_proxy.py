@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import dns.rcode
 import pytest
 
 from shared.demo import certificates, services
+from shared.demo.looking import eventually
 from shared.pb import agent_pb2 as pb
 from tests.agent.control_plane import CDS, LDS, WAIT_SECONDS, ControlPlane
 
@@ -268,27 +270,31 @@ async def test_renewed_token(world: World) -> None:
 
 async def test_requests_finish_before_the_stop(world: World) -> None:
     """A graceful stop lets a request under way have its answer, and waits no longer than it must."""
-    asked = asyncio.Event()
+    asked, draining = asyncio.Event(), asyncio.Event()
 
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         asked.set()
-        await asyncio.sleep(1)
+        await draining.wait()
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nlate")
         await writer.drain()
         writer.close()
 
     outside = await asyncio.start_server(slow, "127.0.0.1", 0)
     listen = world.free_port()
-    async with world.agent() as agent, outside:
-        await agent.wait_ready()
+    async with world.agent(drain_seconds=WAIT_SECONDS) as agent, outside:
+        ready = await agent.wait_ready()
         await world.plane.serve(CDS, CLUSTER, xds_cluster(outside.sockets[0].getsockname()[1]))
         await world.plane.serve(LDS, "out", xds_listener(listen, str(world.directory / "proxy" / "access.log")))
         await asyncio.wait_for(opened(listen), WAIT_SECONDS)
         request = asyncio.create_task(fetch(f"http://127.0.0.1:{listen}/"))
         await asyncio.wait_for(asked.wait(), WAIT_SECONDS)
-        assert await agent.end() == 0
+        ending = asyncio.create_task(agent.end())
+        state = partial(fetch, f"http://{ready['admin']}/ready")
+        await eventually(state, lambda told: told == (503, "DRAINING\n"), "Envoy drains", WAIT_SECONDS)
+        draining.set()
         assert await request == (200, "late")
+        assert await ending == 0
 
 
 async def test_observation(world: World, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from shared.history.bundle import write_bundle
 from shared.model.resource import ResourceKey
 from tests.builders import LogBuilder, ZoneBuilder, applied, at, dataplane, egress, generator, mes, mesh
 from tests.conftest import take_port
+from tests.xds.envoys import eventually
 from tests.xds.servers import Server, Servers
 
 pytestmark = pytest.mark.e2e
@@ -145,8 +146,7 @@ def test_nothing_is_left_when_it_is_interrupted(past: Path, tmp_path: Path) -> N
         print(line)
         if "the good end" in line:
             break
-    while not note.exists():
-        assert running.poll() is None
+    eventually(lambda: note.exists() or running.poll() is not None, "the check to run", SECONDS)
     _, shell, curl, _ = note.read_text().split()
     running.send_signal(signal.SIGINT)
     assert running.wait(SECONDS) == 1

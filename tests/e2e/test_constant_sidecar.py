@@ -94,6 +94,10 @@ class Redirected(Living):
         vip = await application.resolve(f"{name}.ext.mesh", self.dns)
         return (await application.get(vip, self.port, name)).status
 
+    async def reached(self, name: str) -> None:
+        """Wait until a service is answered by its name."""
+        await eventually(lambda: self.status_of(name), lambda status: status == 200, f"200 of {name}", WITHIN_SECONDS)
+
     async def intended(self, proxy: str) -> bool:
         """Whether a proxy's Envoy has what its zone says it was sent."""
         at = (
@@ -129,9 +133,7 @@ async def test_a_thousand_services_are_no_message_to_a_sidecar(tmp_path: Path) -
         await system.apply(system.service("pinned"))
         await system.settled(ZONE, lambda rows: "pinned" in rows, "the pinned service")
         await system.join()
-        await eventually(
-            lambda: system.status_of("pinned"), lambda status: status == 200, "the pinned service", WITHIN_SECONDS
-        )
+        await system.reached("pinned")
         explicit = partial(application.get, "127.0.0.1", system.pinned, "pinned")
         await eventually(explicit, lambda answer: answer.status == 200, "the explicit outbound", WITHIN_SECONDS)
         messages, resident = await system.messages(), await system.resident()
@@ -141,18 +143,16 @@ async def test_a_thousand_services_are_no_message_to_a_sidecar(tmp_path: Path) -
         assert await system.messages() == messages
         assert await system.resident() < RATIO * resident
         for name in ("many-0", "many-7", "many-500", "many-997", "pinned"):
-            assert await system.status_of(name) == 200, name
+            await system.reached(name)
         assert await system.messages() == messages
         egress = await system.admin(ZONE, system.egress_admin(ZONE), "/clusters")
         assert len(re.findall(r"^mes/.+::observability_name::", egress.text, re.MULTILINE)) < MANY
 
-        assert await system.intended(".egress")
+        await eventually(lambda: system.intended(".egress"), bool, "the egress has what is intended", WITHIN_SECONDS)
 
         await system.terminate(f"{ZONE}-batch")
         await system.start(f"{ZONE}-batch")
-        await eventually(
-            lambda: system.status_of("many-1"), lambda status: status == 200, "the new sidecar", WITHIN_SECONDS
-        )
+        await system.reached("many-1")
         told = await system.messages()
         assert told <= messages
         assert await system.resident() < RATIO * resident
@@ -160,8 +160,7 @@ async def test_a_thousand_services_are_no_message_to_a_sidecar(tmp_path: Path) -
         await system.apply(timeout("http", "many-2"), timeout("tcp", "many-17"))
         await eventually(system.messages, lambda count: count > told, "the chains of a policy", WITHIN_SECONDS)
         for name in ("many-2", "many-17", "many-3", "many-27", "pinned"):
-            answer = partial(system.status_of, name)
-            await eventually(answer, lambda status: status == 200, name, WITHIN_SECONDS)
+            await system.reached(name)
         assert (await explicit()).status == 200
 
 

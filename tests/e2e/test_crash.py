@@ -193,13 +193,23 @@ async def test_the_newer_stream_of_a_proxy_wins(system: Living) -> None:
 
     told = ["connected", "connected"]
     await eventually(ends, lambda seen: seen == told, "both changes of stream, and never offline", WITHIN_SECONDS)
-    proxies = (await system.api("GET", "/proxies", zone="east"))["items"]
-    assert [row["online"] for row in proxies if row["proxy"] == node["id"]] == [True]
+
+    async def online() -> list[bool]:
+        proxies = (await system.api("GET", "/proxies", zone="east"))["items"]
+        return [row["online"] for row in proxies if row["proxy"] == node["id"]]
+
+    await eventually(online, lambda seen: seen == [True], "online", WITHIN_SECONDS)
 
 
 async def _exhaust(stream: Any) -> None:
     while await stream.read() is not grpc.aio.EOF:
         pass
+
+
+def overdue(system: Living, name: str) -> list[str]:
+    """What a process says of parts that had to be ended, each of which has seconds of its own to end by itself."""
+    said = ("did not stop in time", "envoy killed")
+    return [line for line in system.log_of(name).splitlines() if any(word in line for word in said)]
 
 
 async def test_a_sidecar_that_stops_goes_offline(system: Living) -> None:
@@ -214,9 +224,8 @@ async def test_a_sidecar_that_stops_goes_offline(system: Living) -> None:
 
     # The tests before this one killed its zone: one that has not come back yet counts as online for a while.
     await eventually(sidecar, lambda row: bool(row["acked"]), "connected to the zone's present process", 30)
-    code, seconds = await system.terminate("west-sidecar")
-    assert code == 0
-    assert seconds < 10
+    assert await system.terminate("west-sidecar") == 0
+    assert overdue(system, "west-sidecar") == []
 
     await eventually(online, lambda seen: seen == [False], "offline in west")
     await system.start("west-sidecar")
@@ -227,15 +236,15 @@ async def test_a_sidecar_that_stops_goes_offline(system: Living) -> None:
 
 
 async def test_every_process_ends_when_told(system: Living) -> None:
-    """SIGTERM ends each with 0 in a moment, be its nats-server there or gone, and no log holds a traceback."""
+    """SIGTERM ends each with 0, be its nats-server there or gone: nothing in it takes longer than its grace, and no log
+    holds a traceback.
+    """
     await system.kill("west-nats")
     told = {name: await system.terminate(name) for name in ("west-zone", "east-zone")}
     await system.kill("hub-nats")
     for name in ("global", "west-sidecar", "west-egress", "east-sidecar", "east-egress", "outside"):
         told[name] = await system.terminate(name)
-    assert {name: code for name, (code, _) in told.items() if code} == {}
-    assert {name: seconds for name, (_, seconds) in told.items() if seconds > 8} == {}
+    assert {name: code for name, code in told.items() if code} == {}
     for name in told:
-        text = system.log_of(name)
-        assert "Traceback" not in text, name
-        assert "did not stop in time" not in text, name
+        assert "Traceback" not in system.log_of(name), name
+        assert overdue(system, name) == []
