@@ -24,11 +24,21 @@ STOP_SECONDS = 60.0
 
 
 class Living(System):
-    """A System whose processes can be killed, stopped and started again by name."""
+    """A System whose processes can be killed, stopped and started again by name; leaving it, nothing of it is left."""
 
     def __init__(self, directory: Path, base_port: int) -> None:
         super().__init__(directory, base_port)
         self._starts: dict[str, Callable[[], Awaitable[Any]]] = {}
+        self._proxies: set[str] = set()
+
+    async def __aexit__(self, *details: object) -> None:
+        # Nobody uses the proxies any more: what a graceful stop drains is not waited for.
+        await asyncio.gather(*(self.kill(name) for name in self._proxies & {*self._named}))
+        await super().__aexit__(*details)
+        await eventually(self._left, lambda found: found == [], "no process to be left", WITHIN_SECONDS)
+
+    async def _left(self) -> list[str]:
+        return left_behind(self.directory)
 
     async def begin(self, *, declare: bool = True) -> None:
         """Everything runs; with `declare` the demo's resources exist and are ready."""
@@ -41,6 +51,8 @@ class Living(System):
 
     async def _zonal(self, name: str, *arguments: str, **placed: Any) -> Process:
         start = super()._zonal
+        if arguments[0] == "proxy":
+            self._proxies.add(name)
         self._starts[name] = lambda: start(name, *arguments, **placed)
         return await start(name, *arguments, **placed)
 

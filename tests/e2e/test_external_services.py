@@ -16,12 +16,11 @@ from cryptography import x509
 
 from shared.demo import application, manifests
 from shared.demo.looking import eventually
-from shared.demo.narration import Narrator
 from shared.demo.placement import ZONES
 from shared.demo.processes import listening
-from shared.demo.story import Story
 from shared.demo.system import System
 from tests.e2e.handshakes import Issuer
+from tests.e2e.living import WITHIN_SECONDS, Living
 from tests.e2e.rotating import Load, Rotating, load
 from tests.e2e.swapping import Planes, calls
 from tests.xds.servers import Servers, server_context
@@ -33,7 +32,6 @@ NAME = "rotating.test"
 SHORT_LIFETIME = "20s"
 QUICK_ROTATIONS = 25
 SWAPS = 20
-WITHIN_SECONDS = 30.0
 
 RENEW = """
 import sys
@@ -53,12 +51,8 @@ main(sys.argv[1:])
 @pytest.fixture(scope="module")
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     """Two zones with the demo's resources ready."""
-    async with System(tmp_path_factory.mktemp("external"), BASE_PORT) as made:
-        made.prepare()
-        await made.start_control_planes()
-        await made.start_services()
-        await made.start_proxies()
-        await Story(made, Narrator(as_json=True)).prologue()
+    async with Living(tmp_path_factory.mktemp("external"), BASE_PORT) as made:
+        await made.begin()
         yield made
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from shared.demo.looking import eventually
 from tests.e2e.gateways import Gateways, gateway, secret
-from tests.e2e.living import WITHIN_SECONDS, left_behind
+from tests.e2e.living import WITHIN_SECONDS
 from tests.e2e.server_certificates import Handshake, certificate, shake
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -30,7 +30,6 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gate
         await made.begin()
         await made.join("edge-1")
         yield made
-    assert left_behind(directory) == []
 
 
 def https(port: int, hostname: str, *secrets: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shared.demo.looking import eventually
-from tests.e2e.living import WITHIN_SECONDS, left_behind
+from tests.e2e.living import WITHIN_SECONDS
 from tests.e2e.test_gateway_routes import (
     DIRECT,
     HTTP,
@@ -130,7 +130,6 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gove
         async with Governed(directory, BASE_PORT, servers=servers) as made:
             await made.begin()
             yield made
-    assert left_behind(directory) == []
 
 
 FAST = {"baseInterval": "1ms", "maxInterval": "2ms"}

@@ -13,7 +13,7 @@ import pytest
 
 from shared.demo.looking import eventually
 from tests.e2e.gateways import Gateways, gateway, secret
-from tests.e2e.living import WITHIN_SECONDS, left_behind
+from tests.e2e.living import WITHIN_SECONDS
 from tests.e2e.server_certificates import Certificate, certificate, shake
 from tests.xds.clients import http1
 from tests.xds.servers import Servers, server_context
@@ -91,7 +91,6 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
                 lambda: made.ask(HTTP, "foo.example.com"), lambda one: one.status == 200, "it is served", WITHIN_SECONDS
             )
             yield World(made, application, edge)
-    assert left_behind(directory) == []
 
 
 def serving(directory: Path, shown: Certificate) -> ssl.SSLContext:

@@ -14,7 +14,7 @@ from shared.demo import manifests
 from shared.demo.looking import eventually
 from shared.keys.tokens import TokenIssuer
 from tests.conftest import take_port
-from tests.e2e.living import WITHIN_SECONDS, Living, left_behind
+from tests.e2e.living import WITHIN_SECONDS, Living
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -30,7 +30,6 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Livi
     async with Living(directory, BASE_PORT) as living:
         await living.begin()
         yield living
-    assert left_behind(directory) == []
 
 
 async def _last(client: httpx.AsyncClient) -> int:

@@ -13,6 +13,7 @@ from shared.demo.narration import Narrator
 from shared.demo.placement import ZONES
 from shared.demo.story import Story
 from shared.demo.system import System
+from tests.e2e.living import Living
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -26,7 +27,7 @@ LATE, NO_USE = 5, 1
 @pytest.fixture(scope="module")
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     """Two zones with the demo's resources ready."""
-    async with System(tmp_path_factory.mktemp("trace"), BASE_PORT) as made:
+    async with Living(tmp_path_factory.mktemp("trace"), BASE_PORT) as made:
         made.prepare()
         await made.start_control_planes()
         await made.start_proxies()
