@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from shared.demo.system import System
+from tests.xds.clients import body_of
 
 SECONDS = 30.0
 PAUSE_SECONDS = 0.005
@@ -77,22 +78,13 @@ async def _ask(seen: Calls, place: str, reader: asyncio.StreamReader, writer: as
     async with asyncio.timeout(10):
         writer.write(b"GET / HTTP/1.1\r\nhost: swapped\r\n\r\n")
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-        body = await _body(reader, head)
+        headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
+        body = await body_of(reader, headers)
     if head.startswith("http/1.1 200"):
         await seen.saw(place, json.loads(body)["server"])
     else:
         seen.failures.append(f"{place}: {head.partition(chr(13))[0]}: {body.decode(errors='replace').strip()}")
-    return "connection: close" not in head
-
-
-async def _body(reader: asyncio.StreamReader, head: str) -> bytes:
-    if "transfer-encoding: chunked" not in head:
-        return await reader.readexactly(int(head.partition("content-length: ")[2].partition("\r\n")[0]))
-    body = b""
-    while size := int(await reader.readline(), 16):
-        body += (await reader.readexactly(size + 2))[:size]
-    await reader.readline()
-    return body
+    return headers.get("connection") != "close"
 
 
 class Planes:

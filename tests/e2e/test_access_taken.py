@@ -118,9 +118,7 @@ class World:
         """Apply, and wait until every Envoy has answered for it."""
         self.zone.apply(*texts)
         self.zone.show()
-        position = self.zone.view.position
-        doubles = self.zone.ads.values()
-        eventually(lambda: all(one.stream.delivered == position for one in doubles), "every Envoy's answer", 40)
+        self.zone.answered()
 
     def undo(self) -> None:
         """The mesh as it was, without permissions."""

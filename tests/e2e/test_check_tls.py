@@ -17,6 +17,7 @@ from cryptography import x509
 from shared.model.resource import Endpoint, ExternalTls, SubjectAltName, TlsVersions, Verification
 from tests.conftest import take_port
 from tests.e2e.handshakes import DAY, Issuer, Servers
+from tests.xds.clients import is_whole
 from tests.xds.delta_server import DeltaServer
 from tests.xds.envoys import Envoy, eventually
 from tests.xds.views import Secrets, egress, mesh_view, service, zone_view
@@ -252,7 +253,7 @@ def _status(port: int, context: ssl.SSLContext, sni: str) -> str:
         ):
             connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
             received = b""
-            while data := connection.recv(4096):
+            while not is_whole(received) and (data := connection.recv(4096)):
                 received += data
         text = received.decode("latin-1")
         return "" if "no MeshExternalService is served here" in text else text.split(" ", 2)[1]

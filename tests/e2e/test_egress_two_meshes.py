@@ -20,6 +20,7 @@ from immutables import Map
 
 from shared.model.resource import Endpoint, Extension, Protocol
 from tests.conftest import take_port
+from tests.xds.clients import is_whole
 from tests.xds.delta_server import DeltaServer
 from tests.xds.envoys import Envoy, eventually
 from tests.xds.views import Authority, Secrets, egress, mesh_view, service, zone_view
@@ -125,7 +126,7 @@ class World:
                 connection.sendall(f"GET / HTTP/1.1\r\nhost: x\r\n{headers}connection: close\r\n\r\n".encode())
                 received = b""
                 with contextlib.suppress(ConnectionError, ssl.SSLError):
-                    while data := connection.recv(4096):
+                    while not is_whole(received) and (data := connection.recv(4096)):
                         received += data
                 return received.decode("latin-1"), connection.session
         except (OSError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from hashlib import sha1, sha256
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import yaml
 from cryptography import x509
 
 from tests.conftest import take_port
-from tests.xds.clients import Answer, http1, http2
+from tests.xds.clients import Answer, chunks, http1, http2
 from tests.xds.envoys import eventually
 from tests.xds.loopback import DIRECT, MESH, LoopbackZone
 from tests.xds.servers import WEBSOCKET, Server, Servers, server_context
@@ -65,6 +65,7 @@ class World:
         """Where TLS is originated and the outside is dialled."""
         self.zone.apply(DIRECT if placement == "sidecar" else MESH)
         self.zone.show()
+        self.zone.answered()
         clusters = [one.cluster for one in self.zone.view.meshes["default"].services.values()]
         self.zone.settled(clusters, direct=placement == "sidecar")
         wanted = "outside/default" if placement == "sidecar" else "mesh/default"
@@ -173,7 +174,7 @@ async def test_large_bodies(world: World) -> None:
     sending = asyncio.create_task(send())
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
     found = sha256()
-    async for chunk in _chunks(reader):
+    async for chunk in chunks(reader):
         found.update(chunk)
     await sending
     writer.close()
@@ -181,28 +182,21 @@ async def test_large_bodies(world: World) -> None:
     assert len((await world.get("secured", f"/bytes/{LARGE}")).body) == LARGE
 
 
-async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    while size := int(await reader.readline(), 16):
-        yield await reader.readexactly(size)
-        await reader.readline()
-    await reader.readline()
-
-
 async def test_streams_are_not_held_back(world: World) -> None:
     """Each part of a chunked body comes back before the next one is sent."""
     reader, writer = await asyncio.open_connection(world.vip("plain"), world.port)
     writer.write(b"POST /echo HTTP/1.1\r\nhost: app\r\ntransfer-encoding: chunked\r\n\r\n")
-    chunks = None
+    parts = None
     for number in range(5):
         part = b"part %d" % number
         writer.write(b"%x\r\n%s\r\n" % (len(part), part))
-        if chunks is None:
+        if parts is None:
             await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
-            chunks = _chunks(reader)
-        assert await asyncio.wait_for(anext(chunks), 10) == part
+            parts = chunks(reader)
+        assert await asyncio.wait_for(anext(parts), 10) == part
     writer.write(b"0\r\n\r\n")
-    assert chunks is not None
-    assert [one async for one in chunks] == []
+    assert parts is not None
+    assert [one async for one in parts] == []
     writer.close()
 
 

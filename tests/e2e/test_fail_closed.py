@@ -182,6 +182,7 @@ class World:
         """Egress or sidecar; waits until it is so."""
         self.zone.apply(DIRECT if placement == "sidecar" else MESH)
         self.zone.show()
+        self.zone.answered()
         clusters = [one.cluster for one in self.zone.view.meshes["default"].services.values()]
         self.zone.settled(clusters, direct=placement == "sidecar")
         wanted = "outside/default" if placement == "sidecar" else "mesh/default"
@@ -304,6 +305,7 @@ def test_an_expired_ca_closes_its_service(world: World) -> None:
     world.zone.hub.append(applied(read("{type: Mesh, name: another}")[0]), seconds=(yesterday - EPOCH).total_seconds())
     world.zone.zone.follow(world.zone.hub)
     world.zone.show()
+    world.zone.answered()
     answer = eventually(lambda: "CaExpired" in (found := world.ask("outdated")).body and found, "a 503 that says why")
     told = "MeshExternalService/default/outdated: CaExpired: the last of the CA certificates expired at "
     assert (answer.status, answer.body.startswith(told)) == (503, True), answer.body
@@ -331,8 +333,10 @@ def test_a_service_that_breaks_closes_and_comes_back(world: World) -> None:
     eventually(lambda: world.ask("turning").status == 200, "an answer")
     world.secret("turning", GARBAGE)
     world.zone.show()
-    eventually(lambda: world.ask("turning").status == 503, "the service to be closed")
-    assert "InvalidMaterial" in world.ask("turning").body
+    answer = eventually(
+        lambda: "InvalidMaterial" in (found := world.ask("turning")).body and found, "the service to be closed"
+    )
+    assert answer.status == 503
     assert world.conditions("turning")["Ready"].reason == "InvalidMaterial"
     world.secret("turning", world.ca.pem)
     world.zone.show()

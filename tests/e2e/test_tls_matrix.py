@@ -205,6 +205,7 @@ class World:
         self.zone.apply(DIRECT if direct else MESH)
         self.zone.connect(str(self.system_ca) if system_ca else "")
         self.zone.show()
+        self.zone.answered()
         self.zone.settled(self.clusters, direct=direct)
         sidecar = self.zone.envoys["matrix-sidecar"]
         routes = "outside/default" if direct else "mesh/default"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import h2.config
@@ -39,30 +40,43 @@ async def http1(
     host_header: str = "app",
     seconds: float = TIMEOUT_SECONDS,
 ) -> Answer:
-    """A GET on a connection of its own."""
+    """A GET on a connection of its own. Whoever is asked need not close it: some take their time (Envoy a second)."""
     try:
         async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection(host, port)
             writer.write(f"GET {path} HTTP/1.1\r\nhost: {host_header}\r\n{headers}connection: close\r\n\r\n".encode())
-            raw = await reader.read()
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            first, *lines = head.rstrip().split("\r\n")
+            found = {key.lower(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+            body = await body_of(reader, found)
             writer.close()
-    except OSError:
+    except (OSError, asyncio.IncompleteReadError):
         return Answer(0)
-    head, _, body = raw.partition(b"\r\n\r\n")
-    if not head:
-        return Answer(0)
-    first, *lines = head.decode().split("\r\n")
-    found = {key.lower(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    if found.get("transfer-encoding") == "chunked":
-        body = b"".join(_chunks(body))
     return Answer(int(first.split()[1]), body.decode(errors="replace"), found)
 
 
-def _chunks(body: bytes) -> Iterator[bytes]:
-    while body:
-        size, _, rest = body.partition(b"\r\n")
-        yield rest[: int(size, 16)]
-        body = rest[int(size, 16) + 2 :]
+async def body_of(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> bytes:
+    """The body of an answer with these headers (in lower case), to its end."""
+    if headers.get("transfer-encoding") == "chunked":
+        return b"".join([one async for one in chunks(reader)])
+    if length := headers.get("content-length"):
+        return await reader.readexactly(int(length))
+    return await reader.read()
+
+
+def is_whole(raw: bytes) -> bool:
+    """Whether these are an answer's head and all of the body that its content-length promises."""
+    head, end, body = raw.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\ncontent-length: (\d+)", head)
+    return bool(end) and length is not None and len(body) >= int(length[1])
+
+
+async def chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """The chunks of a body, as they come."""
+    while size := int(await reader.readline(), 16):
+        yield await reader.readexactly(size)
+        await reader.readline()
+    await reader.readline()
 
 
 async def tcp(host: str, port: int, line: bytes = b"?\n") -> Answer:

@@ -98,8 +98,12 @@ class Envoy:
             return ""
 
     def listens(self, name: str) -> bool:
-        """Whether a listener is active."""
-        return f"{name}::" in self.admin("/listeners")
+        """Whether a listener is active and takes connections. `name` may be the beginning of one, up to a slash."""
+        listed = self.admin("/listeners").splitlines()
+        if not any(line.startswith(name if name.endswith("/") else f"{name}::") for line in listed):
+            return False
+        started = "listener_manager.workers_started"  # listeners of the beginning are listed before
+        return f"{started}: 1" in self.admin(f"/stats?filter={started}")
 
 
 def eventually(condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:

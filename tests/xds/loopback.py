@@ -208,7 +208,12 @@ class LoopbackZone:
             return wanted <= held
 
         eventually(known, f"{len(wanted)} clusters", 30)
-        eventually(lambda: "outbound/" in listening.admin("/listeners"), "the sidecar's listeners")
+        eventually(lambda: listening.listens("outbound/"), "the sidecar's listeners")
+
+    def answered(self) -> None:
+        """Wait until every Envoy has answered for what was shown last."""
+        position, doubles = self.view.position, self.ads.values()
+        eventually(lambda: all(one.stream.delivered == position for one in doubles), "every Envoy's answer", 40)
 
     def nacks(self) -> list[str]:
         """What either Envoy refused."""
