@@ -202,8 +202,9 @@ class Guard:
 
     def keep(self, proxy: str, snapshot: Snapshot) -> None:
         """Give a proxy whose push is held this in place of what it keeps. It must not take away anything either."""
-        snapshot = self._quarantines.overlaid(snapshot)
-        one = self._proxies[proxy]
+        if proxy not in self.held:
+            return
+        snapshot, one = self._quarantines.overlaid(snapshot), self._proxies[proxy]
         before = one.given.leads_to if one.keeping is None and one.given is not None else one.keeping
         if before is None:
             said = self._missing(one.reported, snapshot)

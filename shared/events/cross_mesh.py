@@ -10,6 +10,7 @@ mesh `web` is what `web` sees of the MeshGateway `edge` of mesh `payments`.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
@@ -21,6 +22,7 @@ from shared.events.gateways import effective_tags, listeners_of
 from shared.events.state import Stored, ZoneState
 from shared.model.gateway import MeshGateway
 from shared.model.part import NO_LABELS, Labels
+from shared.model.remembering import keep
 from shared.model.resource import MESH_LABEL, Outbound, ProtocolClass, Resource, ResourceKey
 
 KIND = "MeshGateway"
@@ -48,7 +50,7 @@ class CrossMeshHost(msgspec.Struct, frozen=True):
 
 
 _NONE: Mapping[ResourceKey, CrossMeshHost] = Map()
-_remembered: dict[tuple[int, ...], tuple[tuple[object, ...], Mapping[ResourceKey, CrossMeshHost]]] = {}
+_remembered: OrderedDict[tuple[int, ...], tuple[object, Mapping[ResourceKey, CrossMeshHost]]] = OrderedDict()
 # By identity: states share the maps while no MeshGateway and no Mesh changes; the entry keeps them alive.
 
 
@@ -60,10 +62,7 @@ def cross_mesh_hosts(state: ZoneState) -> Mapping[ResourceKey, CrossMeshHost]:
     place = tuple(map(id, read))
     known = _remembered.get(place)
     if known is None:
-        known = (read, _hosts(state))
-        if len(_remembered) >= REMEMBERED:
-            del _remembered[next(iter(_remembered))]
-        _remembered[place] = known
+        known = keep(_remembered, REMEMBERED, place, (read, _hosts(state)))
     return known[1]
 
 

@@ -10,6 +10,7 @@ Keys are those of ExternalServices with a name that none can have: `httpbin.mesh
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -20,6 +21,7 @@ from shared.events.state import LogState, Stored
 from shared.model.addresses import is_dns_name, is_ip
 from shared.model.carried import carried_as, in_common
 from shared.model.external_service import ExternalService, host_and_port
+from shared.model.remembering import keep
 from shared.model.resource import Protocol, ProtocolClass, ResourceKey, protocol_class
 
 DOMAIN = "mesh"
@@ -77,7 +79,7 @@ class Hosts(msgspec.Struct, frozen=True):
 
 
 _NONE = Hosts(Map(), Map(), Map())
-_remembered: dict[int, tuple[object, Hosts]] = {}
+_remembered: OrderedDict[int, tuple[object, Hosts]] = OrderedDict()
 # By identity: states share the map while no ExternalService changes; the entry keeps it alive.
 
 
@@ -87,11 +89,8 @@ def external_hosts(hub: LogState) -> Hosts:
     if not members:
         return _NONE
     known = _remembered.get(id(members))
-    if known is None or known[0] is not members:
-        known = (members, _hosts(members))
-        if len(_remembered) >= REMEMBERED:
-            del _remembered[next(iter(_remembered))]
-        _remembered[id(members)] = known
+    if known is None:
+        known = keep(_remembered, REMEMBERED, id(members), (members, _hosts(members)))
     return known[1]
 
 

@@ -371,3 +371,14 @@ def test_what_a_proxy_never_took_is_no_measure_of_what_it_keeps() -> None:
     world.let.clear()
     world.guard.keep("p", snapshot(2, CDS={f"c{number}": "2" for number in range(10)}))
     assert world.let == []
+
+
+def test_who_is_held_no_more_keeps_nothing() -> None:
+    """What it keeps may have been asked of the log before its push was released."""
+    world = World()
+    world.guard.offer("p", clusters(1, 30))
+    world.guard.offer("p", clusters(2, 10))
+    world.released("p")
+    world.let.clear()
+    world.guard.keep("p", clusters(1, 30))
+    assert world.let == []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from functools import cached_property, lru_cache
 
 import msgspec
 
+from shared.model.remembering import keep
 from shared.model.resource import Dataplane
 from zone_cp.view.policies import Effective, Rule, at_large, effective, for_proxy, particular
 from zone_cp.view.sources import Sources, joined
@@ -57,7 +59,7 @@ class Governed(msgspec.Struct, frozen=True, dict=True):
         return {service.sni: said for service, said in self.particular}
 
 
-_remembered: dict[tuple[int, tuple[Rule, ...]], tuple[object, Governed]] = {}
+_remembered: OrderedDict[tuple[int, tuple[Rule, ...]], tuple[object, Governed]] = OrderedDict()
 # By the identity of a mesh's services, which a view shares with the one before while none of them changed;
 # the entry keeps them alive, so that its id cannot be another's.
 
@@ -70,10 +72,7 @@ def governed(mesh: MeshView, proxy: Dataplane) -> Governed:
     key = (id(mesh.services), rules)
     known = _remembered.get(key)
     if known is None:
-        known = (mesh.services, _governed(mesh, rules))
-        if len(_remembered) >= REMEMBERED:
-            del _remembered[next(iter(_remembered))]
-        _remembered[key] = known
+        known = keep(_remembered, REMEMBERED, key, (mesh.services, _governed(mesh, rules)))
     return known[1]
 
 

@@ -7,6 +7,7 @@ protocol and policies.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -18,6 +19,7 @@ from envoy_data_plane.google import protobuf as google
 
 from shared.model.endpoint_policy import HealthConf
 from shared.model.inbound import SERVICE_TAG
+from shared.model.remembering import keep
 from shared.model.resource import Labels, Protocol
 from shared.naming import spiffe
 from zone_cp.view.policies import Effective
@@ -114,7 +116,7 @@ def _cluster(  # noqa: PLR0917 - what it is made of, as the key of a cache
 
 # --- endpoints --------------------------------------------------------------------------------------------------
 
-_remembered: dict[tuple[str, Destination, bool, Sources], tuple[WorkloadService, Encoded]] = {}
+_remembered: OrderedDict[tuple[str, Destination, bool, Sources], tuple[WorkloadService, Encoded]] = OrderedDict()
 # Good for the same service only, and an unchanged one is the same object in the next view.
 
 
@@ -132,10 +134,8 @@ def endpoints(mesh: MeshView, where: Destination, *, tls: bool) -> Encoded:
         instances = tuple(selected(service, where.tags, guarded=tls))
         # Who gets no traffic is a cause as well: of being left out.
         sources = joined(mesh.sources, *(one.sources for _, one in sorted(service.instances.items())))
-        known = (service, encode(ENDPOINT, name, assignment(name, instances), sources))
-        if len(_remembered) >= REMEMBERED and key not in _remembered:
-            del _remembered[next(iter(_remembered))]
-        _remembered[key] = known
+        made = encode(ENDPOINT, name, assignment(name, instances), sources)
+        known = keep(_remembered, REMEMBERED, key, (service, made))
     return known[1]
 
 

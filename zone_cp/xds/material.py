@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import msgspec
 
 from shared.model.kinds import tls_path
+from shared.model.remembering import keep
 from zone_cp.view.sources import Sources, joined
 from zone_cp.view.zone_view import ExternalServiceView, Failure, TlsMaterial
 from zone_cp.xds import secrets as sds
@@ -30,9 +31,6 @@ class Served(msgspec.Struct, frozen=True):
     extra: ExtraRoutes = ExtraRoutes()
 
 
-T = TypeVar("T", Served, Encoded)
-
-
 class _Found(msgspec.Struct, frozen=True):
     references: References
     secrets: tuple[Encoded, ...] = ()
@@ -44,8 +42,7 @@ _Key: TypeAlias = tuple[int, int, str | tuple[References | None, ...]]
 _remembered: OrderedDict[_Key, tuple[ExternalServiceView, Sources, Served | Encoded]] = OrderedDict()
 # By identity, since an unchanged service is the same object in the next view; the entry keeps it alive, so
 # its id cannot be another's. Services with sealed material are asked anew, since their bytes may come or go;
-# of these the cluster alone is kept, for what was found. Ordered: the first key of a dict that has lost many before it
-# is searched for among those.
+# of these the cluster alone is kept, for what was found.
 
 
 def serve(service: ExternalServiceView, mesh_sources: Sources, system_ca_path: str, source: SecretSource) -> Served:
@@ -56,7 +53,9 @@ def serve(service: ExternalServiceView, mesh_sources: Sources, system_ca_path: s
     known = _remembered.get(key)
     if known is not None and isinstance(known[2], Served):
         return known[2]
-    return _keep(key, service, mesh_sources, _serve(service, mesh_sources, system_ca_path, source))
+    served = _serve(service, mesh_sources, system_ca_path, source)
+    keep(_remembered, REMEMBERED, key, (service, mesh_sources, served))
+    return served
 
 
 def brings_a_cluster(service: ExternalServiceView) -> bool:
@@ -80,13 +79,8 @@ def _cluster(service: ExternalServiceView, references: Found, mesh_sources: Sour
     known = _remembered.get(key)
     if known is not None and isinstance(known[2], Encoded):
         return known[2]
-    return _keep(key, service, mesh_sources, service_cluster(service, references, None, mesh_sources))
-
-
-def _keep(key: _Key, service: ExternalServiceView, mesh_sources: Sources, made: T) -> T:
-    if len(_remembered) >= REMEMBERED:
-        _remembered.popitem(last=False)
-    _remembered[key] = (service, mesh_sources, made)
+    made = service_cluster(service, references, None, mesh_sources)
+    keep(_remembered, REMEMBERED, key, (service, mesh_sources, made))
     return made
 
 
