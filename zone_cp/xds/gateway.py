@@ -255,15 +255,14 @@ def _routes(seat: _Seat, port: PortView) -> Iterator[Encoded]:
     made = [(one, virtual_hosts(seat.found, port, one, seat.told(one.tags))) for one in port.listeners]
     if port.protocol == "HTTP":
         hosts = [host for _, each in made for host in each.hosts]
-        sources = dict.fromkeys((*seat.sources, *(ref for _, each in made for ref in each.sources)))
         name, meshes = routes_name(seat.gateway, port, ""), seat.trusted if port.cross_mesh else ()
-        sources |= dict.fromkeys(ref for one in meshes for ref in one.sources)
+        sources = joined(seat.sources, *(each.sources for _, each in made), *(one.sources for one in meshes))
         names = tuple(one.name for one in meshes)
-        yield host_routes(name, hosts, tuple(sources), secured=port.cross_mesh, meshes=names)
+        yield host_routes(name, hosts, sources, secured=port.cross_mesh, meshes=names)
         return
     for one, each in made:
-        sources = dict.fromkeys((*seat.sources, *each.sources))
-        yield host_routes(routes_name(seat.gateway, port, one.hostname), each.hosts, tuple(sources), secured=True)
+        name, sources = routes_name(seat.gateway, port, one.hostname), joined(seat.sources, each.sources)
+        yield host_routes(name, each.hosts, sources, secured=True)
 
 
 def _limits(limits: tuple[tuple[str, int], ...], sources: Sources) -> Encoded:

@@ -18,6 +18,7 @@ from envoy_data_plane.xds.type.matcher import v3 as tree
 
 from shared.events.event import EventRef
 from zone_cp.view.policies import NOTHING_SAID
+from zone_cp.view.sources import joined
 from zone_cp.view.zone_view import MeshView
 from zone_cp.xds import defaults, denial
 from zone_cp.xds.backends import Judge
@@ -208,14 +209,12 @@ def routes(
         at_sidecar=at_sidecar,
         forbidden=forbidden,
     )
-    sources = dict.fromkeys(
-        (
-            *mesh.sources,
-            *(mesh.legacy if at_sidecar else ()),
-            *(ref for one in own for ref in one.sources),
-            *said.sources,
-            *(ref for _, told in particular if isinstance(told, Plan) for ref in told.sources),
-            *_permissions(mesh, judged),
-        )
+    sources = joined(
+        mesh.sources,
+        mesh.legacy if at_sidecar else (),
+        *(one.sources for one in own),
+        said.sources,
+        *(told.sources for _, told in particular if isinstance(told, Plan)),
+        tuple(_permissions(mesh, judged)),
     )
-    return encode(ROUTE, route_name(hop, mesh.name), body, tuple(sources))
+    return encode(ROUTE, route_name(hop, mesh.name), body, sources)
