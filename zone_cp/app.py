@@ -134,7 +134,7 @@ class _Zone:
         source = topology.hub_log_from_zone(connection, settings.name)
         self._copier = Copier(source, copy, on_fault=self._halted("copy of global's log"), ahead=self._look_ahead)
         life.start("follow global", self._follow(self._copier))
-        self._outbox = Outbox(own, target, on_fault=self._halted("outbox"))
+        self._outbox = Outbox(own, target, on_fault=self._halted("outbox"), pause=self._pause)
         self._safety.halting |= {"copy of global's log": self._copier, "outbox": self._outbox}
         life.start("outbox", self._outbox.run())
         life.start("status outbox", StatusOutbox(status, topology.status_target(connection, settings.name)).run())
@@ -182,10 +182,13 @@ class _Zone:
             compare=self._settings.compare_with_recomputed,
         )
         name, plan, state = self._settings.name, self._publisher, lambda: self._owner.state
-        self._board = StatusBoard(name, status, self._present, plan.failures, plan.closed, impaired=plan.impaired)
+        self._progress = ZoneProgress(name, self._ads.hub, status, state=state, plan=plan, kept=self._safety)
+        self._pause = self._progress.lull.over
+        self._board = StatusBoard(
+            name, status, self._present, plan.failures, plan.closed, impaired=plan.impaired, pause=self._pause
+        )
         self._refusals = RefusedServices(plan, self._board.nacked, self._safety.quarantines.reasons)
         self._watch = EgressWatch(self._ads, self._delivered)
-        self._progress = ZoneProgress(name, self._ads.hub, status, state=state, plan=plan, kept=self._safety)
 
     def _recorded_settings(self) -> ZoneSettingsChanged:
         settings = self._settings

@@ -1,8 +1,8 @@
 """Progress: how far the zone's proxies are with its changes, for `zonal trace` and `apply --wait`.
 
 Whoever asks the zone is answered from memory, and woken by what happens. Global is told by one message for all proxies
-in the zone's status stream: written soon (BEHIND_SECONDS), then again when it says something else, never twice within
-SPACING_SECONDS and never more than a tenth of the time.
+in the zone's status stream: written soon (BEHIND_SECONDS, then in the next lull), then again when it says something
+else, never twice within SPACING_SECONDS and never more than a tenth of the time.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from shared.events.log import LogUnavailable
 from shared.events.progress import LISTED, PROGRESS_KEY, Laggard, Progress, Refused, Waiting
 from shared.events.state import Position, ProxyStatus, ZoneState
 from shared.events.stop import RESUME, HaltedPart, Stop, halted_parts
+from shared.process.lull import Lull
 from shared.process.news import News
 from shared.process.writer import event_time
 from zone_cp.ads.facts import Acked, Fact
@@ -91,7 +92,10 @@ class Plan(Protocol):
 
 
 class ZoneProgress:
-    """A `shared.api.trace.Tracer` of one zone. Belongs to one event loop."""
+    """A `shared.api.trace.Tracer` of one zone. Belongs to one event loop.
+
+    lull is disturbed by every step of a change on its way to a proxy.
+    """
 
     def __init__(
         self,
@@ -112,6 +116,7 @@ class ZoneProgress:
         self._reach = Reach()
         self._refused = RefusedVersions()
         self._news = News()
+        self.lull = Lull()
         self._wake = asyncio.Event()
         self._offline: tuple[Map[str, ProxyStatus], tuple[str, ...]] | None = None
         moved, advanced = hub.on_moved, hub.on_advanced
@@ -181,6 +186,7 @@ class ZoneProgress:
         self._told()
 
     def _told(self) -> None:
+        self.lull.disturb()
         self._news.tell()
         self._wake.set()
 
@@ -208,6 +214,7 @@ class ZoneProgress:
                 async with asyncio.timeout(HALTED_SECONDS if self._halted() else None):
                     await self._wake.wait()
             await asyncio.sleep(BEHIND_SECONDS)
+            await self.lull.over()
             self._wake.clear()
             started = time.perf_counter()
             row = self._row()

@@ -24,6 +24,7 @@ from shared.events.state import ZoneState
 from shared.model.kinds import is_door, is_legacy
 from shared.model.resource import ResourceKey
 from shared.nats.status import StatusStream
+from shared.process.lull import Pause, at_once
 from zone_cp.gateway_conditions import Closed, Degraded, GatewayRows
 from zone_cp.view.zone_view import Difference, ExternalServiceView, Failure, ZoneView
 from zone_cp.xds.parts import OF_SOME
@@ -32,7 +33,8 @@ PAUSE_FACTOR = 4
 """Pause after each computation, as a multiple of what it took."""
 RETRY_SECONDS = 0.5
 PIECE = 32
-"""Services whose rows are computed in one turn of the loop: some milliseconds, in which no change is served."""
+"""Services whose rows are computed in one turn of the loop (some milliseconds, in which no change is served), and rows
+that are recorded between two lulls."""
 SETTLE_SECONDS = 0.05
 """How long conditions may lag behind what proxies hold."""
 SERVICES, LEGACY, GATEWAYS = "mes", "es", "mgw"
@@ -60,12 +62,13 @@ class StatusBoard:
         closed: Callable[[], Closed] = Map,
         *,
         impaired: Callable[[], Degraded] = Map,
+        pause: Pause = at_once,
     ) -> None:
         self._zone = zone
         self._stream = stream
         self._present = present
         self._failures = failures
-        self._closed_listeners, self._impaired = closed, impaired
+        self._closed_listeners, self._impaired, self._pause = closed, impaired, pause
         self._gateways = GatewayRows()
         self._acked: ZoneView | None = None
         self._acked_at = ""
@@ -142,6 +145,7 @@ class StatusBoard:
             await self._wake.wait()
             # Proxies first: what a change makes of the conditions is looked at when it has reached them.
             await asyncio.sleep(SETTLE_SECONDS)
+            await self._pause()
             self._wake.clear()
             tokens, spent = set[str](), 0.0
             started = time.perf_counter()
@@ -259,7 +263,9 @@ class StatusBoard:
         gone = (token for token, said in self._written.items() if said is UNKNOWN and token not in self.rows)
         waiting = sorted({*tokens, *self._unwritten, *gone})
         self._unwritten = set(waiting)
-        for token in waiting:
+        for number, token in enumerate(waiting, start=1):
+            if number % PIECE == 0:
+                await self._pause()
             row = self.rows.get(token)
             # Positions move with every event; a row is news only when it says something else.
             says = b"" if row is None else msgspec.json.encode(_without_positions(row))

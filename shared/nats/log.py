@@ -22,6 +22,7 @@ from shared.nats.connection import ApiError, Connection, decode_api
 from shared.nats.direct import read_direct
 from shared.nats.pull import TRANSIENT, Inbox, PullSession, RawEvent, Start
 from shared.nats.stream import API, ensure_stream
+from shared.process.lull import Pause, at_once
 
 MAX_BATCH = 1000
 FEW = 6
@@ -283,21 +284,21 @@ class JetStreamLog:
                 if events:
                     yield events
 
-    async def follow_raw(self, after: int = 0) -> AsyncGenerator[list[RawEvent], None]:
-        """As `follow`, not decoded: one batch per wake-up, never empty."""
+    async def follow_raw(self, after: int = 0, pause: Pause = at_once) -> AsyncGenerator[list[RawEvent], None]:
+        """As `follow`, not decoded: one batch per wake-up, never empty. pause: see `PullSession.batch`."""
         position = after
         inbox = Inbox(self.connection) if self._reader else None
         try:
             while True:
                 session = PullSession(self.connection, self._api, self.stream, reader=self._reader, inbox=inbox)
                 try:
-                    batch = await self._open_at(session, position)
+                    batch = await self._open_at(session, position, pause)
                     while batch is not None:
                         for raw in batch:
                             self._check_next(position, raw)
                             position = raw.sequence
                         yield batch
-                        batch = await _next_batch(session)
+                        batch = await _next_batch(session, pause)
                 finally:
                     await session.close()
                 await self.connection.pause(REOPEN_SECONDS)
@@ -305,7 +306,7 @@ class JetStreamLog:
             if inbox is not None:
                 await inbox.close()
 
-    async def _open_at(self, session: PullSession, position: int) -> list[RawEvent] | None:
+    async def _open_at(self, session: PullSession, position: int, pause: Pause) -> list[RawEvent] | None:
         try:
             last = await self.last()
             if last >= position:
@@ -314,7 +315,7 @@ class JetStreamLog:
             return None
         if last < position:
             raise LogFault(self.stream, last, f"the log ends before {position}: it was rolled back")
-        return await _next_batch(session)
+        return await _next_batch(session, pause)
 
     def _check_next(self, position: int, raw: RawEvent) -> None:
         if raw.sequence != position + 1:
@@ -333,9 +334,9 @@ class JetStreamLog:
         return event
 
 
-async def _next_batch(session: PullSession) -> list[RawEvent] | None:
+async def _next_batch(session: PullSession, pause: Pause) -> list[RawEvent] | None:
     try:
-        return await session.batch()
+        return await session.batch(pause)
     except TRANSIENT:
         return None
 

@@ -15,6 +15,7 @@ from shared.nats.chain import ChainFault, link
 from shared.nats.log import MAX_BATCH, JetStreamLog, LogFault
 from shared.nats.pull import RawEvent
 from shared.nats.status import Forwarded, StatusStream
+from shared.process.lull import Pause, at_once
 
 RETRY_SECONDS = 0.2
 
@@ -22,18 +23,29 @@ OutboxFault = ChainFault | LogFault
 
 
 class Outbox:
-    """Forwards `local` to `remote`. on_fault: called once, as it halts, if the hub holds something else than we do."""
+    """Forwards `local` to `remote`. on_fault: called once, as it halts, if the hub holds something else than we do.
 
-    def __init__(self, local: JetStreamLog, remote: JetStreamLog, *, on_fault: Callable[[OutboxFault], None]) -> None:
+    pause: waited for before events are forwarded, with what comes meanwhile.
+    """
+
+    def __init__(
+        self,
+        local: JetStreamLog,
+        remote: JetStreamLog,
+        *,
+        on_fault: Callable[[OutboxFault], None],
+        pause: Pause = at_once,
+    ) -> None:
         self._local = local
         self._remote = remote
         self._on_fault = on_fault
+        self._pause = pause
         self._repaired = asyncio.Event()
         self.fault: OutboxFault | None = None
         self.delivered = 0
 
     async def run(self) -> None:
-        """Forward for ever: at once on a new local event, and at once when the hub can be reached again."""
+        """Forward for ever: after a pause on a new local event, and when the hub can be reached again."""
         while True:
             try:
                 await self._forward()
@@ -53,7 +65,7 @@ class Outbox:
 
     async def _forward(self) -> None:
         self.delivered = await self._common_end()
-        async with contextlib.aclosing(self._local.follow_raw(self.delivered)) as following:
+        async with contextlib.aclosing(self._local.follow_raw(self.delivered, self._pause)) as following:
             async for raws in following:
                 for i in range(0, len(raws), MAX_BATCH):
                     chunk = raws[i : i + MAX_BATCH]

@@ -25,6 +25,7 @@ from nats.aio.subscription import Subscription
 from shared.events.log import LogUnavailable
 from shared.nats.connection import ApiError, Connection, MessageCallback
 from shared.nats.stream import NANOSECONDS
+from shared.process.lull import Pause, at_once
 
 PULL_MESSAGES = 1000
 OVERLAPPED_PULLS = 2
@@ -141,9 +142,11 @@ class PullSession:
         await self._inbox.open(self._receive)
         await self._pull()
 
-    async def batch(self) -> list[RawEvent]:
+    async def batch(self, pause: Pause = at_once) -> list[RawEvent]:
         """The next messages, at least one, never a part of what was appended as one batch. Raises Interrupted,
         LogUnavailable.
+
+        pause: once there is one, more are waited for until it is over.
         """
         held, held_since = 0, 0.0
         while not self._complete:
@@ -161,6 +164,7 @@ class PullSession:
                     await self._wake.wait()
             except TimeoutError:
                 raise Interrupted("no heartbeat") from None
+        await pause()
         end = self._complete or len(self._buffer)
         batch, self._buffer, self._complete = self._buffer[:end], self._buffer[end:], 0
         with contextlib.suppress(LogUnavailable):

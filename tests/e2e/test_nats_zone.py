@@ -124,6 +124,38 @@ async def test_events_reach_the_other_side_and_nobody_else(tmp_path: Path) -> No
         assert not east.faults + west.faults
 
 
+async def test_what_an_outbox_is_given_during_its_pause_goes_together(tmp_path: Path) -> None:
+    """Nothing is forwarded before the pause is over, and then everything at once."""
+    async with running_world(tmp_path, "east") as world:
+        log, own = LogBuilder("east"), topology.own_log(world.zones["east"], "east")
+        begun, over = asyncio.Event(), asyncio.Event()
+
+        async def pause() -> None:
+            begun.set()
+            await over.wait()
+
+        remote = topology.outbox_target(world.zones["east"], "east")
+        outbox = Outbox(own, remote, on_fault=lambda fault: pytest.fail(str(fault)), pause=pause)
+        running = asyncio.create_task(outbox.run())
+        try:
+            await own.append(write(log, 1))
+            async with asyncio.timeout(10):
+                await begun.wait()
+            await own.append(write(log, 1))
+            await own.append(write(log, 1))
+            api, stream = world.zones["east"].api, topology.zone_stream("east")
+            (reader,) = (await api(f"{API}.CONSUMER.NAMES.{stream}"))["consumers"]
+            while (await api(f"{API}.CONSUMER.INFO.{stream}.{reader}"))["delivered"]["consumer_seq"] < 3:
+                pass  # each look is a round trip
+            await world.zones["east"].flush()  # what was delivered has been read
+            assert (outbox.delivered, await remote.last()) == (0, 0)
+            over.set()
+            await until(lambda: outbox.delivered > 0, "the outbox")
+            assert outbox.delivered == 3
+        finally:
+            running.cancel()
+
+
 @pytest.mark.parametrize("how", ["refuse", "swallow"])
 async def test_a_cut_link_only_delays(tmp_path: Path, how: Literal["refuse", "swallow"]) -> None:
     """While cut, both sides write; after the heal both converge, nothing lost or applied twice."""
