@@ -24,6 +24,7 @@ from shared.events.event import GLOBAL
 from shared.events.log import EventLog, LogBroken, LogUnavailable
 from shared.events.progress import PROGRESS_KEY
 from shared.history.plane import PlaneHistory
+from shared.history.recordings import Recordings
 from shared.history.works import Works
 from shared.keys.directory import KeysDirectory
 from shared.model.resource import Mesh, ResourceKey, Zone
@@ -92,6 +93,7 @@ class _Global:
             life.start(f"follow zone {zone}", follow_zone(owner, zone, zone_log))
             life.start(f"follow status of {zone}", self._follow_status(zone, topology.status_on_hub(connection, zone)))
         life.start("renew certificate authorities", self._renew(owner))
+        recorded = {zone: Recordings(topology.records(connection, zone)).read for zone in zone_logs}
         api = build_api(
             store,
             authenticator=keys.token_verifier(),
@@ -99,7 +101,7 @@ class _Global:
             ready=lambda: self._ready,
             version=VERSION,
             metrics=partial(render, global_registry(owner)),
-            past=PlaneHistory(logs, Path(settings.data_dir) / "history", checks=keys.log_checks()),
+            past=PlaneHistory(logs, Path(settings.data_dir) / "history", recorded, checks=keys.log_checks()),
             works=Works.of(settings),
             tracer=self._progress,
             reads=owner,

@@ -17,7 +17,8 @@ from shared.events.conditions import Observed
 from shared.events.event import GLOBAL, Change, Event, ResourceApplied, ZoneSettingsChanged, decode_event
 from shared.events.log import EventLog
 from shared.events.state import ZoneState
-from shared.history.plane import PlaneHistory
+from shared.history.plane import PlaneHistory, Recorded
+from shared.history.recordings import Recordings
 from shared.history.works import Works
 from shared.keys.directory import KeysDirectory
 from shared.keys.files import read_private, read_public
@@ -118,7 +119,8 @@ class _Zone:
         status = topology.own_status(connection, settings.name)
         target = topology.outbox_target(connection, settings.name)
         delivery = topology.own_delivery(connection, settings.name)
-        self._build(own, status, delivery)
+        records = topology.records(connection, settings.name)
+        self._build(own, status, delivery, records)
         await self._safety.recover(own, copy, target)
         self._progress.recall(self._safety.marks_then)
         await self._board.recall()
@@ -138,18 +140,19 @@ class _Zone:
         self._safety.halting |= {"copy of global's log": self._copier, "outbox": self._outbox}
         life.start("outbox", self._outbox.run())
         life.start("status outbox", StatusOutbox(status, topology.status_target(connection, settings.name)).run())
+        life.start("record outbox", StatusOutbox(records, topology.records_target(connection, settings.name)).run())
         life.start("record proxies", self._recorder.run())
         life.on_stop("proxies recorded", self._recorder.settle)
         await self._ads.start()
         asyncio.get_running_loop().call_later(RETURN_SECONDS, self._end_return)
         life.on_stop("xDS", partial(self._ads.stop, DRAIN_SECONDS), stop_seconds=DRAIN_SECONDS + 5)
-        await self._serve({settings.name: own, GLOBAL: copy}, delivery)
+        await self._serve({settings.name: own, GLOBAL: copy}, Recordings(records, delivery).read)
         self._ready = True
         log.info("serving", position=str(self._owner.state.position), ads_port=settings.ads_port)
 
     # --- parts ---------------------------------------------------------------------------------------------
 
-    def _build(self, own: EventLog, status: StatusStream, delivery: StatusStream) -> None:
+    def _build(self, own: EventLog, status: StatusStream, delivery: StatusStream, records: StatusStream) -> None:
         self._owner = ZoneOwner(
             self._settings.name, own, self._recorded_settings(), self._changed, self._keys.signing_key()
         )
@@ -166,6 +169,7 @@ class _Zone:
             self._owner,
             self._ads,
             delivery,
+            records,
             share_percent=self._settings.shrink_guard_percent,
             present=lambda: self._publisher.state or self._owner.state,
             record=self._recorder.record,
@@ -220,12 +224,8 @@ class _Zone:
             jitter=random.random,
         )
 
-    async def _serve(self, sources: Mapping[str, JetStreamLog], delivery: StatusStream) -> None:
+    async def _serve(self, sources: Mapping[str, JetStreamLog], recorded: Recorded) -> None:
         settings = self._settings
-
-        async def recorded() -> Mapping[str, Sequence[bytes]]:
-            return {settings.name: await delivery.kept()}
-
         store = ZoneStore(
             self._owner,
             self._publisher,
@@ -238,7 +238,8 @@ class _Zone:
             allowed=settings.allowed_addresses,
             reserved=(settings.mesh_external_service_cidr, settings.legacy_cidr),
         )
-        past = PlaneHistory(sources, Path(settings.data_dir) / "history", recorded, checks=self._keys.log_checks())
+        directory, checks = Path(settings.data_dir) / "history", self._keys.log_checks()
+        past = PlaneHistory(sources, directory, {settings.name: recorded}, checks=checks)
         self._keeping.past = past_of(past, settings.name)
         registry = zone_registry(self._owner, self._copier, self._outbox, self._ads, self._safety.guard)
         api = build_api(

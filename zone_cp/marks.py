@@ -16,12 +16,10 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TypeAlias
 from zlib import crc32
 
 import msgspec
 import structlog
-from immutables import Map
 
 from shared.events.log import LogUnavailable
 from shared.events.state import Position
@@ -29,9 +27,8 @@ from shared.nats.status import StatusStream
 from shared.process.writer import event_time
 from zone_cp.ads.fence import Mark
 from zone_cp.ads.hub import Hub
-from zone_cp.xds.digest import type_digest
+from zone_cp.took import Incarnations, Records
 from zone_cp.xds.inspect import short_type
-from zone_cp.xds.snapshot import Encoded
 
 BUCKETS = 32
 FLUSH_SECONDS = 1.0
@@ -39,12 +36,7 @@ PAUSE_FACTOR = 9
 """Pause after each write, as a multiple of what it took."""
 RETRY_SECONDS = 1.0
 STOP_SECONDS = 1.0
-DIGESTS_LIMIT = 256
-"""Maps of resources whose digests are remembered."""
 HEAD = "head"
-
-Incarnations: TypeAlias = tuple[str, str]
-"""Of global's log and of the zone's own."""
 
 log = structlog.get_logger(__name__)
 
@@ -61,17 +53,13 @@ class Moved(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
-    """One proxy. incarnation: index into the bucket's. current: it had all there was, so it moves with the head.
-
-    digests: by type, of what it had when it last had all there was (`xds.digest`), which was at `delivered`.
-    """
+    """One proxy. incarnation: index into the bucket's. current: it had all there was, so it moves with the head."""
 
     incarnation: int
     delivered: Position
     current: bool
     at: str
     types: dict[str, Moved]
-    digests: dict[str, str] = {}
 
 
 class Bucket(msgspec.Struct, frozen=True):
@@ -95,13 +83,14 @@ class _Known(msgspec.Struct):
     current: bool
     at: str
     types: dict[str, Moved]
-    digests: dict[str, str]
 
 
 class Marks:
-    """Belongs to one event loop. incarnations: of the logs as they are now."""
+    """Belongs to one event loop. incarnations: of the logs as they are now. records: told what up-to-date proxies hold."""
 
-    def __init__(self, stream: StatusStream, hub: Hub, incarnations: Callable[[], Incarnations]) -> None:
+    def __init__(
+        self, stream: StatusStream, hub: Hub, incarnations: Callable[[], Incarnations], records: Records
+    ) -> None:
         self._stream = stream
         self._hub = hub
         self._incarnations = incarnations
@@ -109,7 +98,7 @@ class Marks:
         self._moved: set[str] = set()
         self._changed: set[int] = set()
         self._head: Head | None = None
-        self._digests: dict[int, tuple[Map[str, Encoded], str]] = {}
+        self._records = records
         self._wake = asyncio.Event()
 
     async def recall(self) -> Mapping[str, Mark]:
@@ -133,7 +122,7 @@ class Marks:
             incarnations, delivered = bucket.incarnations[row.incarnation], row.delivered
             if row.current and head is not None and head.incarnations == incarnations:
                 delivered = max(delivered, head.position)
-            self._known[proxy] = _Known(incarnations, delivered, False, row.at, dict(row.types), {})
+            self._known[proxy] = _Known(incarnations, delivered, False, row.at, dict(row.types))
 
     # --- facts come in -------------------------------------------------------------------------------------------
 
@@ -198,6 +187,7 @@ class Marks:
         if head is not None and (self._head is None or self._head.position != head.position):
             await self._stream.put(HEAD, msgspec.json.encode(head))
             self._head = head
+        await self._records.flush()
 
     def _note(self, proxy: str, delivered: Position, *, current: bool) -> None:
         now = event_time()
@@ -206,35 +196,17 @@ class Marks:
         for stream in self._hub.streams_of(proxy):
             for type_url, sent, acked in stream.xds.positions():
                 types[short_type(type_url)] = _moved(types.get(short_type(type_url)), sent, acked, now)
-        digests = self._digests_of(proxy, types) if current else {}
-        self._known[proxy] = _Known(self._incarnations(), delivered, current, now, types, digests)
+        self._known[proxy] = _Known(self._incarnations(), delivered, current, now, types)
+        if current and (snapshot := self._hub.snapshot(proxy)) is not None:
+            self._records.took(proxy, self._incarnations(), delivered, snapshot, types)
         self._changed.add(_bucket(proxy))
-
-    def _digests_of(self, proxy: str, types: Mapping[str, Moved]) -> dict[str, str]:
-        snapshot = self._hub.snapshot(proxy)
-        held = {} if snapshot is None else snapshot.resources
-        return {short: self._digest(url, names) for url, names in held.items() if (short := short_type(url)) in types}
-
-    def _digest(self, type_url: str, resources: Map[str, Encoded]) -> str:
-        # Proxies in equal situation share a map: it is hashed once.
-        known = self._digests.get(id(resources))
-        if known is None:
-            if len(self._digests) >= DIGESTS_LIMIT:
-                self._digests.clear()
-            known = self._digests[id(resources)] = (resources, type_digest(type_url, resources))
-        return known[1]
 
     def _encoded(self, number: int) -> Bucket:
         mine = {proxy: known for proxy, known in self._known.items() if _bucket(proxy) == number}
         incarnations = tuple(dict.fromkeys(known.incarnations for known in mine.values()))
         rows = {
             proxy: Row(
-                incarnations.index(known.incarnations),
-                known.delivered,
-                known.current,
-                known.at,
-                known.types,
-                known.digests,
+                incarnations.index(known.incarnations), known.delivered, known.current, known.at, known.types
             )
             for proxy, known in mine.items()
         }

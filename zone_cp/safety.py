@@ -24,6 +24,7 @@ from zone_cp.follow import Decided, ZoneOwner
 from zone_cp.guard import Guard, parts
 from zone_cp.marks import Marks
 from zone_cp.quarantines import Quarantines
+from zone_cp.took import Records
 from zone_cp.xds.inspect import short_type
 
 REFILL_SECONDS = 3.0
@@ -41,6 +42,7 @@ class Safety:
         owner: ZoneOwner,
         ads: AdsServer,
         delivery: StatusStream,
+        records: StatusStream,
         *,
         share_percent: int,
         present: Callable[[], ZoneState],
@@ -56,7 +58,8 @@ class Safety:
         self.guard = Guard(
             ads, self.fence, self.quarantines, share_percent=share_percent, present=present, record=record
         )
-        self.marks = Marks(delivery, ads.hub, lambda: (owner.state.hub.incarnation, owner.state.own.incarnation))
+        incarnations = lambda: (owner.state.hub.incarnation, owner.state.own.incarnation)  # noqa: E731 - said once
+        self.marks = Marks(delivery, ads.hub, incarnations, Records(records))
         ads.hub.on_reported = self.guard.reported
         ads.hub.on_moved = self.marks.moved
         ads.hub.on_advanced = self.marks.advanced

@@ -1,12 +1,12 @@
 """Whether a replayed moment is what a proxy held: the compiled snapshot beside the digests that its zone recorded.
 
-The zone records per proxy, at most once a second, up to which moment it has taken everything, and the digests of what
-that was (`marks`). Moments between two pushes were never served; the replay says so.
+The zone records, at most once a second, which proxies have come to hold something else, and the digests of what that is
+(`took`). Moments between two pushes were never served; the replay says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -14,8 +14,8 @@ from immutables import Map
 
 from shared.events.history import History
 from shared.events.state import Position
-from zone_cp.marks import Bucket, Row
 from zone_cp.replay import snapshot_at
+from zone_cp.took import Took, records_of
 from zone_cp.xds.digest import type_digest
 from zone_cp.xds.inspect import plain, short_type
 from zone_cp.xds.snapshot import Snapshot
@@ -49,42 +49,35 @@ def replayed(
 
 def judged(history: History, zone: str, position: Position, proxy: str, now: Snapshot) -> Served:
     """What the zone's records say of `now`, which the moment compiles to."""
-    row = _last(history, zone, position, proxy)
-    if row is None:
+    found = _last(history, zone, position, proxy)
+    if found is None:
         return Served("unrecorded", "computed; no record of this proxy reaches back to it")
-    at = row.delivered
-    if not (differing := _differing(now, row.digests)):
-        return Served("served", f"served (digest matches), held by {row.at}", str(at), row.at)
+    time, took = found
+    at = took.position
+    if not (differing := _differing(now, took.digests)):
+        return Served("served", f"served (digest matches), held by {time}", str(at), time)
     hold = history.state(zone, position).own.holds.get(proxy)
     if hold is not None and not hold.released:
         told = f"computed: its push is held, and it was told since {at} who lost access"
-        return Served("computed", told, str(at), row.at)
-    then = differing if at == position else _differing(snapshot_at(history, zone, at, proxy), row.digests)
+        return Served("computed", told, str(at), time)
+    then = differing if at == position else _differing(snapshot_at(history, zone, at, proxy), took.digests)
     if then:
-        return Served("differs", f"differs from what was served at {at}: {', '.join(then)}", str(at), row.at, then)
-    return Served("computed", f"computed, not served: the proxy still held what was served at {at}", str(at), row.at)
+        return Served("differs", f"differs from what was served at {at}: {', '.join(then)}", str(at), time, then)
+    return Served("computed", f"computed, not served: the proxy still held what was served at {at}", str(at), time)
 
 
-def _last(history: History, zone: str, position: Position, proxy: str) -> Row | None:
+def _last(history: History, zone: str, position: Position, proxy: str) -> tuple[str, Took] | None:
     """The newest record that is not of a later moment, in the logs as they were then."""
     state = history.state(zone, position)
     now = (state.hub.incarnation, state.own.incarnation)
-    rows = [
-        row
-        for incarnations, row in _rows(history.deliveries.get(zone, ()), proxy)
-        if incarnations == now and row.digests and row.delivered.g <= position.g and row.delivered.z <= position.z
+    records = (records_of(message, proxy) for message in history.deliveries.get(zone, ()))
+    known = [
+        (time, one)
+        for time, took in records
+        for one in took
+        if one.incarnations == now and one.digests and one.position.g <= position.g and one.position.z <= position.z
     ]
-    return max(rows, key=lambda row: (row.delivered, row.at), default=None)
-
-
-def _rows(messages: Sequence[bytes], proxy: str) -> Iterator[tuple[tuple[str, str], Row]]:
-    for message in messages:
-        try:
-            bucket = msgspec.json.decode(message, type=Bucket)
-        except msgspec.DecodeError:
-            continue  # the head, or of another version
-        if (row := bucket.rows.get(proxy)) is not None and 0 <= row.incarnation < len(bucket.incarnations):
-            yield bucket.incarnations[row.incarnation], row
+    return max(known, key=lambda one: (one[1].position, one[0]), default=None)
 
 
 def _differing(snapshot: Snapshot, recorded: Mapping[str, str]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """What a zone recorded of a change that is long past: between which moments its proxies got it, and nothing finer.
 
-Proxies' marks (`marks`) are written at most once a second, and a delivery stream keeps the last few of each: they tell
-by when at the latest a proxy had something, and until when it certainly had not.
+Proxies' marks (`marks`) are written at most once a second, and a delivery stream keeps the last few of each; records of
+what proxies took (`took`) reach further back, and to global. They tell by when at the latest a proxy had something, and
+until when it certainly had not.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from shared.events.event import GLOBAL
 from shared.events.history import History
 from shared.events.progress import LISTED, Arrival, Change, Recorded, has
 from shared.events.state import Position
-from zone_cp.marks import Bucket, Head, Incarnations
+from zone_cp.marks import Bucket, Head
+from zone_cp.took import Incarnations, Record
 
 
 def recorded(history: History, zone: str, origin: str, n: int) -> Recorded:
@@ -56,28 +58,24 @@ def _seen(history: History, zone: str, change: Change, first: int) -> tuple[str,
     return before, log.envelope(first + 1).time if first < len(log) else ""
 
 
-def _decoded(messages: Sequence[bytes]) -> Iterator[Bucket | Head]:
+def _decoded(messages: Sequence[bytes]) -> Iterator[Bucket | Head | Record]:
     for message in messages:
+        kind = Bucket if b'"rows"' in message else Record if b'"took"' in message else Head
         try:
-            if b'"rows"' in message:
-                yield msgspec.json.decode(message, type=Bucket)
-            else:
-                yield msgspec.json.decode(message, type=Head)
+            yield msgspec.json.decode(message, type=kind)
         except msgspec.DecodeError:
             continue  # of another version
 
 
-def _arrival(messages: Sequence[Bucket | Head], proxy: str, now: Incarnations, position: Position) -> Arrival:
+def _arrival(messages: Sequence[Bucket | Head | Record], proxy: str, now: Incarnations, position: Position) -> Arrival:
     """When a proxy is first known to have had a moment, and when it is last known not to have had it before."""
-    after = ""
-    for at, reached in _steps(messages, proxy, now):
-        if has(reached, position):
-            return Arrival(proxy, after, at)
-        after = at
-    return Arrival(proxy, after, "")
+    steps = sorted(_steps(messages, proxy, now))
+    by = min((at for at, reached in steps if has(reached, position)), default="")
+    after = max((at for at, reached in steps if not has(reached, position) and (not by or at < by)), default="")
+    return Arrival(proxy, after, by)
 
 
-def _steps(messages: Sequence[Bucket | Head], proxy: str, now: Incarnations) -> Iterator[tuple[str, Position]]:
+def _steps(messages: Sequence[Bucket | Head | Record], proxy: str, now: Incarnations) -> Iterator[tuple[str, Position]]:
     current = False
     for message in messages:
         match message:
@@ -90,3 +88,9 @@ def _steps(messages: Sequence[Bucket | Head], proxy: str, now: Incarnations) -> 
                 if row is not None and message.incarnations[row.incarnation] == now:
                     current = row.current
                     yield row.at, row.delivered
+            case Record():
+                yield from (
+                    (message.at, one.position)
+                    for one in message.took
+                    if one.incarnations == now and proxy in one.proxies
+                )

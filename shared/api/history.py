@@ -55,8 +55,9 @@ def history_routes(past: PlaneHistory | None) -> list[HTTPRouteHandler]:
         return Stream(past.lines(origin, after, until), media_type="application/x-ndjson")
 
     @get("/history/deliveries")
-    async def deliveries() -> Response[bytes]:
-        return json_response({"zones": await asked_of(past, _deliveries)})
+    async def deliveries(request: Call) -> Response[bytes]:
+        zone = request.query_params.get("zone")
+        return json_response({"zones": await asked_of(past, lambda history: _deliveries(history, zone))})
 
     @get("/history/verify")
     async def verify(request: Call) -> Response[bytes]:
@@ -173,8 +174,9 @@ def _origins(history: History) -> list[dict[str, Any]]:
     return [{"origin": log.origin, "events": len(log), "head": log.head(len(log))} for log in logs]
 
 
-def _deliveries(history: History) -> dict[str, list[msgspec.Raw]]:
-    return {zone: [msgspec.Raw(message) for message in messages] for zone, messages in history.deliveries.items()}
+def _deliveries(history: History, zone: str | None) -> dict[str, list[msgspec.Raw]]:
+    known = history.deliveries if zone is None else history.of_zones([zone]).deliveries
+    return {name: [msgspec.Raw(message) for message in messages] for name, messages in known.items()}
 
 
 async def asked_of(past: PlaneHistory, question: Callable[[History], T]) -> T:

@@ -55,7 +55,11 @@ def _history_paths() -> dict[str, Any]:
         },
         "/history/origins": {"get": operation("historyOrigins", {"200": answer(origins, "all")} | problems(503))},
         "/history/log": {"get": operation("historyLog", {"200": lines} | problems(400, 404, 503), logs)},
-        "/history/deliveries": {"get": operation("historyDeliveries", {"200": answer(free, "all")} | problems(503))},
+        "/history/deliveries": {
+            "get": operation(
+                "historyDeliveries", {"200": answer(free, "all")} | problems(404, 503), [query("zone", text)]
+            )
+        },
         "/history/trace/{origin}/{n}": _trace_path(),
         "/history/replay": {
             "get": operation("historyReplay", {"200": answer(moment, "then")} | problems(404, 503), asked)

@@ -93,11 +93,13 @@ def records_for(reader: Reader, records: Iterable[bytes]) -> list[bytes]:
         return list(records)
     found = []
     for record in records:
-        kept = msgspec.json.decode(record)
-        rows = kept.get("rows") if isinstance(kept, dict) else None
-        if isinstance(rows, dict):
-            seen = {proxy: row for proxy, row in rows.items() if reader.inspects(proxy)}
-            found.append(msgspec.json.encode({**kept, "rows": seen}))
+        match msgspec.json.decode(record):
+            case {"rows": dict(rows)} as kept:
+                seen = {proxy: row for proxy, row in rows.items() if reader.inspects(proxy)}
+                found.append(msgspec.json.encode({**kept, "rows": seen}))
+            case {"took": list(took)} as kept:
+                named = [{**one, "proxies": list(filter(reader.inspects, one["proxies"]))} for one in took]
+                found.append(msgspec.json.encode({**kept, "took": [one for one in named if one["proxies"]]}))
     return found
 
 

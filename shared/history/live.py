@@ -5,12 +5,13 @@ What was read is kept below the user's own caches, so that the next time only wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
+from shared.events.event import GLOBAL
 from shared.events.history import History
 from shared.history.cache import HistoryCache, OriginCache, history_of, user_cache
 from shared.history.progress import Progress, unwatched
@@ -24,7 +25,7 @@ class Api(Protocol):
         """Its address."""
         ...
 
-    def get(self, path: str) -> object:
+    def get(self, path: str, **query: Any) -> object:
         """A decoded answer."""
         ...
 
@@ -65,9 +66,30 @@ def open_live(api: Api, progress: Progress = unwatched, *, cache: Path | None = 
         kept.keep_only(known.origin for known in origins)
         for known in origins:
             _read(api, known, kept.origin(known.origin), progress)
-        zones = msgspec.convert(api.get("/history/deliveries"), _Deliveries).zones
-        recorded = {zone: [msgspec.json.encode(message) for message in messages] for zone, messages in zones.items()}
-        return history_of(kept.pasts(), recorded)
+        zones = [known.origin for known in origins if known.origin != GLOBAL]
+        return history_of(kept.pasts(), _Recorded(api, zones))
+
+
+class _Recorded(Mapping[str, Sequence[bytes]]):
+    """What zones recorded of their proxies, asked for when somebody looks at a zone's."""
+
+    def __init__(self, api: Api, zones: Sequence[str]) -> None:
+        self._api, self._zones = api, zones
+        self._known: dict[str, Sequence[bytes]] = {}
+
+    def __getitem__(self, zone: str) -> Sequence[bytes]:
+        if zone not in self._zones:
+            raise KeyError(zone)
+        if zone not in self._known:
+            told = msgspec.convert(self._api.get("/history/deliveries", zone=zone), _Deliveries).zones
+            self._known[zone] = [msgspec.json.encode(message) for message in told.get(zone, ())]
+        return self._known[zone]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._zones)
+
+    def __len__(self) -> int:
+        return len(self._zones)
 
 
 def _read(api: Api, known: Known, cache: OriginCache, progress: Progress) -> None:

@@ -36,7 +36,7 @@ KEEP_EVENTS = 10_000
 """So many new events make it worth to write the index anew."""
 
 
-Recorded: TypeAlias = Callable[[], Awaitable[Mapping[str, Sequence[bytes]]]]
+Recorded: TypeAlias = Callable[[], Awaitable[Sequence[bytes]]]
 
 
 class TooManyQuestions(Exception):
@@ -57,14 +57,14 @@ class RawLog(Protocol):
 
 class PlaneHistory:
     """The history of a plane's logs. `directory` is its own, and can be deleted while it is down. recorded: reads what
-    zones recorded of their proxies, where the plane has that. checks: what verifies the logs' signatures.
+    a zone recorded of its proxies, by zone. checks: what verifies the logs' signatures.
     """
 
     def __init__(
         self,
         logs: Mapping[str, RawLog],
         directory: Path,
-        recorded: Recorded | None = None,
+        recorded: Mapping[str, Recorded] = MappingProxyType({}),
         *,
         checks: Checks = MappingProxyType({}),
     ) -> None:
@@ -100,7 +100,8 @@ class PlaneHistory:
         async with self._turn:
             for origin, log in self._logs.items():
                 await self._read(origin, log)
-            recorded = await self._recorded() if self._recorded is not None else {}
+            kept = await asyncio.gather(*(read() for read in self._recorded.values()))
+            recorded = dict(zip(self._recorded, kept, strict=True))
             history = await asyncio.to_thread(self._history_for, reader, recorded)
             found = await asyncio.to_thread(_found, question, history)
             history.tidy()

@@ -149,13 +149,14 @@ async def rebuild(
 
 
 def _finish(hub: Path | None, target: Path) -> None:
-    """Give the streams to the hub's account, since a server without auth wrote them; zones' words on conditions, which
-    are no log, come along as they are.
+    """Give the streams to the hub's account, since a server without auth wrote them; zones' words on conditions and
+    records of what proxies took, which are no logs, come along as they are.
     """
     account = target / "jetstream" / topology.GLOBAL_ACCOUNT
     (target / "jetstream" / SCRATCH_ACCOUNT).rename(account)
     if hub is not None and (old := _account(hub)) is not None:
-        for stream in (old / "streams").glob(f"{topology.status_stream_name('')}*"):
+        named = (topology.status_stream_name(""), topology.record_stream_name(""))
+        for stream in (one for name in named for one in (old / "streams").glob(f"{name}*")):
             shutil.copytree(stream, account / "streams" / stream.name, ignore=shutil.ignore_patterns("obs"))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import aclosing
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +25,7 @@ from shared.history.cache import HistoryCache, OriginCache, history_of, user_cac
 from shared.history.plane import continues
 from shared.history.progress import Progress, unwatched
 from shared.nats import topology
-from shared.nats.connection import ApiError, NatsSettings, connect
+from shared.nats.connection import ApiError, Connection, NatsSettings, connect
 from shared.nats.fast import read_fast
 from shared.nats.log import JetStreamLog, LogFault
 from shared.nats.server import ServerFailed, account_directory, scratch_server
@@ -69,7 +70,7 @@ def fingerprint(store: Path) -> str:
 
 
 async def _read(store: Path, kept: HistoryCache, progress: Progress) -> dict[str, list[bytes]]:
-    """Read what is new into the cache; returns what the zones' delivery streams hold, by zone."""
+    """Read what is new into the cache; returns what zones recorded of their proxies."""
     progress("copy the store", 0, 0)
     async with scratch_server(store) as url:
         connection = await connect(NatsSettings(url=url, name="zonal-history"), timeout_seconds=CONNECT_SECONDS)
@@ -79,11 +80,21 @@ async def _read(store: Path, kept: HistoryCache, progress: Progress) -> dict[str
             kept.keep_only(origins)
             for origin, stream in origins.items():
                 await _read_origin(url, JetStreamLog(connection, stream), kept.origin(origin), progress)
-            recorded = topology.delivery_stream_name("")
-            zones = [name.removeprefix(recorded) for name in streams if name.startswith(recorded)]
-            return {zone: await topology.own_delivery(connection, zone).kept() for zone in zones}
+            return await _recorded(connection, streams)
         finally:
             await connection.close()
+
+
+async def _recorded(connection: Connection, streams: Sequence[str]) -> dict[str, list[bytes]]:
+    """What zones recorded of their proxies: records of what they took, and in a zone's own store their marks."""
+    found: dict[str, list[bytes]] = {}
+    for named, opened in (
+        (topology.delivery_stream_name(""), topology.own_delivery),
+        (topology.record_stream_name(""), topology.records),
+    ):
+        for zone in (name.removeprefix(named) for name in streams if name.startswith(named)):
+            found.setdefault(zone, []).extend(await opened(connection, zone).kept())
+    return found
 
 
 def origin_of(stream: str) -> str:

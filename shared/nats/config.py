@@ -19,6 +19,8 @@ from shared.nats.topology import (
     HUB_PREFIX,
     ZONE_ACCOUNT,
     hub_account,
+    record_prefix,
+    record_stream_name,
     status_prefix,
     status_stream_name,
     zone_reader,
@@ -27,6 +29,7 @@ from shared.nats.topology import (
 )
 
 API = "$JS.API"
+OWN_SUBJECTS = ("mesh.v1.>", "zone.v1.>", "status.v1.>", "record.v1.>")
 LEAF_NKEY_FILE = "leaf-nkey.conf"
 
 
@@ -75,18 +78,15 @@ class LeafConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 def imports_of(zone: str) -> tuple[tuple[str, str, bool], ...]:
     """What a zone may call on the hub: (subject there, name here, whether many replies come)."""
-    own, status, reader = zone_stream(zone), status_stream_name(zone), zone_reader(zone)
+    reader, streams = zone_reader(zone), (zone_stream(zone), status_stream_name(zone), record_stream_name(zone))
     api = [
         (f"STREAM.INFO.{EVENTS}", False),
         (f"DIRECT.GET.{EVENTS}", True),
         (f"CONSUMER.RESET.{EVENTS}.{reader}", False),
         (f"CONSUMER.MSG.NEXT.{EVENTS}.{reader}", True),
-        (f"STREAM.INFO.{own}", False),
-        (f"DIRECT.GET.{own}", True),
-        (f"STREAM.INFO.{status}", False),
-        (f"DIRECT.GET.{status}", True),
+        *(call for own in streams for call in ((f"STREAM.INFO.{own}", False), (f"DIRECT.GET.{own}", True))),
     ]
-    publish = (zone_subjects(zone), f"{status_prefix(zone)}>")
+    publish = (zone_subjects(zone), f"{status_prefix(zone)}>", f"{record_prefix(zone)}>")
     return (
         *((f"{API}.{call}", f"{HUB_API}.{call}", many) for call, many in api),
         *((subject, HUB_PREFIX + subject, False) for subject in publish),
@@ -148,7 +148,7 @@ def leaf_text(config: LeafConfig) -> str:
         f"      urls: [ {_quoted(url)} ]",
         f"      account: {ZONE_ACCOUNT}",
         # Nothing imports these on the hub; refused here too, so that a mistake there leaks nothing.
-        f"      deny_exports: [ {_quoted('mesh.v1.>')}, {_quoted('zone.v1.>')}, {_quoted('status.v1.>')} ]",
+        f"      deny_exports: [ {', '.join(map(_quoted, OWN_SUBJECTS))} ]",
         f"      include {_quoted('./' + config.leaf_nkey_file)}",
         *(f"      {line}" for line in _tls(config.tls, verify=None)),
         "    }",

@@ -6,6 +6,7 @@ that were replaced before it came. The resource log never depends on it (decisio
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -108,6 +109,17 @@ class StatusStream:
         """Every message that the stream still holds, in order. Raises LogUnavailable."""
         last = await self._last()
         return [raw.data async for raw in read_direct(self.connection, self._api, self.stream, 0, last)]
+
+    async def news(self, known: deque[RawEvent]) -> None:
+        """Bring what the stream held once up to what it holds now, in order. Raises LogUnavailable."""
+        state = (await self._info())["state"]
+        first, last = int(state["first_seq"]), int(state["last_seq"])
+        if known and known[-1].sequence > last:
+            known.clear()  # it began anew
+        while known and known[0].sequence < first:
+            known.popleft()
+        after = known[-1].sequence if known else 0
+        known.extend([raw async for raw in read_direct(self.connection, self._api, self.stream, after, last)])
 
     async def identity(self) -> str:
         """When the stream was created, as the server says: tells a stream from its successor. Raises LogUnavailable."""

@@ -1,8 +1,9 @@
 """Names of streams, subjects and consumers, in one place, and the logs that each process opens with them.
 
 Hub, account GLOBAL: `EV` on `mesh.v1.>`, per zone `Z_<zone>` on `zone.v1.<zone>.>`, `S_<zone>` on
-`status.v1.<zone>.>`, and on `EV` one pull consumer `zone-<zone>` per zone. Zone server, account APP: the same three
-streams for its own zone, where `EV` is a copy, and `D_<zone>` on `delivery.v1.<zone>.>`, which never leaves it. The
+`status.v1.<zone>.>`, `R_<zone>` on `record.v1.<zone>.>`, and on `EV` one pull consumer `zone-<zone>` per zone. Zone
+server, account APP: the same four streams for its own zone, where `EV` is a copy, and `D_<zone>` on
+`delivery.v1.<zone>.>`, which never leaves it. The
 hub's account of a zone imports what the zone may do there under two prefixes that no local stream listens to:
 `hub.js.` (JetStream API) and `hub.` (publishing). So a local publish never reaches the hub by accident, and the hub
 never writes into a zone.
@@ -16,7 +17,14 @@ from __future__ import annotations
 from shared.nats.connection import Connection
 from shared.nats.log import JetStreamLog
 from shared.nats.status import StatusStream
-from shared.nats.stream import delivery_stream, ensure_reader, ensure_stream, event_stream, status_stream
+from shared.nats.stream import (
+    delivery_stream,
+    ensure_reader,
+    ensure_stream,
+    event_stream,
+    record_stream,
+    status_stream,
+)
 
 EVENTS = "EV"
 EVENTS_SUBJECTS = "mesh.v1.>"
@@ -55,6 +63,16 @@ def delivery_stream_name(zone: str) -> str:
 def delivery_prefix(zone: str) -> str:
     """Prefix of the subjects of how far the zone's proxies have come; the key follows."""
     return f"delivery.v1.{zone}."
+
+
+def record_stream_name(zone: str) -> str:
+    """Stream of what the zone's proxies took."""
+    return f"R_{zone}"
+
+
+def record_prefix(zone: str) -> str:
+    """Prefix of the subjects of what the zone's proxies took; a time follows."""
+    return f"record.v1.{zone}."
 
 
 def zone_reader(zone: str) -> str:
@@ -113,6 +131,16 @@ def own_delivery(connection: Connection, zone: str) -> StatusStream:
     return StatusStream(connection, delivery_stream_name(zone), delivery_prefix(zone))
 
 
+def records(connection: Connection, zone: str) -> StatusStream:
+    """What the zone's proxies took, on the server of this connection: the zone's own, or the hub."""
+    return StatusStream(connection, record_stream_name(zone), record_prefix(zone))
+
+
+def records_target(connection: Connection, zone: str) -> StatusStream:
+    """`R_<zone>` on the hub, written by the zone through its leaf link."""
+    return StatusStream(connection, record_stream_name(zone), record_prefix(zone), api=HUB_API, prefix=HUB_PREFIX)
+
+
 def status_target(connection: Connection, zone: str) -> StatusStream:
     """`S_<zone>` on the hub, written by the zone through its leaf link."""
     return StatusStream(connection, status_stream_name(zone), status_prefix(zone), api=HUB_API, prefix=HUB_PREFIX)
@@ -124,17 +152,21 @@ async def ensure_hub(connection: Connection, *, replicas: int = 1) -> None:
 
 
 async def ensure_zone_on_hub(connection: Connection, zone: str, *, replicas: int = 1) -> None:
-    """Create or update what a zone needs on the hub: its two streams and its consumer. Call after `ensure_hub`."""
+    """Create or update what a zone needs on the hub: its three streams and its consumer. Call after `ensure_hub`."""
     await ensure_stream(connection, event_stream(zone_stream(zone), zone_subjects(zone), replicas=replicas))
     await ensure_stream(
         connection, status_stream(status_stream_name(zone), f"{status_prefix(zone)}>", replicas=replicas)
+    )
+    await ensure_stream(
+        connection, record_stream(record_stream_name(zone), f"{record_prefix(zone)}>", replicas=replicas)
     )
     await ensure_reader(connection, EVENTS, zone_reader(zone))
 
 
 async def ensure_zone(connection: Connection, zone: str) -> None:
-    """Create or update the four streams on the zone's own server. Raises ApiError, LogUnavailable."""
+    """Create or update the five streams on the zone's own server. Raises ApiError, LogUnavailable."""
     await ensure_stream(connection, event_stream(zone_stream(zone), zone_subjects(zone)))
     await ensure_stream(connection, status_stream(status_stream_name(zone), f"{status_prefix(zone)}>"))
     await ensure_stream(connection, event_stream(EVENTS, EVENTS_SUBJECTS))
     await ensure_stream(connection, delivery_stream(delivery_stream_name(zone), f"{delivery_prefix(zone)}>"))
+    await ensure_stream(connection, record_stream(record_stream_name(zone), f"{record_prefix(zone)}>"))

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from shared.events.state import Position
+from shared.history.recordings import Recordings
 from shared.nats import topology
 from shared.nats.connection import connect
 from shared.nats.status import StatusStream
@@ -21,6 +22,7 @@ from zone_cp.ads.delta import DeltaStream
 from zone_cp.ads.fence import Mark
 from zone_cp.ads.hub import Hub, NodeInfo, Stream
 from zone_cp.marks import BUCKETS, HEAD, Bucket, Marks
+from zone_cp.took import Record, Records
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -37,7 +39,8 @@ class Life:
 
     def __init__(self, stream: StatusStream) -> None:
         self.hub = Hub()
-        self.marks = Marks(stream, self.hub, lambda: ("of global", "of the zone"))
+        self.records = topology.records(stream.connection, "east")
+        self.marks = Marks(stream, self.hub, lambda: ("of global", "of the zone"), Records(self.records))
         self.hub.on_moved, self.hub.on_advanced, self.hub.on_left = (
             self.marks.moved, self.marks.advanced, self.marks.left,
         )  # fmt: skip
@@ -126,3 +129,48 @@ async def test_types_are_told_apart_with_their_times(tmp_path: Path) -> None:
         assert (moved.sent, moved.acked) == (Position(2, 0), Position(1, 0))
         assert row.at >= moved.sent_at > "2"
         assert row.delivered == Position(1, 0)
+
+
+async def test_what_proxies_took_is_recorded_where_it_differs(tmp_path: Path) -> None:
+    """Proxies that hold the same stand in one entry; a moment that brought nothing else is not written; all is kept."""
+    async with delivery(tmp_path) as stream:
+        life = Life(stream)
+        proxies = [f"proxy-{number}" for number in range(100)]
+        life.connect(*proxies)
+        life.give(1, *proxies)
+        await life.marks.flush()
+        for position in range(2, 60):
+            life.give(position, "proxy-7")
+            await life.marks.flush()
+        life.hub.advance(Position(60, 0))
+        await life.marks.flush()
+        kept = await life.records.kept()
+        first, *rest = [msgspec.json.decode(message, type=Record) for message in kept]
+        (together,) = first.took
+        assert together.proxies == tuple(sorted(proxies))
+        assert together.position == Position(1, 0)
+        assert together.incarnations == ("of global", "of the zone")
+        assert [(one.position.g, one.proxies) for record in rest for one in record.took] == [
+            (position, ("proxy-7",)) for position in range(2, 60)
+        ]
+        assert len(kept[-1]) < 300
+
+
+async def test_readings_ask_for_what_is_new(tmp_path: Path) -> None:
+    """Whoever reads the records again has what was written since, and all of it where the stream began anew."""
+    async with delivery(tmp_path) as stream:
+        life, marks = Life(stream), Recordings(topology.records(stream.connection, "east"), stream)
+        life.connect("p")
+        for position in (1, 2):
+            life.give(position, "p")
+            await life.marks.flush()
+            kept = [message for message in await marks.read() if b'"took"' in message]
+            assert kept == await life.records.kept()
+            assert len(kept) == position
+        assert len(await marks.read()) > len(kept)
+        await stream.connection.api(f"$JS.API.STREAM.DELETE.{life.records.stream}")
+        await topology.ensure_zone(stream.connection, "east")
+        life.give(3, "p")
+        await life.marks.flush()
+        (kept,) = [message for message in await marks.read() if b'"took"' in message]
+        assert msgspec.json.decode(kept, type=Record).took[0].position == Position(3, 0)

@@ -25,7 +25,7 @@ PREFIXES = ("", "hub.", "hub.js.", "$JS.hub.API.", "$JS.API.")
 async def positions(world: World) -> dict[str, tuple[int, int]]:
     """First and last sequence of every stream on the hub."""
     found = {}
-    for stream in ("EV", "Z_east", "S_east", "Z_west", "S_west"):
+    for stream in ("EV", "Z_east", "S_east", "R_east", "Z_west", "S_west", "R_west"):
         state = (await world.hub.api(f"$JS.API.STREAM.INFO.{stream}"))["state"]
         found[stream] = (state["first_seq"], state["last_seq"])
     return found
@@ -55,6 +55,7 @@ async def started(world: World) -> Connection:
         log = LogBuilder(zone)
         await topology.zone_log_on_hub(world.hub, zone).append(log.append(applied(mes("own"), zone)))
         await topology.status_on_hub(world.hub, zone).put("k", b"{}")
+        await topology.records(world.hub, zone).put("k", b"{}")
     west = world.zones["west"]
     source = topology.hub_log_from_zone(west, "west")
     async with asyncio.timeout(10):
@@ -73,7 +74,8 @@ async def test_a_zone_cannot_write_what_is_not_its_own(tmp_path: Path) -> None:
         west = await started(world)
         before = await positions(world)
         for prefix in PREFIXES:
-            for subject in ("mesh.v1.x", "zone.v1.east.x", "status.v1.east.x", "zone.v1.west.x", "status.v1.west.x"):
+            kinds = ("zone", "status", "record")
+            for subject in ("mesh.v1.x", *(f"{kind}.v1.{zone}.x" for zone in ("east", "west") for kind in kinds)):
                 await west.publish(prefix + subject, FORGED, reply="zone.v1.east.reply")
                 await west.publish(prefix + subject, FORGED, reply="mesh.v1.reply")
         await west.flush()
@@ -82,17 +84,17 @@ async def test_a_zone_cannot_write_what_is_not_its_own(tmp_path: Path) -> None:
         # The one door that is open, to show that the link carries what may pass, after all of the above.
         await west.request("hub.status.v1.west.mine", b"{}")
         after = await positions(world)
-        # `hub.zone.v1.west.x` and `hub.status.v1.west.x`, each twice, and `mine`, are west's right.
-        assert after == before | {"Z_west": (1, 3), "S_west": (1, 4)}
+        # Of its own subjects two each, and `mine`, are west's right.
+        assert after == before | {"Z_west": (1, 3), "S_west": (1, 4), "R_west": (1, 3)}
 
 
 async def test_a_zone_cannot_read_or_change_what_is_not_its_own(tmp_path: Path) -> None:
-    """No info, message, consumer, purge, deletion, update or snapshot beyond the four streams' read rights it has."""
+    """No info, message, consumer, purge, deletion, update or snapshot beyond the streams' read rights it has."""
     async with running_world(tmp_path, "east", "west") as world:
         west = await started(world)
         before = await positions(world)
         calls: list[tuple[str, Any]] = [("STREAM.NAMES", None), ("STREAM.LIST", None), ("INFO", None)]
-        for stream in ("Z_east", "S_east"):
+        for stream in ("Z_east", "S_east", "R_east"):
             calls += [(f"STREAM.INFO.{stream}", None), (f"DIRECT.GET.{stream}", {"seq": 1})]
         for stream in before:
             consumer = {"stream_name": stream, "config": {"name": "c", "ack_policy": "none"}}

@@ -89,8 +89,11 @@ def test_a_zone_may_do_only_this_on_the_hub() -> None:
         "$JS.API.DIRECT.GET.Z_west",
         "$JS.API.STREAM.INFO.S_west",
         "$JS.API.DIRECT.GET.S_west",
+        "$JS.API.STREAM.INFO.R_west",
+        "$JS.API.DIRECT.GET.R_west",
         "zone.v1.west.>",
         "status.v1.west.>",
+        "record.v1.west.>",
     ]
     assert all(name.startswith("hub.") for _, name, _ in imports_of("west"))
 

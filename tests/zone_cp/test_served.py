@@ -14,9 +14,10 @@ from shared.events.state import Position
 from shared.history.bundle import open_bundle, write_bundle
 from shared.model.resource import key_of
 from tests.builders import LogBuilder, ZoneBuilder, applied, egress, generator, mes, mesh
-from zone_cp.marks import Bucket, Head, Row
+from zone_cp.marks import Head
 from zone_cp.replay import snapshot_at
 from zone_cp.served import Served, replayed
+from zone_cp.took import Record, Took
 from zone_cp.xds.digest import type_digest
 from zone_cp.xds.inspect import short_type
 from zone_cp.xds.snapshot import CLUSTER, SECRET
@@ -58,10 +59,9 @@ def _recorded(
     history = History.of(hub.events, {"east": zone.own.events})
     position = history.position("east", at)
     found = _digests(history, position) if digests is None else dict(digests)
-    row = Row(0, position, True, HELD_AT, {}, found)
-    bucket = Bucket(((incarnation or hub.state.incarnation, zone.own.state.incarnation),), {PROXY: row})
+    took = Took((incarnation or hub.state.incarnation, zone.own.state.incarnation), position, found, (PROXY,))
     head = Head((hub.state.incarnation, zone.own.state.incarnation), position, HELD_AT)
-    messages = [msgspec.json.encode(one) for one in (head, bucket)]
+    messages = [msgspec.json.encode(one) for one in (head, Record(HELD_AT, (took,)))]
     return History(history.hub, history.zones, {"east": [b"{}", *messages]})
 
 
