@@ -86,7 +86,7 @@ class _Known(msgspec.Struct):
 
 
 class Marks:
-    """Belongs to one event loop. incarnations: of the logs as they are now. records: told what up-to-date proxies hold."""
+    """Belongs to one event loop. incarnations: of the logs as they are now. records: told what proxies hold."""
 
     def __init__(
         self, stream: StatusStream, hub: Hub, incarnations: Callable[[], Incarnations], records: Records
@@ -205,9 +205,7 @@ class Marks:
         mine = {proxy: known for proxy, known in self._known.items() if _bucket(proxy) == number}
         incarnations = tuple(dict.fromkeys(known.incarnations for known in mine.values()))
         rows = {
-            proxy: Row(
-                incarnations.index(known.incarnations), known.delivered, known.current, known.at, known.types
-            )
+            proxy: Row(incarnations.index(known.incarnations), known.delivered, known.current, known.at, known.types)
             for proxy, known in mine.items()
         }
         return Bucket(incarnations, rows)

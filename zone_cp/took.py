@@ -62,7 +62,7 @@ class Records:
     def took(
         self, proxy: str, incarnations: Incarnations, position: Position, snapshot: Snapshot, types: Collection[str]
     ) -> None:
-        """The proxy holds all of `snapshot`, of the types that it asks for, and there was nothing else at `position`."""
+        """The proxy holds all of `snapshot`, of the types that it asks for, which was all there was at `position`."""
         digests = {
             short: self._digest(url, names)
             for url, names in snapshot.resources.items()

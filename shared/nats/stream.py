@@ -16,7 +16,7 @@ API_TIMEOUT_SECONDS = 10.0
 DELIVERIES_KEPT = 16
 """Messages of one subject of a delivery stream: how far back it can be looked."""
 RECORDS_BYTES = 16 << 20
-"""Of a zone's records of what its proxies took: some 600 changes that touch each of 1,000 proxies, and 40,000 that touch
+"""Of a zone's records of what its proxies took: 600 changes that touch each of 1,000 proxies, or 40,000 that touch
 ten of them.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,16 @@ BASE_PORT = 26_700
 SECONDS = 90.0
 
 
-async def zonal(system: Living, zone: str, *words: str) -> tuple[int, str]:
-    api = f"http://127.0.0.1:{system.zone_ports[zone].api}"
-    flags = ("--api", api, "--token-file", str(system.deployment.admin_token))
+async def zonal(system: Living, zone: str | None, *words: str) -> tuple[int, str]:
+    """A command that asks a zone, or global."""
+    ports = system.ports if zone is None else system.zone_ports[zone]
+    flags = ("--api", f"http://127.0.0.1:{ports.api}", "--token-file", str(system.deployment.admin_token))
+    return await run(*words, *flags)
+
+
+async def run(*words: str) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "shared.cli", *words, *flags, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "shared.cli", *words, stdout=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(SECONDS):
         out, _ = await process.communicate()
@@ -47,6 +53,9 @@ async def test_every_envoy_has_what_its_zone_says_it_holds(tmp_path: Path) -> No
             assert (code, "Envoy has what is intended." in told) == (0, True), told
             assert "refused" not in told.split("\n", 2)[2], told
             await _served(system, zone, proxy)
+        for proxy in proxies:
+            await _served_as_global_knows(system, zone, proxy)
+        await _served_offline(system, tmp_path, zone, proxies)
         assert (await zonal(system, zone, "inspect", "xds", "nobody"))[0] != 0
         await _csds(system, zone, proxies)
 
@@ -61,6 +70,29 @@ async def _served(system: Living, zone: str, proxy: str) -> None:
     code, told = await zonal(system, zone, "replay", "--proxy", proxy, "-o", "json")
     assert code == 0
     assert json.loads(told)["served"]["verdict"] == "served"
+
+
+async def _served_as_global_knows(system: Living, zone: str, proxy: str) -> None:
+    """The same on global, where the zone's records come up: over HTTP and by the command."""
+    async with asyncio.timeout(SECONDS), system.client() as client:
+        asked = {"zone": zone, "proxy": proxy, "kind": "Cluster"}
+        while (await client.get("/history/replay", params=asked)).json()["served"]["verdict"] != "served":  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+    code, told = await zonal(system, None, "replay", "--zone", zone, "--proxy", proxy, "-o", "json")
+    assert code == 0
+    assert json.loads(told)["served"]["verdict"] == "served"
+
+
+async def _served_offline(system: Living, tmp_path: Path, zone: str, proxies: list[str]) -> None:
+    """The same from a bundle that global gave, and from a copy of the hub's store alone."""
+    bundle, copy = tmp_path / "past.bundle", tmp_path / "copy"
+    assert (await zonal(system, None, "bundle", "export", str(bundle)))[0] == 0
+    await asyncio.to_thread(shutil.copytree, system.deployment.hub_store, copy)
+    for source in (("--bundle", str(bundle)), ("--store", str(copy))):
+        for proxy in proxies:
+            code, told = await run("replay", "--zone", zone, "--proxy", proxy, "-o", "json", *source)
+            assert code == 0
+            assert json.loads(told)["served"]["verdict"] == "served", (source, proxy)
 
 
 async def _csds(system: Living, zone: str, proxies: list[str]) -> None:
