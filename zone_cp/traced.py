@@ -60,7 +60,9 @@ def _seen(history: History, zone: str, change: Change, first: int) -> tuple[str,
 
 def _decoded(messages: Sequence[bytes]) -> Iterator[Bucket | Head | Record]:
     for message in messages:
-        kind = Bucket if b'"rows"' in message else Record if b'"took"' in message else Head
+        kind: type[Bucket | Head | Record] = (
+            Bucket if b'"rows"' in message else Record if b'"took"' in message else Head
+        )
         try:
             yield msgspec.json.decode(message, type=kind)
         except msgspec.DecodeError:

@@ -100,6 +100,8 @@ def records_for(reader: Reader, records: Iterable[bytes]) -> list[bytes]:
             case {"took": list(took)} as kept:
                 named = [{**one, "proxies": list(filter(reader.inspects, one["proxies"]))} for one in took]
                 found.append(msgspec.json.encode({**kept, "took": [one for one in named if one["proxies"]]}))
+            case _:
+                pass  # it names no proxies; what is of another version is for nobody
     return found
 
 

@@ -145,8 +145,8 @@ class Client:
         self._client = client
         self.asked: list[tuple[str, int, int]] = []
 
-    def get(self, path: str) -> object:
-        return self._client.get(path).json()
+    def get(self, path: str, **query: str) -> object:
+        return self._client.get(path, params=query).json()
 
     def pieces(self, path: str, *, origin: str, after: int, until: int) -> Iterator[bytes]:
         self.asked.append((origin, after, until))

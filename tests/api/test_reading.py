@@ -19,7 +19,7 @@ from shared.events.history import History, NoSuchMoment
 from shared.events.index import LogIndex
 from shared.events.log import MemoryLog
 from shared.events.past import PastLog
-from shared.events.reading import EVERYTHING, Reader, is_withheld, line_for, past_for
+from shared.events.reading import EVERYTHING, Reader, is_withheld, line_for, past_for, records_for
 from shared.events.search import Wanted
 from shared.history.live import open_live
 from shared.history.plane import PlaneHistory
@@ -228,8 +228,8 @@ def test_the_commands_of_a_limited_reader_work_on_what_they_may_see(api: TestCli
         def __init__(self) -> None:
             self.asked: list[object] = []
 
-        def get(self, path: str) -> object:
-            return api.get(path, headers=RED).json()
+        def get(self, path: str, **query: str) -> object:
+            return api.get(path, params=query, headers=RED).json()
 
         def pieces(self, path: str, **params: object) -> Iterator[bytes]:
             self.asked.append(params["after"])
@@ -319,3 +319,14 @@ def test_an_event_that_is_withheld_cannot_be_asked_for(log: PastLog) -> None:
 def test_what_belongs_to_no_mesh_is_for_every_reader(key: ResourceKey, red: bool, east: bool) -> None:
     """Meshes and zones are for those who may read them."""
     assert (OF_RED.sees(key), OF_EAST.sees(key)) == (red, east)
+
+
+def test_records_name_the_proxies_that_a_reader_may_inspect() -> None:
+    """Of a mesh's reader the sidecars of that mesh; nothing of an egress, which has something of every mesh."""
+    took = [{"digests": {"Cluster": digest}, "proxies": names} for digest, names in (
+        ("1", ["blue.web", "red.web"]), ("2", [".egress", "blue.api"]),
+    )]  # fmt: skip
+    record = json.dumps({"at": "then", "took": took}).encode()
+    assert records_for(Reader(), [record]) == [record]
+    (seen,) = records_for(Reader(meshes=frozenset({"red"})), [record, b'{"at":"then"}'])
+    assert json.loads(seen) == {"at": "then", "took": [{"digests": {"Cluster": "1"}, "proxies": ["red.web"]}]}

@@ -172,5 +172,5 @@ async def test_readings_ask_for_what_is_new(tmp_path: Path) -> None:
         await topology.ensure_zone(stream.connection, "east")
         life.give(3, "p")
         await life.marks.flush()
-        (kept,) = [message for message in await marks.read() if b'"took"' in message]
-        assert msgspec.json.decode(kept, type=Record).took[0].position == Position(3, 0)
+        (anew,) = [message for message in await marks.read() if b'"took"' in message]
+        assert msgspec.json.decode(anew, type=Record).took[0].position == Position(3, 0)

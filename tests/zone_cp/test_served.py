@@ -12,6 +12,7 @@ from shared.events.event import ProxyConnected
 from shared.events.history import History
 from shared.events.state import Position
 from shared.history.bundle import open_bundle, write_bundle
+from shared.history.trace import past_traces
 from shared.model.resource import key_of
 from tests.builders import LogBuilder, ZoneBuilder, applied, egress, generator, mes, mesh
 from zone_cp.marks import Head
@@ -124,3 +125,14 @@ def test_a_bundle_carries_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for at in ("4", "5", "6"):
         assert _judged(elsewhere, at) == _judged(history, at)
     assert _judged(elsewhere, "4").verdict == "served"
+
+
+def test_a_record_tells_by_when_a_change_had_arrived() -> None:
+    """Where marks are not, as on global: at the latest when the proxy took it, or something later."""
+    hub, zone = _past()
+    history = _recorded(hub, zone, "4")
+    for change, known in ((4, True), (6, False)):
+        (trace,) = past_traces(history, "global", change)
+        assert trace.recorded is not None
+        assert [one.by for one in trace.recorded.delivered] == ([HELD_AT] if known else [])
+        assert trace.recorded.unrecorded == (() if known else (PROXY,))
