@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -22,8 +23,12 @@ from shared.model.resource import (
 )
 
 ALLOW_ADDRESSES_LABEL = "zonal.io/allow-addresses"
-"""On a Mesh: CIDRs that endpoints may use although decision 13 refuses them. Label values hold neither `/` nor
-`,`, so `_` may stand for the slash and `-` separates: `127.0.0.0_24-10.0.0.0_8`."""
+"""On a Mesh: CIDRs that endpoints may use although decision 13 refuses them. Label values hold none of `/`, `,` and
+`:`. So `_` stands for the slash, `-` separates, and `.` stands for the colon of an IPv6 address, which is told by its
+eight groups or by `..` for `::`: `127.0.0.0_24-fd00.._8-0..1_128`. What does not fit into 63 characters goes on in
+labels like `zonal.io/allow-addresses-2`."""
+CIDRS_WRITTEN = 'in a label like 10.0.0.0_8-fd00.._8-0..1_128: "_" for "/", "." for ":" of IPv6, "-" between ranges'
+IPV6_GROUPS = 8
 MES_ORIGINATION_LABEL = "zonal.io/mes-origination"
 SIDECAR_ORIGINATION = "sidecar"
 UNIVERSAL = "universal"
@@ -80,14 +85,32 @@ def label_faults(labels: Labels) -> tuple[tuple[str, str], ...]:
         elif not _NAME.fullmatch(name) or len(name) > 63:
             faults.append((f'labels["{key}"]', _NAME_TEXT))
         if value and (not _NAME.fullmatch(value) or len(value) > 63):
-            faults.append((f'labels["{key}"]', _VALUE_TEXT))
+            hint = f": ranges are written {CIDRS_WRITTEN}" if _lists_addresses(key) else ""
+            faults.append((f'labels["{key}"]', _VALUE_TEXT + hint))
     return tuple(faults)
 
 
 def allowed_addresses(mesh: Mesh | None) -> tuple[str, ...]:
-    """CIDRs that a mesh's label allows, as text; empty without the label. They are checked in `validate`."""
-    text = mesh.labels.get(ALLOW_ADDRESSES_LABEL, "") if mesh else ""
-    return tuple(part.replace("_", "/") for part in re.split(r"[-,\s]+", text) if part)
+    """CIDRs that a mesh's labels allow, as text; empty without such labels. They are checked in `validate`."""
+    return () if mesh is None else tuple(cidr for _, cidr in spelled_addresses(mesh.labels))
+
+
+def spelled_addresses(labels: Labels) -> Iterator[tuple[str, str]]:
+    """Every CIDR that labels allow, or what stands there instead, with the key of its label."""
+    for key, value in sorted(labels.items()):
+        if _lists_addresses(key):
+            yield from ((key, _cidr(part)) for part in re.split(r"[-,\s]+", value) if part)
+
+
+def _lists_addresses(key: str) -> bool:
+    return key == ALLOW_ADDRESSES_LABEL or key.startswith(f"{ALLOW_ADDRESSES_LABEL}-")
+
+
+def _cidr(part: str) -> str:
+    address, slash, length = part.replace("_", "/").partition("/")
+    if ".." in address or address.count(".") == IPV6_GROUPS - 1:
+        address = address.replace(".", ":")
+    return f"{address}{slash}{length}"
 
 
 def is_direct(mesh: Mesh) -> bool:

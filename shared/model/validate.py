@@ -21,11 +21,11 @@ from shared.model.gateway_route_rules import gateway_route_violations
 from shared.model.gateway_rules import builtin_violations, gateway_violations
 from shared.model.inbound import PROTOCOL_TAG, PROTOCOL_WORDS
 from shared.model.labels import (
-    ALLOW_ADDRESSES_LABEL,
+    CIDRS_WRITTEN,
     MES_ORIGINATION_LABEL,
     SIDECAR_ORIGINATION,
-    allowed_addresses,
     label_faults,
+    spelled_addresses,
 )
 from shared.model.limits import SOCKET_PATH_BYTES_MAX
 from shared.model.material import base64_fault, holds_private_key, inline_bytes
@@ -182,9 +182,9 @@ def _mesh(mesh: Mesh) -> Iterator[tuple[str, str]]:
     origination = mesh.labels.get(MES_ORIGINATION_LABEL)
     if origination not in (None, SIDECAR_ORIGINATION, "egress"):
         yield f'labels["{MES_ORIGINATION_LABEL}"]', f"must be {SIDECAR_ORIGINATION} or egress"
-    for cidr in allowed_addresses(mesh):
+    for key, cidr in spelled_addresses(mesh.labels):
         if reason := cidr_fault(cidr):
-            yield f'labels["{ALLOW_ADDRESSES_LABEL}"]', reason
+            yield f'labels["{key}"]', f"{reason}: ranges are written {CIDRS_WRITTEN}"
 
 
 def _backend(backend: CaBackend, path: str) -> Iterator[tuple[str, str]]:

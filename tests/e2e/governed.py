@@ -88,7 +88,7 @@ class World:
 
 
 def service(name: str, port: int, to: int) -> str:
-    protocol = "http" if name in ("slow", "other", "lost", "named") else "tcp"
+    protocol = "http" if name in ("slow", "other", "lost", "named", "chat") else "tcp"
     return (
         f"{{type: MeshExternalService, name: {name}, mesh: default, labels: {{team: {name}}}, spec: "
         f"{{match: {{port: {port}, protocol: {protocol}}}, endpoints: [{{address: 127.0.0.1, port: {to}}}]}}}}"
@@ -115,6 +115,16 @@ class Held:
         except OSError:
             return 0
         return int(first.split()[1]) if first else 0
+
+    def upgrade(self) -> bool:
+        """Make it a WebSocket, whose server sends back what it is sent."""
+        head = "GET /chat HTTP/1.1\r\nhost: app\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
+        key = "sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        self._socket.sendall(f"{head}{key}".encode())
+        switched = self._file.readline().startswith(b"HTTP/1.1 101")
+        while self._file.readline().strip():
+            pass
+        return switched
 
     def talk(self) -> bool:
         """Whether a line comes back."""

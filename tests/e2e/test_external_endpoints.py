@@ -138,16 +138,29 @@ def test_priorities_fail_over_and_come_back(world: World, protocol: str) -> None
     eventually(lambda: ask(name).status == 200, "an answer")
     assert {ask(name).seen["server"] for _ in range(8)} == {one.name}
     world.dies(one, name)
-    if protocol == "tcp":
-        # Envoy ends the connection whose refusal ejects the endpoint (upstream_rq_pending_failure_eject).
-        assert ask(name).seen.get("server") in (None, spare.name)
-        world.ejected(name)
     answers = [ask(name) for _ in range(12)]
     assert [(found.status, found.seen.get("server")) for found in answers] == [(200, spare.name)] * 12, answers
     if protocol == "http":
         world.servers.again(one)
         with world.no_ejection_time():
             eventually(lambda: ask(name).seen.get("server") == one.name, "the first priority to come back")
+
+
+def test_no_connection_is_lost_at_a_failover(world: World) -> None:
+    """Of forty at once that meet a dead first priority each is carried to the next one, again and again."""
+    one, spare = world.servers.add("falling"), world.servers.add("standing")
+    world.serve("falling", at(one, priority=0), at(spare, priority=1), protocol="tcp")
+    vip = world.zone.service("falling").vip
+
+    async def at_once() -> list[Answer]:
+        return await asyncio.gather(*(tcp(vip, world.port, b"?\n") for _ in range(40)))
+
+    for _ in range(5):
+        with world.no_ejection_time():
+            eventually(lambda: world.line("falling").seen.get("server") == one.name, "the first priority")
+        world.dies(one, "falling")
+        assert Counter(found.seen.get("server") for found in asyncio.run(at_once())) == {spare.name: 40}
+        world.servers.again(one)
 
 
 def test_an_endpoint_that_answers_502_gives_way(world: World) -> None:

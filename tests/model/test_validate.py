@@ -4,7 +4,8 @@ import pytest
 from immutables import Map
 
 from shared.model import manifest
-from shared.model.labels import allowed_addresses, computed
+from shared.model.addresses import address_fault
+from shared.model.labels import CIDRS_WRITTEN, allowed_addresses, computed, label_faults
 from shared.model.resource import Mesh, Zone, ZoneEgress, ZoneEgressNetworking
 from shared.model.validate import NAME_1035, validate
 
@@ -232,7 +233,20 @@ def test_equal_or_automatic_versions_are_fine(version):
         ),
         ("routing: {zoneEgress: true}", "mtls", "has to be set when zoneEgress enabled"),
         ("labels: {zonal.io/mes-origination: x}", 'labels["zonal.io/mes-origination"]', "must be sidecar or egress"),
-        ("labels: {zonal.io/allow-addresses: x}", 'labels["zonal.io/allow-addresses"]', '"x" is not a CIDR'),
+        *(
+            (
+                f"labels: {{zonal.io/allow-addresses{more}: {value}}}",
+                f'labels["zonal.io/allow-addresses{more}"]',
+                f'"{read}" is not a CIDR: ranges are written {CIDRS_WRITTEN}',
+            )
+            for more, value, read in (
+                ("", "x", "x"),
+                ("-2", "fd00.._129", "fd00::/129"),
+                ("", "10.0.0.0_8-1.2.3", "1.2.3"),
+                ("", "fd00..1..2", "fd00::1::2"),
+                ("", "1.2.3.4.5.6.7.8.9", "1.2.3.4.5.6.7.8.9"),
+            )
+        ),
     ],
 )
 def test_mesh(rest, path, reason):
@@ -335,10 +349,27 @@ def test_computed_labels_are_forced():
     assert computed(computed(resource, "east"), "east") == computed(resource, "east")
 
 
+@pytest.mark.parametrize("value", ["::1/128", "..1_128", "10.0.0.0/8"])
+def test_a_range_that_no_label_can_hold_says_how_it_is_written(value):
+    """Beside Kuma's sentence on labels."""
+    found = judged(mesh(f'labels: {{zonal.io/allow-addresses: "{value}"}}'))
+    assert any(reason.endswith(f"ranges are written {CIDRS_WRITTEN}") for _, reason in found), found
+
+
 def test_allowed_addresses_of_a_mesh():
     """The label lists CIDRs within the syntax of label values."""
     resource = Mesh(name="m", labels=Map({"zonal.io/allow-addresses": "127.0.0.0_24-10.0.0.0_8"}))
     assert allowed_addresses(resource) == ("127.0.0.0/24", "10.0.0.0/8")
+    labels = {
+        "zonal.io/allow-addresses": "0..1_128-fe80.0.0.0.0.0.0.0_10-127.0.0.1",
+        "zonal.io/allow-addresses-2": "fd00.._8",
+    }
+    assert label_faults(Map(labels)) == ()
+    six = Mesh(name="m", labels=Map(labels | {"zonal.io/allow-addresses2": "no"}))
+    assert allowed_addresses(six) == ("0::1/128", "fe80:0:0:0:0:0:0:0/10", "127.0.0.1", "fd00::/8")
+    assert address_fault("::1", allowed_addresses(six)) is None
+    assert address_fault("fe80::7", allowed_addresses(six)) is None
+    assert address_fault("ff02::1", allowed_addresses(six)) is not None
     assert allowed_addresses(Mesh(name="m")) == ()
     assert allowed_addresses(None) == ()
 

@@ -76,6 +76,17 @@ def permitted(mesh: MeshView, service: ExternalServiceView) -> Permission | None
     return service.permission
 
 
+def may_use(mesh: MeshView, service: ExternalServiceView, spiffe_id: str) -> bool:
+    """Whether a workload may use a service.
+
+    A mesh without mTLS gives its workloads no identity, so that a permission cannot be enforced and denies
+    (decision 26).
+    """
+    if service.permission is None:
+        return is_legacy(service.key) or not mesh.forbid_external
+    return mesh.mtls and service.permission.allows(spiffe_id)
+
+
 @cache
 def _everybody(mesh: str) -> Permission:
     return Permission((), (SpiffeMatch(type="Prefix", value=f"{spiffe.trust_domain(mesh)}/"),))

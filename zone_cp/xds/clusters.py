@@ -122,6 +122,10 @@ def static_part(protocol: Protocol, said: Effective = NOTHING_SAID, *, dns: bool
         typed_extension_protocol_options=protocol_options(protocol, said),
         common_lb_config=panic(said),
     )
+    if made.outlier_detection is not None:
+        made.common_lb_config = made.common_lb_config or cluster.ClusterCommonLbConfig()
+        # By default an ejection within a second of another change is kept from the workers until that second is over.
+        made.common_lb_config.update_merge_window = defaults.NO_TIMEOUT
     balance(made, said.balancing)
     if dns:
         made.dns_lookup_family = cluster.ClusterDnsLookupFamily.V4_PREFERRED

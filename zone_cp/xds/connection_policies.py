@@ -11,9 +11,10 @@ from msgspec.structs import replace
 from shared.model.duration import parse_duration
 from shared.model.kinds import is_legacy
 from shared.model.resource import ProtocolClass
+from shared.naming import spiffe
 from zone_cp.view.policies import Effective
 from zone_cp.view.zone_view import ExternalServiceView, MeshView
-from zone_cp.xds.access import permitted
+from zone_cp.xds.access import may_use, permitted
 from zone_cp.xds.backends import Shares
 from zone_cp.xds.filters import Share, Tuning
 from zone_cp.xds.governed import Governed
@@ -33,7 +34,7 @@ def verdicts(mesh: MeshView, spiffe_id: str) -> Verdicts:
     (decision 26).
     """
     said = {
-        service.sni: service.permission is None or (mesh.mtls and service.permission.allows(spiffe_id))
+        service.sni: may_use(mesh, service, spiffe_id)
         for service in mesh.services.values()
         if permitted(mesh, service) is not None and not dialled_through_egress(mesh, service.key)
     }
@@ -74,6 +75,16 @@ def service_tuning(said: Governed, service: ExternalServiceView, judged: Verdict
     return replace(tuning, open=judged.get(service.sni), shares=_shares(shares, judged) if shares is not None else ())
 
 
+def own_tuning(
+    said: Governed, mesh: MeshView, service: ExternalServiceView, judged: Verdicts, parties: Parties
+) -> Tuning:
+    """How a chain is tuned that leads to one service alone, where routes do not lead elsewhere as well."""
+    tuning = service_tuning(said, service, judged, replace(parties, destination=service.name))
+    alone = service.protocol_class == "http" and not said.about(service).http
+    identity = spiffe.workload_id(parties.mesh, parties.source)
+    return replace(tuning, denied=True) if alone and not may_use(mesh, service, identity) else tuning
+
+
 def _shares(shares: Shares, judged: Verdicts) -> tuple[Share, ...]:
     found = tuple(Share(one.sni, one.weight, judged.get(one.sni)) for one in shares.backends)
     return found + tuple(Share("", one.weight) for one in shares.closed)
@@ -91,5 +102,4 @@ def tuned_apart(
         if is_legacy(service.key):
             continue  # doors share VIPs: routes and clusters tell them apart
         if service_tuning(said, service, judged, parties) != chain_tuning(said.at_large, one, parties):
-            named = replace(parties, destination=service.name)
-            yield service.vip, one, service_tuning(said, service, judged, named)
+            yield service.vip, one, own_tuning(said, mesh, service, judged, parties)

@@ -28,6 +28,10 @@ OTHER_HOST_ATTEMPTS = 5
 RETRY_BACK_OFF = timedelta(milliseconds=25)
 RETRY_BACK_OFF_LIMIT = timedelta(milliseconds=250)
 TCP_CONNECT_ATTEMPTS = 5
+TCP_BACK_OFF = timedelta(milliseconds=40)
+"""Of TCP: up to so long before each further attempt. Without a pause all are over before a dead endpoint is ejected, in
+some milliseconds; and a denied connection to a guarded service is closed only after the last. It is the longest one as
+well, because Envoy has one back-off for all connections of a chain, which grows and does not begin anew (measured)."""
 
 IN_MESH_TRY_TIMEOUT = timedelta(seconds=16)
 """Of one attempt of a request between workloads (Kuma's default MeshRetry)."""

@@ -76,6 +76,7 @@ class Tuning(msgspec.Struct, frozen=True):
     gateway idle_timeout concerns the connections of HTTP clients too, and stream_idle_timeout their requests.
     open is whether a permission opens or closes a TCP service in direct mode; None: as the mesh says.
     shares are where TCP goes by a route instead of where it was meant to go.
+    denied: the workload may not use what an HTTP chain leads to, as its routes or its egress answer.
     """
 
     idle_timeout: timedelta | None = None
@@ -85,6 +86,7 @@ class Tuning(msgspec.Struct, frozen=True):
     logs: tuple[Log, ...] = ()
     shares: tuple[Share, ...] = ()
     stream_idle_timeout: timedelta | None = None
+    denied: bool = False
 
 
 UNTUNED = Tuning()
@@ -303,6 +305,7 @@ def proxy_among(
         stat_prefix=logged.stat_prefix,
         idle_timeout=defaults.CONNECTION_IDLE_TIMEOUT if tuning.idle_timeout is None else tuning.idle_timeout,
         max_connect_attempts=tuning.connect_attempts or defaults.TCP_CONNECT_ATTEMPTS,
+        backoff_options=core.BackoffStrategy(base_interval=defaults.TCP_BACK_OFF, max_interval=defaults.TCP_BACK_OFF),
         access_log=[access_log(logged.path), *(logger(one) for one in tuning.logs)],
         access_log_options=tcp_proxy.TcpProxyTcpAccessLogOptions(flush_access_log_on_connected=True),
     )

@@ -30,8 +30,11 @@ class Outlet(msgspec.Struct, frozen=True):
     def chain(
         self, protocol_class: ProtocolClass, name: str, tuning: Tuning, *, called: str = "", match: bytes = b""
     ) -> bytes:
-        """The chain that leads to the service of SNI `name`; TCP's closes its connections when `lost` changes."""
+        """The chain that leads to the service of SNI `name`. TCP's closes its connections when `lost` changes, HTTP's
+        when everything that it leads to is denied.
+        """
         lost = " ".join(f"{ref.origin}:{ref.n}" for ref in self.lost) if protocol_class == "tcp" else ""
+        lost = "denied" if tuning.denied else lost
         return chain(self.filters(protocol_class, name, tuning), name=called, match=match, lost=lost)
 
     def filters(self, protocol_class: ProtocolClass, name: str, tuning: Tuning) -> tuple[bytes, ...]:

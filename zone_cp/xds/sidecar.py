@@ -35,7 +35,7 @@ from zone_cp.xds.connection_policies import (
     NO_VERDICTS,
     Verdicts,
     chain_tuning,
-    service_tuning,
+    own_tuning,
     tuned_apart,
     verdicts,
 )
@@ -227,7 +227,7 @@ def _service_part(seat: _Seat, service: ExternalServiceView, served: Served | No
     own = () if served is None else (served.cluster,)
     shared = () if served is None else served.secrets
     if not seat.redirected:
-        tuning = service_tuning(seat.said, service, seat.judged, replace(seat.parties, destination=service.name))
+        tuning = own_tuning(seat.said, seat.mesh, service, seat.judged, seat.parties)
         sources = joined(seat.mesh.sources, seat.said.sources_about(service))
         shared += (_listener(seat, service, (service.vip, service.port), tuning, sources),)
     return Part(own, shared)
@@ -249,13 +249,11 @@ def _rest(seat: _Seat, source: SecretSource, extra: Sequence[ExtraRoutes]) -> It
     if seat.redirected:
         redirect = networking.transparent_proxying or TransparentProxying()
         out = undeclared(mesh, seat.resource)
-        yield from _redirected(
-            view, mesh, proxy, seat, redirect, out=out, said=said, judged=judged, parties=seat.parties
-        )
+        yield from _redirected(seat, redirect, out)
     for outbound in networking.outbound:
         chosen = referenced(mesh, outbound, view.zone) or outside(mesh, outbound)
         if chosen is not None:
-            tuning = service_tuning(said, chosen, judged, replace(seat.parties, destination=chosen.name))
+            tuning = own_tuning(said, mesh, chosen, judged, seat.parties)
             sources = joined(proxy.sources, mesh.sources, said.sources_about(chosen))
             yield _listener(seat, chosen, (outbound.address, outbound.port), tuning, sources)
     yield from outbound_resources(
@@ -286,18 +284,8 @@ def referenced(mesh: MeshView, outbound: Outbound, zone: str) -> ExternalService
     return found[0] if found else None
 
 
-def _redirected(
-    view: ZoneView,
-    mesh: MeshView,
-    proxy: ProxyView,
-    seat: _Seat,
-    redirect: TransparentProxying,
-    *,
-    out: Undeclared,
-    said: Governed,
-    judged: Verdicts,
-    parties: Parties,
-) -> Iterator[Encoded]:
+def _redirected(seat: _Seat, redirect: TransparentProxying, out: Undeclared) -> Iterator[Encoded]:
+    view, mesh, proxy, said, judged, parties = seat.view, seat.mesh, seat.proxy, seat.said, seat.judged, seat.parties
     ways = [
         _Way(one, view.vip_ranges[one], chain_tuning(said.at_large, one, parties))
         for one in _CLASSES
@@ -314,8 +302,9 @@ def _redirected(
     external = Tuning(logs=logs(said.at_large.log, replace(parties, destination="external")))
     port, abroad = redirect.redirect_port_outbound, seat.abroad
     body = _redirect_listener(seat.outlet, seat.legacy, tuple(ways), port, out, external, abroad.chains())
-    found = [one for one in mesh.services.values() if one.sni in judged] if judged else []
-    judged_ones = (one.judged_sources for one in sorted(found, key=lambda one: one.sni))
+    found = {one.sni: one for one in mesh.services.values() if one.sni in judged} if judged else {}
+    found |= {one.sni: one for one, _ in said.particular}
+    judged_ones = (one.judged_sources for _, one in sorted(found.items()))
     yield encode(
         LISTENER, REDIRECT_LISTENER, body, joined(sources, said.sources, out.sources, *judged_ones, abroad.sources)
     )
@@ -379,7 +368,8 @@ def _listener(
     seat: _Seat, service: ExternalServiceView, bind: tuple[str, int], tuning: Tuning, sources: Sources
 ) -> Encoded:
     outlet = seat.outlet_of(service.key)
-    permission = service.permission.sources if service.permission is not None and tuning.open is not None else ()
+    judged = service.protocol_class == "http" or tuning.open is not None
+    permission = service.permission.sources if service.permission is not None and judged else ()
     door = _Door(service.protocol_class, service.sni, *bind, tuning, seat.proxy.exclusive)
     lost = outlet.lost if service.protocol_class == "tcp" else ()
     return _explicit(outlet, door, joined(service.sources, sources, permission, lost))
