@@ -95,16 +95,18 @@ def _tree() -> App:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. Messages of failures go to stderr."""
     try:
-        return int(_tree()(arguments, exit_on_error=False) or ExitCode.OK)
+        code = int(_tree()(arguments, exit_on_error=False) or ExitCode.OK)
+        sys.stdout.flush()
     except CycloptsError:
         return ExitCode.USAGE  # already told, with the usage
     except CommandFailed as failed:
         sys.stderr.write(failed.message + "\n")
         return failed.code
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Nothing more must be written at exit.
-        sys.stdout = None
+        # Whoever read our output has seen enough. What is still to be written must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
+    return code
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -43,6 +43,8 @@ KEYS = "dp."
 CONDITION, TAKEN, CANNOT = "Listening", "AddressTaken", "CannotListen"
 OF_THE_HOST = ("cannot bind", "cannot listen", "Address already in use", "Permission denied", "unable to open file")
 """How Envoy says that a listener's address, or the file of its access log, is not to be had on this host."""
+_DENIED = ": Permission denied"
+_MEND = "; ports below 1024 need root, the capability CAP_NET_BIND_SERVICE, or `zonal proxy redirect`"
 _IN_USE = ("in use", "errno=98")
 
 log = structlog.get_logger(__name__)
@@ -190,7 +192,8 @@ class Addresses:
         more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
         said = f"Envoy says: {taken[names[0]].reason}"
         if not _in_use(taken[names[0]]):
-            told = f"it cannot listen at {listed}{more} as it should, on its host. {said}"
+            mend = _MEND if _DENIED in said else ""
+            told = f"it cannot listen at {listed}{more} as it should, on its host. {said}{mend}"
             return StatusCondition(CONDITION, "False", CANNOT, told, since)
         holder = trouble.rival or self._holder(proxy, names)
         who = f"proxy {holder}" if holder else "another process of its host"

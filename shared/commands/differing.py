@@ -18,12 +18,12 @@ _STYLES = {"+": "green", "-": "red", "~": "yellow"}
 
 def show(found: Mapping[str, Any], *, stat: bool = False) -> None:
     """Print one zone's difference; stat: only how many resources of each kind, for how many proxies."""
-    printing.say(_headline(found))
+    coloured(_headline(found))
     groups = _counted(found["groups"]) if stat else found["groups"]
     for line in (*_came_and_left(found), *(line for group in groups for line in _group(group, stat=stat))):
         coloured(line)
     if not found["groups"] and not found["came"] and not found["left"]:
-        printing.say("nothing differs")
+        print("nothing differs")
 
 
 def coloured(line: str) -> None:

@@ -24,6 +24,7 @@ from shared.history.undo_plan import Plan, planned, writes_of
 from shared.process.exit_code import ExitCode
 
 _NOTHING = "nothing was written"
+_NOT_YET = "nothing is written yet"
 
 
 def undo(
@@ -56,7 +57,7 @@ def undo(
             asked = dry_client(source.api, source.token_file, _zone(source, origin))
             foretold = _foretold(asked, body, plan, dry_run=dry_run)
         if foretold is not None and output == "table":
-            told(foretold, output)
+            told(foretold, output, written=_NOTHING if dry_run else _NOT_YET)
         if client is not None and not dry_run:
             _confirm(yes=yes)
             done = client.post("/history/undo", body, if_match=plan["etag"])

@@ -64,8 +64,8 @@ def _offline(source: Source, zone: str | None, commands: Sequence[Any]) -> Any:
         return whatif_of(history, zone or "", commands)
 
 
-def told(found: Mapping[str, Any], output: printing.Output) -> int:
-    """Print a forecast (`shared.history.supposed.forecast`)."""
+def told(found: Mapping[str, Any], output: printing.Output, *, written: str = "nothing was written") -> int:
+    """Print a forecast (`shared.history.supposed.forecast`), and what comes of it now."""
     for warning in found["warnings"]:
         printing.say(f"warning: {warning}")
     if output != "table":
@@ -82,7 +82,7 @@ def told(found: Mapping[str, Any], output: printing.Output) -> int:
             coloured(line)
     for name in found["unknown"]:
         printing.say(f"zone {name} has never run: nothing can be told of it")
-    printing.say(f"{found['touched']} of {found['proxies']} proxies touched; nothing was written")
+    printing.say(f"{found['touched']} of {found['proxies']} proxies touched; {written}")
     return ExitCode.OK
 
 

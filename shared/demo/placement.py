@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import Literal, Protocol, TypeAlias
 
 from shared.demo.link import Link
 from shared.keys.deployment import LOOPBACK
-from shared.keys.ports import GlobalPorts, ZonePorts, global_ports, zone_ports
+from shared.keys.ports import BLOCK, GlobalPorts, ZonePorts, global_ports, zone_ports
 
 ZONES = ("east", "west")
+SYSTEM_PORTS = BLOCK * (1 + len(ZONES))
+"""Ports of one system, from its base port on."""
+FIRST_RANGE = IPv4Address("127.16.0.0")
+RANGE_PREFIX = 21
+"""Of a zone's VIPs on loopback: there is room for every system of another base port, and for its legacy VIPs."""
 OUTSIDE = "outside"
 """The place of the external services; the other places are "global" and the zones."""
 
@@ -88,11 +93,11 @@ class Loopback:
         """Nothing to take away."""
 
     def vip_range(self, zone: str) -> IPv4Network:
-        """Within 127/8, where any process may listen without root; systems that run side by side have other base
-        ports and so other ranges (Envoys would share a VIP's port and each take half of the calls).
+        """Within 127/8, where any process may listen without root. Systems that can run side by side (no two of their
+        ports are the same) have other ranges: two Envoys cannot listen at one VIP's port.
         """
-        first = 16 + self._base_port // 100 * len(ZONES) % 200
-        return IPv4Network(f"127.{first + ZONES.index(zone)}.0.0/17")
+        number = self._base_port // SYSTEM_PORTS * len(ZONES) + ZONES.index(zone)
+        return IPv4Network((int(FIRST_RANGE) + number * 2 * 2 ** (32 - RANGE_PREFIX), RANGE_PREFIX))
 
     def legacy_range(self, zone: str) -> IPv4Network:
         """The other half."""

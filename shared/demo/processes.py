@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -119,13 +120,35 @@ class Processes:
         deadline = time.monotonic() + LINGER_SECONDS
         while await ready():
             if time.monotonic() > deadline:
-                raise NotReady(f"{name}: address already in use: is another system running on these ports?")
+                raise NotReady(f"{name}: address already in use, by a process that is not of this system")
             await asyncio.sleep(0.05)
 
     async def stop(self, process: Process) -> None:
         """Stop one of them early."""
         self._running.remove(process)
         await process.stop()
+
+
+async def check_free(addresses: Mapping[str, tuple[str, int]]) -> None:
+    """Raises NotReady, naming every address that somebody else listens at and what to do. Names: what it is for."""
+    deadline = time.monotonic() + LINGER_SECONDS
+    while used := [f"{host}:{port} ({what})" for what, (host, port) in addresses.items() if _is_used(host, port)]:
+        if time.monotonic() > deadline:
+            raise NotReady(
+                f"address already in use: {', '.join(used)}. Stop what listens there, such as another demo, "
+                "or choose other ports with --base-port"
+            )
+        await asyncio.sleep(0.05)
+
+
+def _is_used(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: old connections may linger
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
 
 
 def listening(

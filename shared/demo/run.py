@@ -9,11 +9,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from shared.commands.failure import CommandFailed
+from shared.demo.looking import eventually
 from shared.demo.namespace_story import NamespaceStory
 from shared.demo.namespaces import Namespaces, Unavailable
 from shared.demo.narration import Narrator, Step, StepFailed
@@ -21,16 +24,20 @@ from shared.demo.placement import ZONES
 from shared.demo.processes import NotReady
 from shared.demo.story import Story
 from shared.demo.system import System
-from shared.keys.deployment import PLAN
+from shared.keys.deployment import PLAN, load
 from shared.keys.ports import DEFAULT_BASE
 from shared.process.exit_code import ExitCode
 
 UP_DIRECTORY = Path(".zonal")
+_PAYMENTS = "payments.ext.mesh"
 
 
 def run(*, base_port: int | None, directory: Path | None, netns: bool = False, output: str = "table") -> int:
-    """Tell the story; returns the exit code. A directory of its own is removed when the story ends well."""
-    base = base_port or DEFAULT_BASE
+    """Tell the story; returns the exit code. A directory of its own is removed when the story ends well, or none began.
+
+    Raises CommandFailed when it cannot run from base_port on in that directory.
+    """
+    base = _base(base_port, directory)
     place = directory or Path(tempfile.mkdtemp(prefix="zonal-demo-"))
     narrator = Narrator(as_json=output == "json")
 
@@ -45,6 +52,8 @@ def run(*, base_port: int | None, directory: Path | None, netns: bool = False, o
             return ExitCode.FAILED
         except Unavailable as error:
             sys.stderr.write(f"zonal demo --netns: {error}\n")
+            if directory is None:
+                shutil.rmtree(place, ignore_errors=True)
             return ExitCode.FAILED
         return ExitCode.OK
 
@@ -55,28 +64,47 @@ def run(*, base_port: int | None, directory: Path | None, netns: bool = False, o
 
 
 def up(*, base_port: int | None, directory: Path | None) -> int:
-    """Start the system, print what to try, stay until Ctrl-C."""
+    """Start the system, print what to try, stay until Ctrl-C. Raises CommandFailed as `run` does."""
     place = (directory or UP_DIRECTORY).absolute()
+    base = _base(base_port, place)
     console = Console(highlight=False)
     if (place / PLAN).exists():
         console.print(f"taking up the deployment in {place}")
 
     async def stay() -> int:
-        async with System(place, base_port or DEFAULT_BASE) as system:
+        async with System(place, base) as system:
             narrator = Narrator(as_json=False)
             try:
                 with narrator.step("Start everything, each as a process of its own") as step:
                     await _start(system, step)
                 await Story(system, narrator).prologue()
+                hints = await _hints(system)
             except StepFailed:
                 console.print(f"logs of every process are in {place / 'logs'}")
                 return ExitCode.FAILED
-            console.print(_hints(system))
+            console.print(hints, soft_wrap=True)
             await asyncio.Event().wait()
         return ExitCode.OK
 
     code = _interruptible(stay)
     return ExitCode.OK if code == _INTERRUPTED else code
+
+
+def _base(base_port: int | None, directory: Path | None) -> int:
+    """The base port that is asked for, or else that of the demo's deployment in the directory. Raises CommandFailed."""
+    try:
+        known = load(directory) if directory else None
+        base = base_port or (known.plan.base_port if known else DEFAULT_BASE)
+        System(directory or UP_DIRECTORY, base)
+    except ValueError as error:
+        raise CommandFailed(str(error), ExitCode.USAGE) from None
+    if known and (known.plan.base_port != base or known.plan.zones[: len(ZONES)] != ZONES):
+        raise CommandFailed(
+            f"{directory} holds a deployment of zones {', '.join(known.plan.zones)} from base port "
+            f"{known.plan.base_port}: name another directory with --directory",
+            ExitCode.REFUSED,
+        )
+    return base
 
 
 _INTERRUPTED = 130
@@ -120,8 +148,11 @@ async def _start(system: System, step: Step) -> None:
         raise StepFailed("every process is up", str(error)) from error
 
 
-def _hints(system: System) -> str:
+async def _hints(system: System) -> str:
+    """What to try, all of it with addresses and commands that are there."""
     lines = ["", "[bold]It runs.[/bold] In another terminal, in this directory:", ""]
+    if shutil.which("zonal") is None:
+        lines.append(f'  export PATH="{Path(sys.prefix) / "bin"}:$PATH"   # where zonal is')
     lines += [
         "  zonal get meshexternalservices",
         "  zonal events --follow",
@@ -129,6 +160,10 @@ def _hints(system: System) -> str:
         "  zonal inspect .egress --zone east",
     ]
     for zone in ZONES:
-        lines.append(f"  dig @127.0.0.1 -p {system.dns_port(zone)} +short payments.ext.mesh   # asks {zone}'s sidecar")
-    lines += ["", "then curl the address it gives on port 8443 (payments) or 8080 (web). Ctrl-C stops everything."]
+        lines.append(f"  dig @127.0.0.1 -p {system.dns_port(zone)} +short {_PAYMENTS}   # asks {zone}'s sidecar")
+    for zone in ZONES:
+        vip = await eventually(partial(system.resolve, zone, _PAYMENTS), bool, f"{_PAYMENTS} resolves in {zone}")
+        lines.append(f"  curl http://{vip}:8443/   # payments, as {zone}'s application calls it")
+    lines += ["", "dig is of Debian's package bind9-dnsutils. web answers on port 8080 of its own address."]
+    lines += ["Ctrl-C stops everything."]
     return "\n".join(lines)

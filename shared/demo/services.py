@@ -20,6 +20,9 @@ from typing import Any
 
 import msgspec
 
+SERVICES = ("http", "https", "https_moved", "tcp")
+"""Names of the ports."""
+
 
 class ServicePorts(msgspec.Struct, frozen=True):
     """Where the external services listen; all ports follow one base port."""

@@ -15,10 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from msgspec.structs import asdict
+
 from shared.demo import application, certificates
 from shared.demo.placement import OUTSIDE, ZONES, Cuttable, Loopback, Placement, User
-from shared.demo.processes import NotReady, Process, Processes, listening
-from shared.demo.services import ServicePorts
+from shared.demo.processes import NotReady, Process, Processes, check_free, listening
+from shared.demo.services import SERVICES, ServicePorts
 from shared.events.event import GLOBAL
 from shared.keys.deployment import LOOPBACK, Deployment
 from shared.keys.files import write_private, write_public
@@ -129,8 +131,12 @@ class System:
         certificates.make(self.certificates)
 
     async def start_control_planes(self) -> None:
-        """The NATS servers, the links, global and the zones."""
+        """The NATS servers, the links, global and the zones. Raises NotReady, before anything is started if a port of
+        any process is another's.
+        """
         deployment = self.deployment
+        if not self.placement.hosts:
+            await check_free(self._plan())
         await self._nats("hub-nats", deployment.hub_config, self.ports.nats, place=GLOBAL)
         for zone in ZONES:
             self._links[zone] = self.placement.link(zone)
@@ -139,6 +145,15 @@ class System:
         settings = str(deployment.global_settings)
         await self._zonal("global", "global", "--config", settings, port=self.ports.api, place=GLOBAL)
         await asyncio.gather(*(self._zone(zone) for zone in ZONES))
+
+    def _plan(self) -> dict[str, tuple[str, int]]:
+        """What every port is for, where all processes share one host."""
+        plan = {f"global {name}": port for name, port in asdict(self.ports).items()}
+        plan |= {f"external services {name}": getattr(self.services, name) for name in SERVICES}
+        for zone, ports in self.zone_ports.items():
+            plan |= {f"{zone} {name}": port for name, port in asdict(ports).items() if not name.endswith("_status")}
+        gateways = {f"{zone} gateway": (self.gateway_host(zone), self.gateway_port) for zone in ZONES}
+        return {name.replace("_", " "): (LOOPBACK, port) for name, port in plan.items()} | gateways
 
     async def _zone(self, zone: str) -> None:
         settings, port = str(self.deployment.zone_settings(zone)), self.zone_ports[zone].api

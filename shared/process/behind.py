@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import structlog
 
 from shared.events.event import Event
-from shared.events.log import EventLog, LogUnavailable
+from shared.events.log import EventLog, LogBroken, LogUnavailable
 from shared.events.stop import HELD_LIMIT, Held, Passed, Stop
 
 RETRY_SECONDS = 0.5
@@ -47,12 +47,18 @@ class Behind(Held):
 
 
 async def batched(events: AsyncIterator[Event], count: int) -> AsyncIterator[list[Event]]:
-    """The events, so many at once: a log is never in memory whole."""
+    """The events, so many at once: a log is never in memory whole. What stands before a LogBroken is handed on."""
     part: list[Event] = []
-    async for event in events:
-        part.append(event)
-        if len(part) == count:
-            yield part
-            part = []
+    fault: LogBroken | None = None
+    try:
+        async for event in events:
+            part.append(event)
+            if len(part) == count:
+                yield part
+                part = []
+    except LogBroken as broken:
+        fault = broken
     if part:
         yield part
+    if fault is not None:
+        raise fault

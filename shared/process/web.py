@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import uvicorn
@@ -11,6 +12,8 @@ from shared.process.lifecycle import Lifecycle
 
 START_SECONDS = 10.0
 GRACE_SECONDS = 3
+BACKLOG = 2048
+"""Connections that may wait to be taken, as uvicorn has it."""
 
 
 class _Server(uvicorn.Server):
@@ -43,9 +46,11 @@ async def serve_api(life: Lifecycle, application: Any, host: str, port: int) -> 
         ws="none",
     )
     server = _Server(config)
+    # uvicorn would end the process, in the midst of everything, where it cannot listen.
+    listener = _listener(host, port)
 
     async def serve() -> None:
-        await server._serve()  # noqa: SLF001 - `serve` would take the process's signals over
+        await server._serve([listener])  # noqa: SLF001 - `serve` would take the process's signals over
 
     task = life.start("api", serve())
 
@@ -58,4 +63,14 @@ async def serve_api(life: Lifecycle, application: Any, host: str, port: int) -> 
     done, _ = await asyncio.wait((task, listening), timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
     listening.cancel()
     if task in done or not server.started:
-        raise OSError(f"cannot serve HTTP on {host}:{port}: is the port taken?")
+        raise OSError(f"cannot serve HTTP on {host}:{port}")
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (while ")[0]
+        message = f"cannot serve HTTP on {host}:{port}: {reason}; api_host and api_port say where to"
+        raise OSError(error.errno, message) from None

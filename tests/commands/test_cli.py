@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -54,6 +56,22 @@ def test_a_line_that_cannot_be_read_is_a_usage_error(zonal: Zonal, line: list[st
     done = zonal(*line)
     assert (done.code, done.out) == (2, "")
     assert done.err
+
+
+_MADE = ("--type=server", "--hostname=a.test", "--key-file=-", "--cert-file=-")
+
+
+@pytest.mark.parametrize("line", [["version"], ["generate", "tls-certificate", *_MADE]])
+def test_who_has_seen_enough_is_not_told_of_it(line: list[str]) -> None:
+    """A reader that closes the pipe, like `head`, leads to no trace on stderr, whenever it closes it."""
+    end, start = os.pipe()
+    os.close(end)
+    command = [sys.executable, "-m", "shared.cli", *line]
+    done = subprocess.run(command, stdout=start, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    os.close(start)
+    assert "Error" not in done.stderr
+    assert "Exception" not in done.stderr
+    assert done.returncode == 0
 
 
 def test_the_version_is_the_projects(zonal: Zonal) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,15 +90,16 @@ def test_an_interrupted_story(tmp_path: Path) -> None:
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
     """What cannot work fails: non-zero, what was expected and what was seen instead, and nothing stays."""
-    with socket.create_server(("127.0.0.1", BASE_PORT + 2)):
+    with socket.create_server(("127.0.0.1", BASE_PORT + 2)), socket.create_server(("127.0.0.1", BASE_PORT + 24)):
         demo = zonal("demo", "-o", "json", base_port=BASE_PORT, directory=tmp_path)
         with bounded(demo, DEMO_SECONDS):
             out, err = demo.communicate()
     assert (demo.returncode, err) == (1, "")
     (step,) = steps(out)
     assert (step["ok"], step["expected"]) == (False, "every process is up")
-    assert "hub-nats" in step["seen"]
-    assert "address already in use" in step["seen"]
+    assert f"address already in use: 127.0.0.1:{BASE_PORT + 2} (global nats), " in step["seen"]
+    assert f"127.0.0.1:{BASE_PORT + 24} (east dns)" in step["seen"]
+    assert "--base-port" in step["seen"]
     assert left_behind(tmp_path) == []
 
 
@@ -147,6 +150,12 @@ def test_up_stays_and_is_taken_up_again(tmp_path: Path) -> None:
             assert ask(tmp_path, hint).strip(), hint
         digs = [line.split() for line in hints if line.startswith("dig ")]
         assert len(digs) == 2
+        curls = [line.split("#")[0].split() for line in hints if line.startswith("curl ")]
+        assert len(curls) == 2
+        for _, url in curls:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                assert json.load(answer)["sni"] == "payments.example.test"
+        assert any(line.startswith("export PATH=") for line in hints) == (shutil.which("zonal") is None)
         for _, server, _, port, _, name, *_ in digs:
             answer = dns.query.udp(dns.message.make_query(name, "A"), server[1:], port=int(port), timeout=5)
             assert answer.answer

@@ -230,7 +230,7 @@ async def test_other_reasons_of_the_host(world: World) -> None:
     """A port that the process may not listen at is nobody else's."""
     assert world.refuses(B, OWN, message="cannot bind '127.0.0.1:80': Permission denied")
     said = "Listening=False CannotListen: it cannot listen at 127.0.0.1:7000 as it should, on its host. Envoy says: "
-    assert world.said("b").startswith(said + "cannot bind")
+    assert world.said("b").startswith(said + "cannot bind '127.0.0.1:80': Permission denied; ports below 1024")
     assert world.refuses(B, OWN, message="unable to open file '/nope/x': No such file or directory\n")
     assert world.said("b") == said + "unable to open file '/nope/x': No such file or directory"
     assert not world.refuses(B, OWN, message="no such filter")

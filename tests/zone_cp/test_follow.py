@@ -426,6 +426,17 @@ async def test_an_own_log_with_what_is_no_event_ends_nobody() -> None:
     assert (again.told, again.owner.state.own) == ([], zone.owner.state.own)
 
 
+async def test_a_copy_with_what_is_no_event_ends_nobody() -> None:
+    """The zone starts and serves what stands before it: whoever writes the copy halts there and tells."""
+    zone = await Zone().recover()
+    await zone.take(hub("s-1"))
+    broken = _BrokenLog()
+    broken.events[:] = zone.copy.events
+    again = await Zone(zone.own, broken).recover()
+    assert again.told
+    assert again.owner.state == zone.owner.state
+
+
 STEPS = st.lists(st.sampled_from(["good", "poison", "marked", "skip here", "skip all", "restart"]), max_size=14)
 
 
