@@ -164,6 +164,6 @@ async def _hints(system: System) -> str:
     for zone in ZONES:
         vip = await eventually(partial(system.resolve, zone, _PAYMENTS), bool, f"{_PAYMENTS} resolves in {zone}")
         lines.append(f"  curl http://{vip}:8443/   # payments, as {zone}'s application calls it")
-    lines += ["", "dig is of Debian's package bind9-dnsutils. web answers on port 8080 of its own address."]
+    lines += ["", "Debian's package bind9-dnsutils has dig. web answers on port 8080 of an address of its own."]
     lines += ["Ctrl-C stops everything."]
     return "\n".join(lines)

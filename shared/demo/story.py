@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from shared.demo import application, gateway_chapter, manifests
 from shared.demo.looking import eventually
@@ -108,7 +108,9 @@ class Story:
         step.show(await self._table())
 
     async def _table(self) -> Table:
-        table = Table("zone", "resource", "origin", "hostnames", "VIP", "conditions", box=None, pad_edge=False)
+        # Names are for copying: where there is no room for them they go on in the next line.
+        names = Column("hostnames", overflow="fold")
+        table = Table("zone", "resource", "origin", names, "VIP", "conditions", box=None, pad_edge=False)
         for zone in ZONES:
             for name, row in sorted((await self._rows(zone)).items()):
                 conditions = " ".join(

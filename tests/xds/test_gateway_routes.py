@@ -154,7 +154,7 @@ def where(listeners: tuple[str, ...], said: Iterable[Way], asked: Asked) -> str 
         return None
     mine = max(covering, key=exactness)
     on = [one for one in said if one.tag in ("", str(listeners.index(mine) % 2))]
-    on = [one for one in on if not one.old] or on
+    on = [one for one in on if not one.old and has_a_say(one, listeners, mine)] or [one for one in on if one.old]
     # The more tags, the more specific a policy is; MeshGatewayRoutes are by name alone.
     on.sort(key=lambda one: (0 if one.old else -len(one.tag), one.name))
     taking: list[tuple[Any, str]] = []
@@ -165,6 +165,17 @@ def where(listeners: tuple[str, ...], said: Iterable[Way], asked: Asked) -> str 
                 nearest = max(exactness(name) for name in (*names, mine))
                 taking.append((order(rule, nearest), rule.to))
     return min(taking, key=lambda pair: pair[0])[1] if taking else ""
+
+
+def has_a_say(way: Way, listeners: tuple[str, ...], mine: str) -> bool:
+    """Whether it is about any host of a listener: one that it covers, and no more exact one of its port does."""
+    hosts = (*HOSTS, *(name.replace("*", "other") for name in HOSTNAMES if name), "other")
+    owned = [
+        host
+        for host in hosts
+        if stands_for(mine, host) and mine == max((one for one in listeners if stands_for(one, host)), key=exactness)
+    ]
+    return any(stands_for(name, host) for name in way.hostnames or ("*",) for host in owned)
 
 
 def said_last(way: Way) -> tuple[Rule, ...]:

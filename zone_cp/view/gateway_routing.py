@@ -4,7 +4,8 @@ A listener has a virtual host for its own hostname, and one more for every name 
 covers. Rules of a less specific name hold in the more specific hosts as well, after theirs. A name belongs to the most
 exact listener of a port that covers it, and to no other.
 
-Where a MeshHTTPRoute or MeshTCPRoute is on a listener, MeshGatewayRoutes do not count there (A10). Pure.
+Where a MeshHTTPRoute or MeshTCPRoute says something of a name of a listener, MeshGatewayRoutes do not count there (A10).
+Pure.
 """
 
 from __future__ import annotations
@@ -65,13 +66,7 @@ class HostRouting(msgspec.Struct, frozen=True):
 def host_routings(mesh: MeshView, gateway: GatewayView, port: PortView, one: ListenerView) -> tuple[HostRouting, ...]:
     """The virtual hosts of a listener of HTTP or HTTPS, the most exact first."""
     said = _by_hostname(mesh, gateway, port, one)
-    more_exact = [
-        other.hostname for other in port.listeners if other is not one and covers(one.hostname, other.hostname)
-    ]
-    names = sorted(
-        {one.hostname, *(name for name in said if not any(covers(other, name) for other in more_exact))},
-        key=exactness,
-    )
+    names = sorted({one.hostname, *said}, key=exactness)
     groups = sorted(said.items(), key=lambda group: exactness(group[0]))
     return tuple(
         HostRouting(
@@ -106,27 +101,28 @@ def _by_hostname(
     mesh: MeshView, gateway: GatewayView, port: PortView, one: ListenerView
 ) -> dict[str, tuple[HttpRouting, ...]]:
     """By hostname the rules that are said for it alone."""
-    rules = routes_on(mesh.policies, gateway.key, one.tags)
-    said = [rule for rule in rules if isinstance(rule.conf, HttpRouteConf)]
-    if said:
-        confs: dict[str, list[tuple[HttpRouteConf, Origin]]] = {}
-        for rule in said:
-            for name in _names(rule.hostnames, one):
-                if isinstance(rule.conf, HttpRouteConf):
-                    confs.setdefault(name, []).append((rule.conf, origin_of(rule)))
+    confs: dict[str, list[tuple[HttpRouteConf, Origin]]] = {}
+    for rule in routes_on(mesh.policies, gateway.key, one.tags):
+        if isinstance(rule.conf, HttpRouteConf):
+            for name in _names(rule.hostnames, port, one):
+                confs.setdefault(name, []).append((rule.conf, origin_of(rule)))
+    if confs:
         return {name: http_routing(group) for name, group in confs.items()}
     found: dict[str, tuple[HttpRouting, ...]] = {}
     for conf, origin in _selected(mesh, one.tags):
         if isinstance(conf, GatewayHttpConf):
             made = tuple(each for rule in conf.rules for each in _routings(rule, origin, port.port))
-            for name in _names(conf.hostnames, one):
+            for name in _names(conf.hostnames, port, one):
                 found[name] = found.get(name, ()) + made
     return found
 
 
-def _names(hostnames: Iterable[str], one: ListenerView) -> set[str]:
+def _names(hostnames: Iterable[str], port: PortView, one: ListenerView) -> set[str]:
+    """What a listener of a port has in common with hostnames, and no more exact listener has."""
     wanted = [name.lower() or ANY_HOST for name in hostnames] or [ANY_HOST]
-    return {name for each in wanted if (name := in_common(each, one.hostname)) is not None}
+    found = {name for each in wanted if (name := in_common(each, one.hostname)) is not None}
+    others = [each.hostname for each in port.listeners if each is not one and covers(one.hostname, each.hostname)]
+    return {name for name in found if not any(covers(other, name) for other in others)}
 
 
 def _selected(mesh: MeshView, tags: Labels) -> Iterator[tuple[GatewayHttpConf | GatewayTcpConf, Origin]]:
