@@ -55,6 +55,7 @@ from shared.model.resource import (
     key_of,
     protocol_class,
 )
+from shared.model.successor import SUCCESSOR_LABEL
 from shared.naming.hostname import default_generators, hostname_for, selects
 from shared.naming.template import TemplateFault, parse_template
 from shared.naming.vip import CidrFault, VipRange, parse_cidr, probe
@@ -154,6 +155,8 @@ class _Draft:
         hosts = external_hosts(self._hub).hosts
         wanted = {key: (host.protocol_class, host.hostnames, host.by) for key, host in hosts.items()}
         self._settle(wanted, is_legacy)
+        if any(isinstance(change, HostnameQuarantined) for change in self.changes):
+            self.claim_all(stored for stored in self.services() if _succeeds(stored))
 
     def settle_cross_mesh(self) -> None:
         """The same of what meshes see of other ones' MeshGateways: global's first."""
@@ -247,17 +250,21 @@ class _Draft:
 
     def _claim(self, stored: Stored) -> None:
         """Give up names that no generator gives any more; claim those that are free, or were this service's."""
-        self._claim_names(stored.key, self._wanted(stored))
+        self._claim_names(stored.key, self._wanted(stored), succeeds=_succeeds(stored))
 
-    def _claim_names(self, key: ResourceKey, wanted: Mapping[str, list[ResourceKey]]) -> None:
-        """The same of one that wants these names, each by any of its generators."""
+    def _claim_names(
+        self, key: ResourceKey, wanted: Mapping[str, list[ResourceKey]], *, succeeds: bool = False
+    ) -> None:
+        """The same of one that wants these names, each by any of its generators. succeeds: it need not wait for the end
+        of the quarantine of what ExternalServices gave up.
+        """
         mesh = key.mesh
         for hostname in sorted(self._own.names.get(key, Map())):
             if hostname not in wanted:
                 self._quarantine_name(key, hostname)
         for hostname, generators in wanted.items():
             claim = self._own.claims.get((mesh, hostname))
-            if claim is not None and claim.key != key:
+            if claim is not None and claim.key != key and not (succeeds and claim.until and is_legacy(claim.key)):
                 continue
             if claim is None or claim.until is not None or claim.generator not in generators:
                 self._emit(HostnameClaimed(mesh=mesh, hostname=hostname, key=key, generator=generators[0]))
@@ -333,6 +340,12 @@ class _Draft:
 def _is_host(key: ResourceKey) -> bool:
     """Whether it is no resource of its own: its VIP comes from the range of ExternalServices."""
     return is_legacy(key) or is_cross_mesh_host(key)
+
+
+def _succeeds(stored: Stored) -> bool:
+    """Whether global says that it takes the place of ExternalServices: whoever calls their names means it now."""
+    service = stored.resource
+    return isinstance(service, MeshExternalService) and not stored.key.zone and SUCCESSOR_LABEL in service.labels
 
 
 def _by_creation(stored: Stored) -> int:

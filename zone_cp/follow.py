@@ -24,7 +24,7 @@ from shared.events.event import (
     ZoneSettingsChanged,
 )
 from shared.events.fold import fold, fold_all
-from shared.events.log import Conflict, EventLog, LogBroken, LogUnavailable
+from shared.events.log import Conflict, EventLog, LogUnavailable
 from shared.events.signing import Signer
 from shared.events.state import LogState, ZoneState
 from shared.events.stop import Stop, Stopped, check_skip, stops_of, tombstone, zone_unread
@@ -123,12 +123,8 @@ class ZoneOwner:
             self._held.log = copy
             self._held.replace(())
             with collector_paused():
-                try:
-                    async for part in batched(copy.read(), APPEND_BATCH):
-                        self._known(part)
-                except LogBroken as fault:
-                    # What stands before it counts. Whoever writes the copy finds the same place, halts and tells why.
-                    log.error("the copy of global's log cannot be read to its end", reason=str(fault))  # noqa: TRY400
+                async for part in batched(copy.read(), APPEND_BATCH):
+                    self._known(part)
             if self.is_behind():
                 if stop := self.unread():
                     told(stop)

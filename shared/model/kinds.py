@@ -115,6 +115,19 @@ KINDS: tuple[Kind, ...] = (
 _BY_NAME = {kind.name: kind for kind in KINDS}
 _BY_PATH = {kind.path: kind for kind in KINDS}
 
+_INSTEAD = {
+    "MeshGatewayInstance": "it makes Deployments on Kubernetes. Run `zonal proxy gateway` with a Dataplane whose "
+    "networking.gateway has its tags and type BUILTIN",
+    "TrafficRoute": "use MeshHTTPRoute or MeshTCPRoute",
+    "Timeout": "use MeshTimeout",
+    "Retry": "use MeshRetry",
+    "CircuitBreaker": "use MeshCircuitBreaker",
+    "HealthCheck": "use MeshHealthCheck",
+    "TrafficLog": "use MeshAccessLog",
+    "VirtualOutbound": "use HostnameGenerator",
+}
+"""Kinds of Kuma that are not here, and what does their work."""
+
 READ_ONLY_ON_GLOBAL = (
     "On global control plane you can not modify {kind} resources with 'kumactl apply' or via the HTTP API. "
     "You can still use 'kumactl' or the HTTP API to modify them on the zone control plane."
@@ -128,6 +141,13 @@ READ_ONLY_ON_ZONE = (
 def by_name(name: str) -> Kind | None:
     """The kind called `name` (`MeshExternalService`), or None."""
     return _BY_NAME.get(name)
+
+
+def unknown(name: str) -> str:
+    """Why there is nothing called `name`, and what to use instead where Kuma has it."""
+    if name in _INSTEAD:
+        return f"{name} is not supported: {_INSTEAD[name]}"
+    return "unknown type, known are " + ", ".join(_BY_NAME)
 
 
 def by_path(path: str) -> Kind | None:

@@ -40,7 +40,6 @@ _METADATA = frozenset(
         "uid",
     }
 )
-_ONLY_NAME_IS_KNOWN = "unknown type, known are " + ", ".join(kind.name for kind in kinds.KINDS)
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -199,7 +198,7 @@ class _Reader:
             return None
         kind = kinds.by_name(name)
         if kind is None:
-            self._refuse(node.get(key) or node, key, _ONLY_NAME_IS_KNOWN)
+            self._refuse(node.get(key) or node, key, kinds.unknown(name))
         return kind
 
     def _from_kubernetes(self, node: Fields) -> Fields | None:

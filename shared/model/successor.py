@@ -27,7 +27,9 @@ from shared.model.resource import (
 )
 
 SUCCESSOR_LABEL = "zonal.io/successor-of"
-"""Label of a MeshExternalService that replaces ExternalServices: by it its generator selects it."""
+"""Label of a MeshExternalService that replaces ExternalServices. Its generator selects it by this, and it has those of
+their names that it wants as soon as they are deleted, without waiting for the end of a quarantine.
+"""
 NAME_MAX = 63
 SERVICE_PORT = 80
 
@@ -89,9 +91,7 @@ def succession(members: Iterable[ExternalService]) -> Succession:
         f"outbounds with the tag kuma.io/service: {service} need backendRef: {{kind: MeshExternalService, "
         f"labels: {{{SUCCESSOR_LABEL}: {made[0].name}}}}} instead"
     )
-    notes.append(
-        f"the names stay with {', '.join(one.name for one in found)} until deleted, and for the quarantine after that"
-    )
+    notes.append(f"the names stay with {', '.join(one.name for one in found)} until deleted, and move with that")
     notes.append(
         f"in a mesh with mTLS they leave through the zone egress, whatever routing.zoneEgress says; "
         f"defaultForbidMeshExternalServiceAccess of mesh {first.mesh} counts for them"

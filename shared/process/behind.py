@@ -47,18 +47,17 @@ class Behind(Held):
 
 
 async def batched(events: AsyncIterator[Event], count: int) -> AsyncIterator[list[Event]]:
-    """The events, so many at once: a log is never in memory whole. What stands before a LogBroken is handed on."""
+    """The events of a log, so many at once: it is never in memory whole. What stands before a LogBroken counts; the
+    fault is only logged: whoever writes there finds the same place, halts and tells why.
+    """
     part: list[Event] = []
-    fault: LogBroken | None = None
     try:
         async for event in events:
             part.append(event)
             if len(part) == count:
                 yield part
                 part = []
-    except LogBroken as broken:
-        fault = broken
+    except LogBroken as fault:
+        log.error("a log cannot be read to its end", reason=str(fault))  # noqa: TRY400 - it says it all
     if part:
         yield part
-    if fault is not None:
-        raise fault

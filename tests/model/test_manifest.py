@@ -266,6 +266,21 @@ def test_what_is_no_manifest(text, line, reason):
     assert reason in fault.reason
 
 
+@pytest.mark.parametrize(
+    ("text", "place", "says"),
+    [
+        ("apiVersion: kuma.io/v1alpha1\nkind: MeshGatewayInstance\n", (2, "kind"), "Run `zonal proxy gateway`"),
+        ("type: TrafficRoute\nname: a\nmesh: default\n", (1, "type"), "use MeshHTTPRoute or MeshTCPRoute"),
+        ("type: Nope\nname: a\n", (1, "type"), "known are Dataplane, "),
+    ],
+)
+def test_a_kind_that_is_not_here_is_told_with_what_is(text, place, says):
+    """Those of Kuma with what does their work."""
+    (fault,) = manifest.parse(text, "f").faults
+    assert (fault.line, fault.path) == place
+    assert says in fault.reason
+
+
 def test_aliases_are_followed_but_bounded():
     """Anchors work; a tower of them is cut off before it costs memory."""
     assert only("type: Mesh\nname: &n m\nlabels: {a: *n}\n").labels["a"] == "m"

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from shared.events.event import HostnameClaimed, HostnameReleased, VipLeased, VipQuarantined, VipReleased
+from shared.events.event import Change, HostnameClaimed, HostnameReleased, VipLeased, VipQuarantined, VipReleased
 from shared.events.external_hosts import external_hosts
 from shared.events.state import LogState
 from shared.model.resource import ResourceKey
+from shared.model.successor import succession
 from shared.naming.vip import VipRange, parse_cidr, ranges
 from tests.builders import (
     QUARANTINE_SECONDS,
@@ -92,6 +93,38 @@ def test_a_deleted_service_keeps_its_vip_and_names_in_quarantine(hub: LogBuilder
     assert (zone.vip(KEY), zone.names(KEY)) == (vip, names)
     assert not zone.own.state.expiring
     assert not zone.own.state.retired
+
+
+@pytest.mark.parametrize("migrated_first", [True, False])
+def test_what_replaces_external_services_has_their_names_at_once(hub: LogBuilder, *, migrated_first: bool) -> None:
+    """Whoever calls `httpbin.mesh` is led on without a gap; who only takes the name for itself waits."""
+    zone = ZoneBuilder()
+    former = external(tls={})
+    made = succession([former])
+    replacing: list[Change] = [applied(one) for one in made.services]
+    replacing += [applied(one) for one in made.generators]
+    taker = (mes("taker", labels={"for": "it"}), generator("taken", "httpbin.mesh", match={"for": "it"}))
+    hub.append(applied(former), *(applied(one) for one in taker))
+    gone: Change = deleted(former)
+    hub.append(*([*replacing, gone] if migrated_first else [gone, *replacing]))
+    zone.follow(hub)
+    assert "httpbin.mesh" in zone.names(service_key("httpbin"))
+    assert "httpbin.org" in zone.names(service_key("httpbin-org-443"))
+    assert "httpbin.mesh" not in zone.names(service_key("taker"))
+
+
+def test_a_name_that_is_held_is_taken_by_no_successor(hub: LogBuilder) -> None:
+    """As long as one ExternalService of the service is there; nor is the quarantine of anything else skipped."""
+    zone = ZoneBuilder()
+    made = succession([external(tls={})])
+    holder = (mes("holder", labels={"for": "it"}), generator("held", "httpbin.org", match={"for": "it"}))
+    hub.append(*(applied(one) for one in (*holder, external("httpbin-2", "203.0.113.7:443", service="httpbin"))))
+    hub.append(applied(external(tls={})), deleted(holder[0]), *(applied(one) for one in made.services))
+    hub.append(*(applied(one) for one in made.generators))
+    hub.append(deleted(external()))
+    zone.follow(hub)
+    assert "httpbin.mesh" not in zone.names(service_key("httpbin"))
+    assert "httpbin.org" not in zone.names(service_key("httpbin-org-443"))
 
 
 def test_quarantine_ends_in_event_time_of_the_log_in_question(hub: LogBuilder) -> None:

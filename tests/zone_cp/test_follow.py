@@ -431,10 +431,8 @@ async def test_a_copy_with_what_is_no_event_ends_nobody() -> None:
     zone = await Zone().recover()
     await zone.take(hub("s-1"))
     broken = _BrokenLog()
-    broken.events[:] = zone.copy.events
-    again = await Zone(zone.own, broken).recover()
-    assert again.told
-    assert again.owner.state == zone.owner.state
+    broken.events += zone.copy.events
+    assert (await Zone(zone.own, broken).recover()).owner.state == zone.owner.state
 
 
 STEPS = st.lists(st.sampled_from(["good", "poison", "marked", "skip here", "skip all", "restart"]), max_size=14)

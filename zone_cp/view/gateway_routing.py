@@ -4,8 +4,8 @@ A listener has a virtual host for its own hostname, and one more for every name 
 covers. Rules of a less specific name hold in the more specific hosts as well, after theirs. A name belongs to the most
 exact listener of a port that covers it, and to no other.
 
-Where a MeshHTTPRoute or MeshTCPRoute says something of a name of a listener, MeshGatewayRoutes do not count there (A10).
-Pure.
+Where a MeshHTTPRoute or MeshTCPRoute says something of a name of a listener, MeshGatewayRoutes do not count there
+(A10). Pure.
 """
 
 from __future__ import annotations
