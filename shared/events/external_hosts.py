@@ -18,7 +18,7 @@ from immutables import Map
 
 from shared.events.event import EventRef
 from shared.events.state import LogState, Stored
-from shared.model.addresses import is_dns_name, is_ip
+from shared.model.addresses import is_dns_name
 from shared.model.carried import carried_as, in_common
 from shared.model.external_service import ExternalService, host_and_port
 from shared.model.remembering import keep
@@ -120,8 +120,8 @@ def _hosts(stored: Mapping[ResourceKey, Stored]) -> Hosts:
             continue
         member = Member(one, one.resource, *parts)
         services.setdefault((one.key.mesh, one.resource.service), []).append(member)
-        if not is_ip(member.host) and not one.resource.networking.disable_host_dns_entry:
-            named.setdefault((one.key.mesh, member.host.lower().rstrip(".")), []).append(member)
+        if name := one.resource.real_name:
+            named.setdefault((one.key.mesh, name), []).append(member)
     found = {host.key: host for host in (_service(*where, members) for where, members in services.items())}
     for (mesh, name), members in named.items():
         host = _named(mesh, name, members)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from shared.model.addresses import is_ip
 from shared.model.inbound import PROTOCOL_TAG, SERVICE_TAG
 from shared.model.part import NO_LABELS, Labels, Part
 from shared.model.source import DataSource
@@ -45,6 +46,16 @@ class ExternalService(Part, frozen=True, kw_only=True, tag_field="type", tag="Ex
     def service(self) -> str:
         """What it is part of; "" only of one that is not valid."""
         return self.tags.get(SERVICE_TAG, "")
+
+    @property
+    def real_name(self) -> str:
+        """The name outside that the mesh's DNS answers too, in lower case; "" of an address, where it is hidden, and of
+        localhost, which is every host's own (RFC 6761 section 6.3).
+        """
+        host, _ = host_and_port(self.networking.address) or ("", 0)
+        name = host.lower().rstrip(".")
+        hidden = self.networking.disable_host_dns_entry or is_ip(host) or name.rpartition(".")[2] == "localhost"
+        return "" if hidden else name
 
     @property
     def protocol_word(self) -> str:

@@ -9,7 +9,6 @@ import msgspec
 from immutables import Map
 from msgspec.structs import replace
 
-from shared.model.addresses import is_ip
 from shared.model.carried import carried_as, in_common
 from shared.model.external_service import ExternalService, LegacyTls, host_and_port
 from shared.model.resource import (
@@ -76,13 +75,13 @@ def succession(members: Iterable[ExternalService]) -> Succession:
     made = [_made(_label(service), alike, tls[0], SERVICE_PORT)]
     names = [_generator(made[0], f"{service}.mesh")]
     for one, its in zip(found, tls, strict=True):
-        host, port = host_and_port(one.networking.address) or ("", 0)
-        if is_ip(host) or one.networking.disable_host_dns_entry:
+        _, port = host_and_port(one.networking.address) or ("", 0)
+        if not one.real_name:
             continue
-        name = _label(f"{host}-{port}")
+        name = _label(f"{one.real_name}-{port}")
         if all(other.name != name for other in made):
             made.append(_made(name, [one], its, port))
-            names.append(_generator(made[-1], host.lower()))
+            names.append(_generator(made[-1], one.real_name))
     ports = sorted({port for _, port in (host_and_port(one.networking.address) or ("", 0) for one in found)})
     own = ", ".join(str(port) for port in ports if port != SERVICE_PORT)
     if own:

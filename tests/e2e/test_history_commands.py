@@ -91,12 +91,16 @@ def test_any_moment_is_told_from_the_log_alone(store: Path, capsys: pytest.Captu
     assert "8443" not in served
 
     assert zonal("diff", "2", "3", "--zone", "east").splitlines() == [
+        "east g2.z4 → g3.z4",
         " ~ MeshExternalService MeshExternalService/default/payments",
         "   - spec.endpoints[address=10.0.0.1].port: 443",
         "   + spec.endpoints[address=10.0.0.1].port: 8443",
     ]
     assert "8443" in zonal("diff", "2", "3", "--proxy", "egress-1")
-    assert zonal("diff", "2", "3", "--proxies", "--stat").splitlines() == ["1 proxy (egress-1): 1 Cluster changed"]
+    assert zonal("diff", "2", "3", "--proxies", "--stat").splitlines() == [
+        "east g2.z4 → g3.z4: 1 of 1 proxy touched",
+        "1 proxy (egress-1): 1 Cluster changed",
+    ]
     (group,) = json.loads(zonal("diff", "2", "3", "--proxies", "-o", "json"))["groups"]
     assert [field["after"] for change in group["changes"] for field in change["fields"]] == [8443]
     assert "ExternalService" in zonal("diff", "2", "3", "--views", "-o", "yaml")

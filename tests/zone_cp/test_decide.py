@@ -113,6 +113,22 @@ def test_what_replaces_external_services_has_their_names_at_once(hub: LogBuilder
     assert "httpbin.mesh" not in zone.names(service_key("taker"))
 
 
+def test_localhost_is_nobodys_name(hub: LogBuilder) -> None:
+    """It stays every host's own (RFC 6761); the service has its `.mesh` name, and so has what replaces it."""
+    zone = ZoneBuilder()
+    local = [
+        external("near", "LocalHost.:80"),
+        external("nearer", "a.localhost:80"),
+        external("far", "far.example.:80"),
+    ]
+    hub.append(*(applied(one) for one in local))
+    zone.follow(hub)
+    names = {name for key in zone.own.state.names for name in zone.names(key)}
+    assert names == {"near.mesh", "nearer.mesh", "far.mesh", "far.example"}
+    assert [one.spec.template for one in succession(local[:1]).generators] == ["near.mesh"]
+    assert [one.spec.template for one in succession(local[2:]).generators] == ["far.mesh", "far.example"]
+
+
 def test_a_name_that_is_held_is_taken_by_no_successor(hub: LogBuilder) -> None:
     """As long as one ExternalService of the service is there; nor is the quarantine of anything else skipped."""
     zone = ZoneBuilder()
