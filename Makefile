@@ -2,7 +2,9 @@
 
 SHELL := /bin/sh
 VENV := .venv
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The system's: with .venv/bin on the PATH, its own python would be found, which has no pip.
+PYTHON ?= $(shell PATH="$$(printf %s "$$PATH" | tr ':' '\n' | grep -vxF '$(abspath $(VENV))/bin' | paste -sd: -)"; \
+	command -v python3.11 || command -v python3)
 RUN := $(VENV)/bin/python
 LOCK := deploy/lock
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)

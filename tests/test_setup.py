@@ -28,9 +28,10 @@ TARGETS = [
 ]
 
 
-def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+def make(*arguments: str, path: str = os.environ["PATH"]) -> subprocess.CompletedProcess[str]:
     # Under `make test` this would be a sub-make, which talks about directories.
     environment = {name: value for name, value in os.environ.items() if "MAKE" not in name and name != "MFLAGS"}
+    environment["PATH"] = path
     return subprocess.run(["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -40,6 +41,13 @@ def test_help_lists_every_target() -> None:
     assert shown.returncode == 0
     assert [line.split()[0] for line in shown.stdout.splitlines()] == ["help", *TARGETS]
     assert make().stdout == shown.stdout
+
+
+def test_the_systems_python_installs() -> None:
+    """Also for who has .venv/bin first on the PATH, as `zonal up` and an activated venv make it: that one has no pip."""
+    planned = make("--dry-run", "-W", "deploy/lock/dev.txt", "setup", path=f"{ROOT}/.venv/bin:{os.environ['PATH']}")
+    (line,) = [line for line in planned.stdout.splitlines() if " -m pip " in line]
+    assert not line.startswith(f"{ROOT}/.venv/")
 
 
 @pytest.mark.parametrize("target", ["soak", "fuzz"])

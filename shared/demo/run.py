@@ -33,7 +33,7 @@ _PAYMENTS = "payments.ext.mesh"
 
 
 def run(*, base_port: int | None, directory: Path | None, netns: bool = False, output: str = "table") -> int:
-    """Tell the story; returns the exit code. A directory of its own is removed when the story ends well, or none began.
+    """Tell the story; returns the exit code. A directory of its own is removed unless a step failed.
 
     Raises CommandFailed when it cannot run from base_port on in that directory.
     """
@@ -58,7 +58,7 @@ def run(*, base_port: int | None, directory: Path | None, netns: bool = False, o
         return ExitCode.OK
 
     code = _interruptible(tell)
-    if directory is None and code == ExitCode.OK:
+    if directory is None and code in (ExitCode.OK, _INTERRUPTED):
         shutil.rmtree(place, ignore_errors=True)
     return code
 
