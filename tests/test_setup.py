@@ -44,7 +44,7 @@ def test_help_lists_every_target() -> None:
 
 
 def test_the_systems_python_installs() -> None:
-    """Also for who has .venv/bin first on the PATH, as `zonal up` and an activated venv make it: that one has no pip."""
+    """Also for who has .venv/bin first on the PATH, as an activated venv has it: that one has no pip."""
     planned = make("--dry-run", "-W", "deploy/lock/dev.txt", "setup", path=f"{ROOT}/.venv/bin:{os.environ['PATH']}")
     (line,) = [line for line in planned.stdout.splitlines() if " -m pip " in line]
     assert not line.startswith(f"{ROOT}/.venv/")

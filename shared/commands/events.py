@@ -123,13 +123,10 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _stream(row: dict[str, Any], output: printing.Output) -> None:
-    if output == "json":
-        printing.line(row["whole"])
-    elif output == "yaml":
-        print("---", flush=True)
-        printing.document(row["whole"], output)
-    else:
+    if output == "table":
         printing.row(_cells(row), _WIDTHS)
+    else:
+        printing.item(row["whole"], output)
 
 
 def show(

@@ -51,6 +51,16 @@ def line(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, separators=(",", ":")), flush=True)
 
 
+def item(value: Any, output: Output) -> None:
+    """Print one document of a stream, at once: a line of JSON, or YAML with its marker before it."""
+    if output == "json":
+        line(value)
+        return
+    print("---")
+    document(value, output)
+    sys.stdout.flush()
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print aligned columns, coloured on a terminal only. A cell may have several lines."""
     if sys.stdout.isatty():

@@ -1,8 +1,7 @@
-"""The demo's voice: numbered steps with timings on a terminal, or one JSON line per step."""
+"""The demo's voice: numbered steps with timings on a terminal, or one document per step: a line of JSON, or YAML."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from shared.commands import output as printing
+from shared.commands.output import Output
 
 
 class StepFailed(Exception):
@@ -48,10 +50,11 @@ class Step:
 
 
 class Narrator:
-    """Prints steps; `as_json` prints one object per step on stdout and nothing else."""
+    """Prints steps: a story for people (table), or one document per step on stdout and nothing else."""
 
-    def __init__(self, *, as_json: bool) -> None:
-        self._json = as_json
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._told = output == "table"
         self._console = Console(highlight=False)
         # A terminal wraps at words; what is piped or shown verbatim keeps its lines.
         self._soft = not self._console.is_terminal
@@ -63,7 +66,7 @@ class Narrator:
         """Run one step; a false check or an error is printed and raised on as StepFailed."""
         self._count += 1
         step = Step(self, title)
-        if not self._json:
+        if self._told:
             self._console.print(f"\n[bold]{self._count}. {escape(title)}[/bold]")
         started = time.perf_counter()
         try:
@@ -79,13 +82,13 @@ class Narrator:
 
     def line(self, markup: str, detail: str = "") -> None:
         """One indented line."""
-        if not self._json:
+        if self._told:
             more = f"  [dim]{escape(detail)}[/dim]" if detail else ""
             self._console.print(f"   {markup}{more}", soft_wrap=self._soft)
 
     def show(self, what: Table | str) -> None:
         """A table or verbatim text, indented."""
-        if not self._json:
+        if self._told:
             if isinstance(what, str):
                 self._console.print(escape(what), soft_wrap=True)
             else:
@@ -94,9 +97,9 @@ class Narrator:
     def _end(self, step: Step, started: float, *, ok: bool, expected: str, seen: str) -> None:
         milliseconds = round((time.perf_counter() - started) * 1000)
         self.failed = self.failed or not ok
-        if self._json:
-            line = {"step": step.title, "ok": ok, "ms": milliseconds, "expected": expected, "seen": seen}
-            print(json.dumps(line), flush=True)
+        if not self._told:
+            said = {"step": step.title, "ok": ok, "ms": milliseconds, "expected": expected, "seen": seen}
+            printing.item(said, self._output)
         elif ok:
             self._console.print(f"   [dim]{milliseconds} ms[/dim]")
         else:

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from shared.commands.failure import CommandFailed
+from shared.commands.output import Output
 from shared.demo.looking import eventually
 from shared.demo.namespace_story import NamespaceStory
 from shared.demo.namespaces import Namespaces, Unavailable
@@ -32,14 +33,14 @@ UP_DIRECTORY = Path(".zonal")
 _PAYMENTS = "payments.ext.mesh"
 
 
-def run(*, base_port: int | None, directory: Path | None, netns: bool = False, output: str = "table") -> int:
+def run(*, base_port: int | None, directory: Path | None, netns: bool = False, output: Output = "table") -> int:
     """Tell the story; returns the exit code. A directory of its own is removed unless a step failed.
 
     Raises CommandFailed when it cannot run from base_port on in that directory.
     """
     base = _base(base_port, directory)
     place = directory or Path(tempfile.mkdtemp(prefix="zonal-demo-"))
-    narrator = Narrator(as_json=output == "json")
+    narrator = Narrator(output)
 
     async def tell() -> int:
         try:
@@ -73,7 +74,7 @@ def up(*, base_port: int | None, directory: Path | None) -> int:
 
     async def stay() -> int:
         async with System(place, base) as system:
-            narrator = Narrator(as_json=False)
+            narrator = Narrator("table")
             try:
                 with narrator.step("Start everything, each as a process of its own") as step:
                     await _start(system, step)

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+import yaml
 
 from shared.commands.failure import CommandFailed
+from shared.commands.output import Output
 from shared.demo import run
+from shared.demo.narration import Narrator, StepFailed
 from shared.demo.placement import SYSTEM_PORTS, ZONES, Loopback
 from shared.demo.system import System
 from shared.keys.init import init
@@ -24,6 +29,24 @@ def test_manifests_with_secrets_are_for_their_owner_alone(tmp_path: Path) -> Non
     (tmp_path / "manifests" / "everything.yaml").touch(mode=0o644)
     assert system.write("everything.yaml", "type: Secret").stat().st_mode & 0o777 == 0o600
     assert system.write("east-dataplane.yaml", "type: Dataplane", public=True).stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("output", "read"), [("json", msgspec.json.decode), ("yaml", yaml.safe_load)])
+def test_steps_are_documents(capsys: pytest.CaptureFixture[str], output: Output, read: Callable[[str], Any]) -> None:
+    """One line of JSON or one document of YAML per step and nothing else, also for the step that fails."""
+    narrator = Narrator(output)
+    with narrator.step("first") as step:
+        step.check("one: 1", {"seen": 1}, ok=True)
+        step.say("aside")
+        step.show("verbatim")
+    with pytest.raises(StepFailed), narrator.step("second") as step:
+        step.check("two", "three\nfour", ok=False)
+    out = capsys.readouterr().out
+    parts = out.splitlines() if output == "json" else out.split("---\n")[1:]
+    first, second = (read(part) for part in parts)
+    assert (first["step"], first["ok"], first["expected"], first["seen"]) == ("first", True, "one: 1", "{'seen': 1}")
+    assert (second["step"], second["ok"], second["expected"], second["seen"]) == ("second", False, "two", "three\nfour")
+    assert list(first) == ["step", "ok", "ms", "expected", "seen"]
 
 
 def test_systems_that_can_run_side_by_side_share_no_vip() -> None:

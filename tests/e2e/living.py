@@ -47,7 +47,7 @@ class Living(System):
         await self.start_services()
         await self.start_proxies()
         if declare:
-            await Story(self, Narrator(as_json=True)).prologue()
+            await Story(self, Narrator("json")).prologue()
 
     async def _zonal(self, name: str, *arguments: str, **placed: Any) -> Process:
         start = super()._zonal

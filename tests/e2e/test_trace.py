@@ -31,7 +31,7 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
         made.prepare()
         await made.start_control_planes()
         await made.start_proxies()
-        await Story(made, Narrator(as_json=True)).prologue()
+        await Story(made, Narrator("json")).prologue()
         yield made
 
 
