@@ -55,7 +55,7 @@ class NameGate:
     def acked(self, proxy: str, position: Position) -> Tables:
         """An egress holds everything up to `position`."""
         for wanted in self._pending:
-            if wanted.position.g <= position.g and wanted.position.z <= position.z:
+            if position.reaches(wanted.position):
                 wanted.waiting.discard(proxy)
         return self._settle({})
 

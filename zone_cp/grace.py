@@ -169,9 +169,7 @@ class Grace:
     def acked(self, egress: str, position: Position) -> list[str]:
         """An egress has answered for everything up to `position`: itself, if it may open something now."""
         changing = self._changing.get(egress, {})
-        there = [
-            name for name, one in changing.items() if one.position.g <= position.g and one.position.z <= position.z
-        ]
+        there = [name for name, one in changing.items() if position.reaches(one.position)]
         opened = any(self._withheld(name, changing[name].service) is not None for name in there)
         for name in there:
             del changing[name]

@@ -96,7 +96,7 @@ class EgressWatch:
 
 
 def _holds(reached: Position | None, position: Position) -> bool:
-    return reached is not None and reached.g >= position.g and reached.z >= position.z
+    return reached is not None and reached.reaches(position)
 
 
 class Publisher:

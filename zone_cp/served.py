@@ -75,7 +75,7 @@ def _last(history: History, zone: str, position: Position, proxy: str) -> tuple[
         (time, one)
         for time, took in records
         for one in took
-        if one.incarnations == now and one.digests and one.position.g <= position.g and one.position.z <= position.z
+        if one.incarnations == now and one.digests and position.reaches(one.position)
     ]
     return max(known, key=lambda one: (one[1].position, one[0]), default=None)
 

@@ -179,7 +179,7 @@ class ZoneTrace(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
 
 def has(position: Position | None, wanted: Position) -> bool:
     """Whether all of `wanted` is there at `position`."""
-    return position is not None and position.g >= wanted.g and position.z >= wanted.z
+    return position is not None and position.reaches(wanted)
 
 
 def traced(zone: str, change: Change, progress: Progress | None) -> ZoneTrace:

@@ -158,6 +158,10 @@ class Position(msgspec.Struct, frozen=True, order=True, gc=False):
     def __str__(self) -> str:
         return f"g{self.g}.z{self.z}"
 
+    def reaches(self, other: Position) -> bool:
+        """Whether it is not before the other one in either log."""
+        return self.g >= other.g and self.z >= other.z
+
 
 class ZoneState(msgspec.Struct, frozen=True):
     """All that a zone decides and serves from: the folds of global's log and of its own."""

@@ -278,7 +278,7 @@ class Hub:
         for position, future in waiting:
             if future.done():
                 continue
-            if _reached(delivered, position):
+            if delivered.reaches(position):
                 future.set_result(delivered)
             else:
                 left.append((position, future))
@@ -293,7 +293,7 @@ class Hub:
         A NACK is an answer: what is held back shows in the delivery's `rejected`. Raises TimeoutError.
         """
         delivered = self.delivered(proxy)
-        if delivered is not None and _reached(delivered, position):
+        if delivered is not None and delivered.reaches(position):
             return delivered
         future: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
         entry = (position, future)
@@ -367,7 +367,3 @@ class Hub:
 
 def _ignored(*_: object) -> None:
     """Nobody asked to be told."""
-
-
-def _reached(delivered: Position, position: Position) -> bool:
-    return delivered.g >= position.g and delivered.z >= position.z
