@@ -116,7 +116,7 @@ def _missing(state: ZoneState, view: ZoneView, proxy: ProxyView, key: ResourceKe
         why = f"mesh {mesh.name} does not leave through the zone egress"
         why = f"routing.zoneEgress of mesh {mesh.name} is not set" if is_legacy(key) else why
         yield f"{why}: its sidecars dial {key.name} themselves"
-    if isinstance(resource, Dataplane) and dialled_through_egress(mesh, key) and not reads(view, proxy)[0]:
+    if isinstance(resource, Dataplane) and dialled_through_egress(mesh, key) and not reads(view, proxy).any_of([key]):
         yield f"a sidecar with one listener for all VIPs holds nothing of its own for {key.name}: the egress does"
 
 

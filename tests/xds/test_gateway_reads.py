@@ -110,7 +110,7 @@ def test_what_a_gateway_reads_is_told_by_name() -> None:
     made = it.fleet.groups[situation].compiled
     assert made is not None
     services = {("MeshExternalService", "s1"), ("ExternalService", "web.mesh:80")}
-    assert made.only == Reads(frozenset(services), frozenset({"web"}))
+    assert made.reads == Reads(frozenset(services), frozenset({"web"}))
 
 
 def tcp_to(name: str) -> Resource:

@@ -88,7 +88,7 @@ def _compiled(who: str, group: Group, expected: Group) -> Iterator[str]:
         if one is not other:
             yield f"{who}: cannot be compiled {'step by step' if one is None else 'from nothing'}"
         return
-    for field in ("failures", "extras", "workloads", "reads_services", "reads_workloads", "only", "closed", "impaired"):
+    for field in ("failures", "extras", "workloads", "reads", "closed", "impaired"):
         if getattr(one, field) != getattr(other, field):
             yield f"{who}: {field} differ"
     if one.assembly.snapshot.on_demand != other.assembly.snapshot.on_demand:

@@ -14,10 +14,19 @@ from zone_cp.view.zone_view import ProxyView, ZoneView
 from zone_cp.xds import defaults
 from zone_cp.xds.egress import compile_egress
 from zone_cp.xds.gateway import compile_gateway
-from zone_cp.xds.parts import Changed, Compiled, all_of
+from zone_cp.xds.parts import (
+    READS_ANY,
+    READS_NOTHING,
+    READS_SERVICES,
+    READS_WORKLOADS,
+    Changed,
+    Compiled,
+    Reads,
+    all_of,
+)
 from zone_cp.xds.proxyless import PROXYLESS, compile_proxyless
 from zone_cp.xds.secrets import SecretSource
-from zone_cp.xds.sidecar import calls_workloads, compile_sidecar, reads_services
+from zone_cp.xds.sidecar import compile_sidecar, sidecar_reads
 from zone_cp.xds.snapshot import Snapshot
 
 
@@ -51,19 +60,17 @@ def compile_next(
             return compile_sidecar(before, view, proxy, resource, secrets, access_log_path(proxy), changed)
 
 
-def reads(view: ZoneView, proxy: ProxyView) -> tuple[bool, bool]:
-    """`reads_services` and `reads_workloads` of what will be compiled for a proxy."""
+def reads(view: ZoneView, proxy: ProxyView) -> Reads:
+    """What a proxy will follow from, or more, before anything is compiled for it."""
     match proxy.resource:
         case ZoneEgress():
-            return True, False
+            return READS_SERVICES
         case Dataplane(mesh=mesh) as resource if (known := view.meshes.get(mesh)) is not None:
             if PROXYLESS in proxy.features:
-                return False, True
-            if is_builtin(resource):
-                return True, True
-            return reads_services(known, proxy, resource), calls_workloads(resource)
+                return READS_WORKLOADS
+            return READS_ANY if is_builtin(resource) else sidecar_reads(known, proxy, resource)
         case Dataplane():
-            return False, False
+            return READS_NOTHING
 
 
 def access_log_path(proxy: ProxyView) -> str:

@@ -27,7 +27,7 @@ from zone_cp.xds.credentials import credentials
 from zone_cp.xds.filters import Logged, Where
 from zone_cp.xds.guarded_tcp import guarded_tcp
 from zone_cp.xds.material import brings_a_cluster, outlined, serve
-from zone_cp.xds.parts import ACCESS, CREDENTIALS, REST, ROUTES, Changed, Compiled, Draft, without
+from zone_cp.xds.parts import ACCESS, CREDENTIALS, READS_SERVICES, REST, ROUTES, Changed, Compiled, Draft, without
 from zone_cp.xds.routes import routes
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.server_names import CLASSES, USES, Known, Names, Use, chain_name, matcher
@@ -92,7 +92,7 @@ def compile_egress(  # noqa: PLR0917 - the inputs of a compilation
             made = (outer, *guarded_tcp(view.zone, access_log, outer.sources))
         draft.put(REST, "", Part(own=made))
     workloads = frozenset((name, spiffe.egress_id(name)) for name in draft.meshes)
-    return draft.compiled(workloads=workloads, reads_services=True)
+    return draft.compiled(workloads=workloads, reads=READS_SERVICES)
 
 
 def _renamed(meshes: Map[str, MeshView], view: ZoneView, changed: Changed) -> bool:

@@ -29,7 +29,7 @@ from zone_cp.view.project import empty_view, first_step, next_step, proxy_view
 from zone_cp.view.zone_view import Difference, ProxyView, ZoneView
 from zone_cp.xds.abroad import trusting
 from zone_cp.xds.compile import compile_next, compile_whole, reads
-from zone_cp.xds.parts import OF_SOME, Changed, Compiled, Reads, Workload, all_of, services_alone
+from zone_cp.xds.parts import OF_SOME, READS_ANY, Changed, Compiled, Reads, Workload, all_of, services_alone
 from zone_cp.xds.secrets import SecretSource
 from zone_cp.xds.snapshot import Snapshot
 
@@ -253,35 +253,35 @@ class _Draft:
             self.regrouped = self.regrouped or compiled.workloads != before
             after = msgspec.structs.replace(group, compiled=compiled, fault="")
         self.groups = self.groups.set(situation, after)
-        made = after.compiled
-        self._index(situation, *((True, True) if made is None else (made.reads_services, made.reads_workloads)))
+        self._index(situation, self._reads(situation))
         self.broken = self.broken.set(situation, None) if after.fault else _less(self.broken, situation)
         return after
 
     def foresee(self, situation: ProxyView) -> None:
         """Say of a group what compiling it would: whether single services and workloads concern it."""
-        self._index(situation, *reads(self.view, situation))
+        self._index(situation, reads(self.view, situation))
 
-    def _index(self, situation: ProxyView, services: bool, workloads: bool) -> None:  # noqa: FBT001 - a pair, see `reads`
+    def _index(self, situation: ProxyView, follows: Reads) -> None:
         place = _place(situation)
+        services, workloads = (one is None or bool(one) for one in (follows.services, follows.workloads))
         self.readers = put(self.readers, place, situation, None) if services else drop(self.readers, place, situation)
         self.callers = put(self.callers, place, situation, None) if workloads else drop(self.callers, place, situation)
 
     def reading(self, mesh: str, keys: Collection[ResourceKey]) -> Iterator[ProxyView]:
         """The groups that a change of these external services concerns."""
         for situation in self.readers.get(mesh, Map()):
-            if (only := self._only(situation)) is None or only.any_of(keys):
+            if self._reads(situation).any_of(keys):
                 yield situation
 
     def calling(self, mesh: str) -> Iterator[ProxyView]:
         """The groups that a change of what Dataplanes serve concerns."""
         was, now = (view.meshes.get(mesh) for view in (self.before.view, self.view))
         for situation in self.callers.get(mesh, Map()):
-            if (only := self._only(situation)) is None or only.differ(was, now):
+            if self._reads(situation).differ(was, now):
                 yield situation
 
-    def _only(self, situation: ProxyView) -> Reads | None:
-        return compiled.only if (compiled := self.groups[situation].compiled) is not None else None
+    def _reads(self, situation: ProxyView) -> Reads:
+        return READS_ANY if (compiled := self.groups[situation].compiled) is None else compiled.reads
 
     def fleet(self, names: Map[str, Names]) -> Fleet:
         """The result."""

@@ -101,7 +101,7 @@ def compile_gateway(  # noqa: PLR0917 - the inputs of a compilation
         without(draft, resource.mesh)
         draft.fail({})
         draft.meshes = Map()
-        return draft.compiled(workloads=frozenset(), reads_services=False)
+        return draft.compiled()
     gateway = bound_gateway(mesh, resource)
     closed: _Closed = {}
     found = Destinations(mesh, gateway) if gateway is not None else None
@@ -113,15 +113,10 @@ def compile_gateway(  # noqa: PLR0917 - the inputs of a compilation
     workloads = frozenset((identity,) if mesh.mtls else ())
     if found is None:
         draft.fail({})
-        return draft.compiled(workloads=workloads, reads_services=False)
+        return draft.compiled(workloads=workloads)
     draft.fail(found.failures)
-    draft.only = reads = found.reads
     draft.impaired = Map({found.gateway.key: tuple(sorted(found.impaired))} if found.impaired else {})
-    return draft.compiled(
-        workloads=workloads,
-        reads_services=reads.services is None or bool(reads.services),
-        reads_workloads=bool(reads.workloads),
-    )
+    return draft.compiled(workloads=workloads, reads=found.reads)
 
 
 def _resources(  # noqa: PLR0917 - as above

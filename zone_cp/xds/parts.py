@@ -58,13 +58,13 @@ class Impaired(msgspec.Struct, frozen=True, order=True):
 
 
 class Reads(msgspec.Struct, frozen=True):
-    """What a proxy follows from, by name, of all that is there or may come to be.
+    """What a proxy follows from, by name, of all that is there or may come to be; None: from any.
 
-    services are external ones by kind and name (None: any), workloads what Dataplanes serve.
+    services are external ones by kind and name, workloads what Dataplanes serve to each other.
     """
 
     services: frozenset[tuple[str, str]] | None = frozenset()
-    workloads: frozenset[str] = frozenset()
+    workloads: frozenset[str] | None = frozenset()
 
     def any_of(self, keys: Collection[ResourceKey]) -> bool:
         """Whether one of these services can change anything of it."""
@@ -72,20 +72,22 @@ class Reads(msgspec.Struct, frozen=True):
 
     def differ(self, was: MeshView | None, now: MeshView | None) -> bool:
         """Whether what Dataplanes serve of it differs: a service that is unchanged is the same object."""
-        if was is None or now is None:
+        if was is None or now is None or self.workloads is None:
             return True
         then, found = was.workloads.services, now.workloads.services
         return any(then.get(name) is not found.get(name) for name in self.workloads)
+
+
+READS_NOTHING, READS_ANY = Reads(), Reads(None, None)
+READS_SERVICES, READS_WORKLOADS = Reads(services=None), Reads(workloads=None)
 
 
 class Compiled(msgspec.Struct, frozen=True):
     """One proxy's snapshot with what it was made of.
 
     meshes are those it was made from. failures are services that it answers 503 for; extras are routes of services that
-    answer by themselves. workloads are the certificates that it holds. reads_services, reads_workloads: whether an
-    external service, or what Dataplanes serve to each other, can change anything of it; only: which of them can (None:
-    any). closed are listeners of MeshGateways, by their number, that it does not serve; impaired is what leads nowhere
-    of their routes.
+    answer by themselves. workloads are the certificates that it holds, reads what can change anything of it. closed are
+    listeners of MeshGateways, by their number, that it does not serve; impaired is what leads nowhere of their routes.
     """
 
     assembly: Assembly
@@ -93,9 +95,7 @@ class Compiled(msgspec.Struct, frozen=True):
     failures: Map[ResourceKey, Failure] = Map()
     extras: Map[ResourceKey, ExtraRoutes] = Map()
     workloads: frozenset[Workload] = frozenset()
-    reads_services: bool = True
-    reads_workloads: bool = False
-    only: Reads | None = None
+    reads: Reads = READS_ANY
     closed: Map[tuple[ResourceKey, int], Failure] = Map()
     impaired: Map[ResourceKey, tuple[Impaired, ...]] = Map()
 
@@ -112,7 +112,6 @@ class Draft:
         self._extras = self.before.extras
         self._rerouted = False
         self.meshes = self.before.meshes
-        self.only: Reads | None = None
         self.closed: Map[tuple[ResourceKey, int], Failure] = Map()
         self.impaired: Map[ResourceKey, tuple[Impaired, ...]] = Map()
         self.on_demand = self.before.assembly.snapshot.on_demand
@@ -154,9 +153,7 @@ class Draft:
         """The routes that the services of a mesh bring, by key."""
         return [extra for key, extra in sorted(self._extras.items()) if key.mesh == mesh]
 
-    def compiled(
-        self, *, workloads: frozenset[Workload], reads_services: bool, reads_workloads: bool = False
-    ) -> Compiled:
+    def compiled(self, *, workloads: frozenset[Workload] = frozenset(), reads: Reads = READS_NOTHING) -> Compiled:
         """The result; nothing can be set any more."""
         return Compiled(
             assembly=assembled(self.before.assembly, self._position, self._parts, self.on_demand),
@@ -164,9 +161,7 @@ class Draft:
             failures=self._failures.finish(),
             extras=self._extras,
             workloads=workloads,
-            reads_services=reads_services,
-            reads_workloads=reads_workloads,
-            only=self.only,
+            reads=reads,
             closed=self.closed,
             impaired=self.impaired,
         )

@@ -23,7 +23,7 @@ from zone_cp.xds.filters import router_filter
 from zone_cp.xds.governed import governed
 from zone_cp.xds.in_mesh import Destination, endpoints, in_mesh_resources
 from zone_cp.xds.in_mesh_routes import outbound_routes
-from zone_cp.xds.parts import OF_SOME, Changed, Compiled, Draft, without
+from zone_cp.xds.parts import OF_SOME, READS_WORKLOADS, Changed, Compiled, Draft, without
 from zone_cp.xds.shape import ads, pack
 from zone_cp.xds.snapshot import LISTENER, Encoded
 from zone_cp.xds.wire import encode
@@ -43,7 +43,7 @@ def compile_proxyless(
     if mesh is None:
         without(draft, resource.mesh)
         draft.meshes = Map()
-        return draft.compiled(workloads=frozenset(), reads_services=False)
+        return draft.compiled()
     services, said = mesh.workloads.services, governed(mesh, resource).at_large
     known = old.workloads.services if old is not None else _NO_SERVICES
     anew = old is None or bool(changed.view.meshes.get(mesh.name, frozenset()) - OF_SOME)
@@ -52,7 +52,7 @@ def compile_proxyless(
             part = Part((*_service(mesh, name, said, proxy),)) if name in services else NO_PART
             draft.serve(ResourceKey("Dataplane", mesh.name, name), None, part)
     draft.meshes = draft.meshes.set(mesh.name, mesh)
-    return draft.compiled(workloads=frozenset(), reads_services=False, reads_workloads=True)
+    return draft.compiled(reads=READS_WORKLOADS)
 
 
 def _service(mesh: MeshView, name: str, said: Effective, proxy: ProxyView) -> Iterator[Encoded]:

@@ -48,7 +48,7 @@ from zone_cp.xds.log_policies import Parties, logs
 from zone_cp.xds.material import Served, serve
 from zone_cp.xds.outbound import outbound_resources, outside, within
 from zone_cp.xds.outlet import Outlet
-from zone_cp.xds.parts import OF_SOME, REST, Changed, Compiled, Draft, without
+from zone_cp.xds.parts import OF_SOME, REST, Changed, Compiled, Draft, Reads, without
 from zone_cp.xds.passthrough import (
     Undeclared,
     entry_chains,
@@ -138,12 +138,12 @@ def compile_sidecar(  # noqa: PLR0917 - the inputs of a compilation
     if mesh is None:
         without(draft, resource.mesh)
         draft.meshes = Map()
-        return draft.compiled(workloads=frozenset(), reads_services=False)
+        return draft.compiled()
     seat = _seat(view, mesh, proxy, resource, access_log)
     fields = changed.view.meshes.get(mesh.name, frozenset())
     anew = old is None or bool(fields - OF_SOME)
-    reads, dials = reads_services(mesh, proxy, resource), calls_workloads(resource)
-    touched = changed.view.services.get(mesh.name, ()) if reads else ()
+    reads = sidecar_reads(mesh, proxy, resource)
+    touched = changed.view.services.get(mesh.name, ()) if reads.services is None else ()
     if not _singles_out(mesh, resource) and seat.redirected:
         touched = [key for key in touched if seat.dials(key)]
     # Where a policy sends the connections of one service to another, what it holds follows from both.
@@ -154,7 +154,8 @@ def compile_sidecar(  # noqa: PLR0917 - the inputs of a compilation
         draft.serve(key, served, NO_PART if service is None else _service_part(seat, service, served))
     if anew or "abroad" in fields or changed.credentials:
         put_abroad(draft, seat.abroad, old, source, changed.credentials, anew=anew, explicit=not seat.redirected)
-    called = (dials and "workloads" in fields) or ("abroad" in fields and chained(old) != chained(mesh))
+    called = reads.workloads is None and "workloads" in fields
+    called = called or ("abroad" in fields and chained(old) != chained(mesh))
     if (
         anew
         or touched
@@ -167,7 +168,7 @@ def compile_sidecar(  # noqa: PLR0917 - the inputs of a compilation
     draft.meshes = draft.meshes.set(mesh.name, mesh)
     services = (service_of(resource), *further_services(resource)) if mesh.mtls else ()
     workloads = frozenset((mesh.name, spiffe.workload_id(mesh.name, service)) for service in services)
-    return draft.compiled(workloads=workloads, reads_services=reads, reads_workloads=dials)
+    return draft.compiled(workloads=workloads, reads=reads)
 
 
 def is_per_service(mesh: MeshView, proxy: ProxyView) -> bool:
@@ -176,9 +177,10 @@ def is_per_service(mesh: MeshView, proxy: ProxyView) -> bool:
     return dials or REDIRECT not in proxy.features
 
 
-def reads_services(mesh: MeshView, proxy: ProxyView, resource: Dataplane) -> bool:
-    """Whether anything of a sidecar depends on single external services."""
-    return is_per_service(mesh, proxy) or _singles_out(mesh, resource)
+def sidecar_reads(mesh: MeshView, proxy: ProxyView, resource: Dataplane) -> Reads:
+    """What a sidecar follows from: any of either, or none."""
+    services = is_per_service(mesh, proxy) or _singles_out(mesh, resource)
+    return Reads(None if services else frozenset(), None if _calls_workloads(resource) else frozenset())
 
 
 def _singles_out(mesh: MeshView, resource: Dataplane) -> bool:
@@ -186,11 +188,11 @@ def _singles_out(mesh: MeshView, resource: Dataplane) -> bool:
     return (
         particular(for_proxy(mesh.policies, resource))
         or any(one.backend_ref is not None for one in resource.networking.outbound)
-        or (bool(mesh.legacy) and calls_workloads(resource))
+        or (bool(mesh.legacy) and _calls_workloads(resource))
     )
 
 
-def calls_workloads(resource: Dataplane) -> bool:
+def _calls_workloads(resource: Dataplane) -> bool:
     """Whether a sidecar has outbounds to what other Dataplanes serve."""
     return any(SERVICE_TAG in one.tags for one in resource.networking.outbound)
 
