@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ from zone_cp.agent.probe import Prober
 
 MAX_CHECKS = 8
 """TLS checks at a time; a further one is not answered, and whoever asked is told so after a while."""
+STORE_SECONDS = 0.2
+"""How much older the table on disk may be than the one that answers. The whole table is written each time, and whoever
+waits for a name asks just when it is there."""
 
 log = structlog.get_logger()
 
@@ -209,6 +213,7 @@ class Names:
         self._path = path
         self._storing: asyncio.Task[None] | None = None
         self._stale = False
+        self._stopping = asyncio.Event()
 
     def load(self) -> None:
         """Take over what an earlier run stored; a damaged copy is worth a warning, not a failure."""
@@ -222,7 +227,7 @@ class Names:
         log.info("dns table loaded", names=len(self.table), version=self.table.version)
 
     def apply(self, update: pb.DnsUpdate) -> None:
-        """Answer by the new table from now on, and store it when the disk is free."""
+        """Answer by the new table from now on, and store it a moment later (STORE_SECONDS)."""
         upsert = {item.name: item.ip for item in update.upsert}
         ttl = update.ttl_seconds or DEFAULT_TTL_SECONDS
         if update.full:
@@ -238,11 +243,15 @@ class Names:
     async def stop(self) -> None:
         """Stop answering; the newest table is on disk afterwards."""
         await self.server.stop()
+        self._stopping.set()
         if self._storing is not None:
             await self._storing
 
     async def _store(self) -> None:
         while self._stale:  # changes that arrive meanwhile are stored together
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STORE_SECONDS):
+                    await self._stopping.wait()
             self._stale = False
             try:
                 await asyncio.to_thread(store, self._path, self.table.dump())
