@@ -46,6 +46,7 @@ def is_dns_name(text: str) -> bool:
     return _DNS_NAME.fullmatch(text) is not None
 
 
+@lru_cache(maxsize=65536)
 def dialled(address: str) -> str:
     """The address to connect to: sockets of IPv6 do not reach IPv4 through ::ffff:0:0/96."""
     ip = _parse(address)
