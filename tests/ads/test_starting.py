@@ -49,6 +49,20 @@ async def test_a_silent_client_gives_its_place_back(monkeypatch: pytest.MonkeyPa
         assert (await answer(await started(it, "q"))).type_url == SHORT["CDS"]
 
 
+async def test_a_client_that_does_not_read_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is being sent stands in the way of nobody else, and is sent on once it reads."""
+    monkeypatch.setattr(starting, "FIRST_SYNCS_MAX", 1)
+    monkeypatch.setattr(starting, "FIRST_SYNC_SECONDS", 0.01)
+    async with world() as it:
+        it.server.offer("p", snapshot(1, CDS=dict.fromkeys("abcdefgh", "x" * 4_000_000)))
+        it.server.offer("q", snapshot(1, CDS=["a"]))
+        deaf = await started(it, "p")
+        assert (await answer(await started(it, "q"))).type_url == SHORT["CDS"]
+        (stream,) = it.server.hub.streams_of("p")
+        assert stream.xds.unanswered, "it is still being sent to"
+        assert len((await answer(deaf)).resources) == 1
+
+
 async def test_who_comes_first_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream that is admitted as first needs no place."""
     monkeypatch.setattr(starting, "FIRST_SYNCS_MAX", 1)

@@ -3,8 +3,8 @@
 A client that connects is owed all it does not hold yet, and of that every stream may have several responses under way:
 for thousands that connect at once more bytes than a process should keep. So a stream that has not delivered everything
 once speaks only while it has a place; the others wait their turn, first come, first served. It gives its place back
-when nothing that it said is unanswered, or when its time is over: a client that does not answer holds nobody up. Those
-times are spread by `jitter`, or the places of many slow clients would fall free at one moment.
+when nothing that it said is unanswered, or when its time is over: a client that does not answer, or read, holds nobody
+up. Those times are spread by `jitter`, or the places of many slow clients would fall free at one moment.
 """
 
 from __future__ import annotations
@@ -62,9 +62,12 @@ class FirstSyncs:
 
         bell: it is rung when something may be due.
         """
-        async with self._places:
-            end = asyncio.get_running_loop().time() + FIRST_SYNC_SECONDS * (0.5 + self._jitter())
-            while True:
+        await self._places.acquire()
+        place = _Place(self._places.release)
+        end = asyncio.get_running_loop().time() + FIRST_SYNC_SECONDS * (0.5 + self._jitter())
+        over = asyncio.get_running_loop().call_at(end, place.give_back)  # also while a client does not read
+        try:
+            while not place.is_free:
                 await speak()  # never interrupted: a write that is cancelled kills the call
                 if not stream.xds.unanswered:
                     return
@@ -73,3 +76,20 @@ class FirstSyncs:
                         await bell.wait()
                 except TimeoutError:
                     return
+        finally:
+            over.cancel()
+            place.give_back()
+
+
+class _Place:
+    """A place that is given back once."""
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release = release
+        self.is_free = False
+
+    def give_back(self) -> None:
+        """Let another have it."""
+        if not self.is_free:
+            self.is_free = True
+            self._release()
