@@ -7,7 +7,7 @@ from immutables import Map
 
 from shared.events.state import Position
 from shared.pb.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
-from tests.ads.stream_pair import SHORT, StreamPair, eds_cluster, snapshot, told, wire_version
+from tests.ads.stream_pair import SHORT, StreamPair, eds_cluster, snapshot, succeeding, told, wire_version
 from zone_cp.ads import delta
 from zone_cp.ads.delta import Acked, DeltaStream, Nacked, RemoteProtocolError
 from zone_cp.xds.snapshot import Snapshot
@@ -38,6 +38,18 @@ def test_rule_2_nonces_are_unique_and_versions_are_content_hashes() -> None:
     assert pair.holds[SHORT["CDS"]] == {"a": wire_version("CDS", "a", "2")}
 
 
+def test_rule_2_responses_of_one_moment_have_their_own_nonces() -> None:
+    """Whatever causes them: the moment is a part of a nonce, not all of it."""
+    pair = StreamPair()
+    pair.offer(snapshot(1, CDS=["a", "b"], EDS=["a", "b"]))
+    for short in ("CDS", "EDS"):
+        for name in ("a", "b", "a"):
+            pair.ask(short, name)
+            pair.run()
+    assert len({(r.type_url, r.nonce) for r in pair.log}) == len(pair.log) == 6
+    assert len(pair.facts) == 6
+
+
 def test_rule_3_an_ack_alone_causes_no_response() -> None:
     """Only a difference of state or of subscription makes the server speak."""
     pair = connected("CDS")
@@ -62,10 +74,28 @@ def test_rule_4_wildcard_remains_beside_names_until_the_star_is_unsubscribed() -
     pair.run()
     pair.ask("CDS", "a")
     assert told(pair.run()) == ["CDS +a"]
+    pair.offer(snapshot(2, CDS={"a": "1", "b": "2"}))
+    assert told(pair.run()) == ["CDS +b"]
     pair.ask("CDS", unsubscribe=["*"])
     assert pair.run() == []
-    pair.offer(snapshot(2, CDS={"a": "2", "b": "2"}))
+    pair.offer(snapshot(3, CDS={"a": "2", "b": "3"}))
     assert told(pair.run()) == ["CDS +a"]
+
+
+def test_rule_4_what_a_star_brought_is_forgotten_with_it() -> None:
+    """It is not removed, and it is sent again to who wants it again."""
+    pair = connected("CDS")
+    pair.ask("CDS", "a")
+    pair.offer(snapshot(1, CDS=["a", "b"]))
+    pair.run()
+    pair.ask("CDS", unsubscribe=["*"])
+    assert pair.run() == []
+    pair.ask("CDS", "*")
+    assert told(pair.run()) == ["CDS +b"]
+    pair.ask("CDS", unsubscribe=["*"])
+    assert pair.run() == []
+    pair.offer(snapshot(2, CDS=["a"]))
+    assert pair.run() == []
 
 
 def test_rule_5_the_first_wildcard_request_is_answered_even_when_there_is_nothing() -> None:
@@ -132,6 +162,17 @@ def test_rule_6_a_cluster_is_removed_after_its_users_have_moved() -> None:
     assert pair.server.delivered == Position(2, 0)
 
 
+def test_rule_6_what_all_goes_goes_in_reverse_order() -> None:
+    """Listeners, then routes before the clusters that they lead to, and those before what they refer to."""
+    pair = connected("CDS", "LDS")
+    for short in ("EDS", "SDS", "RDS"):
+        pair.ask(short, "a")
+    pair.offer(snapshot(1, SDS=["a"], CDS=["a"], EDS=["a"], LDS=["a"], RDS=["a"]))
+    pair.run()
+    pair.offer(snapshot(2))
+    assert told(pair.run()) == ["LDS -a", "RDS -a", "CDS -a", "EDS -a", "SDS -a"]
+
+
 def test_rule_6_a_listener_that_takes_an_address_over_travels_with_the_removal_of_the_other() -> None:
     """Envoy applies the removals of a response first, so the address is free."""
     pair = connected("CDS", "LDS")
@@ -183,6 +224,23 @@ def test_rule_7_nothing_is_queued_that_the_subscription_no_longer_wants() -> Non
     assert told(pair.run()) == ["EDS +b"]
 
 
+def test_rule_7_what_waits_for_answers_is_dropped_when_it_is_wanted_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of a large answer waits for the ACK of the one before: what is unsubscribed meanwhile is not sent."""
+    monkeypatch.setattr(DeltaStream, "window", 1)
+    pair = StreamPair()
+    pair.auto_ack = False
+    names = [f"e{number}" for number in range(3)]
+    pair.ask("EDS", *names)
+    pair.offer(snapshot(1, EDS=dict.fromkeys(names, "x" * delta.MAX_CHUNK_BYTES)))
+    (first,) = told(pair.run())
+    dropped, kept = (name for name in names if f"+{name}" not in first)
+    pair.ask("EDS", unsubscribe=[dropped])
+    assert pair.run() == []
+    pair.auto_ack = True
+    pair.ack()
+    assert told(pair.run()) == [f"EDS +{kept}"]
+
+
 def test_rule_11_subscribe_is_applied_before_unsubscribe() -> None:
     """A name in both lists of one message ends unsubscribed."""
     pair = StreamPair()
@@ -227,6 +285,16 @@ def test_rule_12_a_reconnect_sends_what_differs_and_removes_what_vanished() -> N
     assert told(pair.run()) == ["CDS +a", "LDS", "CDS -b"]
 
 
+def test_rule_12_versions_count_in_the_first_request_of_a_type_alone() -> None:
+    """Later ones say nothing of what is held, and nothing of what is owed."""
+    pair = StreamPair()
+    pair.offer(snapshot(1, EDS=["a", "b"]))
+    pair.ask("EDS", "a")
+    assert told(pair.run()) == ["EDS +a"]
+    pair.ask("EDS", "b", b=wire_version("EDS", "b"), gone="0")
+    assert told(pair.run()) == ["EDS +b"]
+
+
 def test_rule_13_a_name_that_does_not_exist_is_told_and_pushed_when_it_appears() -> None:
     """removed_resources ends Envoy's waiting at once."""
     pair = StreamPair()
@@ -234,8 +302,25 @@ def test_rule_13_a_name_that_does_not_exist_is_told_and_pushed_when_it_appears()
     pair.ask("RDS", "r")
     pair.offer(snapshot(1))
     assert told(pair.run()) == ["EDS -a", "RDS -r"]
-    pair.offer(snapshot(2, EDS=["a"], RDS=["r"]))
+    second = snapshot(2, EDS=["a"], RDS=["r"])
+    pair.offer(second)
     assert told(pair.run()) == ["EDS +a", "RDS +r"]
+    pair.offer(succeeding(second, third := snapshot(3)))
+    assert told(pair.run()) == ["RDS -r", "EDS -a"]
+    pair.offer(succeeding(third, snapshot(4, EDS=["a"], RDS=["r"])))
+    assert told(pair.run()) == ["EDS +a", "RDS +r"]
+
+
+def test_rule_13_a_name_that_appears_in_a_change_is_pushed() -> None:
+    """Also where only what changed is looked at."""
+    pair = StreamPair()
+    pair.ask("EDS", "a")
+    pair.offer(snapshot(0))
+    assert told(pair.run()) == ["EDS -a"]
+    pair.offer(first := snapshot(1, EDS=["b"]))
+    assert pair.run() == [], "it is told once that it is not there"
+    pair.offer(succeeding(first, snapshot(2, EDS=["a", "b"])))
+    assert told(pair.run()) == ["EDS +a"]
 
 
 def test_rule_14_a_name_unsubscribed_under_a_wildcard_is_answered() -> None:
@@ -246,6 +331,18 @@ def test_rule_14_a_name_unsubscribed_under_a_wildcard_is_answered() -> None:
     assert told(pair.run())[-1] == "CDS +a -x"
     pair.ask("CDS", unsubscribe=["a", "x"])
     assert told(pair.run()) == ["CDS +a -x"]
+
+
+def test_rule_14_a_name_unsubscribed_without_a_wildcard_is_not_answered() -> None:
+    """Neither with the resource nor as removed: not at once, and not when it goes."""
+    pair = StreamPair()
+    pair.ask("EDS", "a", "b")
+    pair.offer(snapshot(1, EDS=["a", "b"]))
+    pair.run()
+    pair.ask("EDS", unsubscribe=["a"])
+    assert pair.run() == []
+    pair.offer(snapshot(2, EDS=["b"]))
+    assert pair.run() == []
 
 
 def test_rule_15_resources_carry_name_version_and_type() -> None:
@@ -273,6 +370,9 @@ def test_rule_16_several_responses_may_be_in_flight_and_stale_nonces_still_subsc
     pair.names[SHORT["EDS"]] = {"e"}
     pair.up.append(stale)
     assert told(pair.run()) == ["EDS -e"]
+    for nonce in ("", "99"):
+        pair.up.append(DeltaDiscoveryRequest(type_url=SHORT["CDS"], response_nonce=nonce))
+    assert pair.run() == []
     assert pair.facts == []
 
 

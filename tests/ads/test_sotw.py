@@ -204,6 +204,24 @@ def test_rule_9_a_stale_nonce_is_ignored_names_and_all() -> None:
     assert told(answers(stream)) == ["EDS +b"]
 
 
+def test_rule_9_names_that_a_stale_request_leaves_out_or_adds_stay_as_they_were() -> None:
+    """With a response under way, and with all of them answered."""
+    stream = SotwStream()
+    stream.offer(snapshot(1, EDS=["a", "b"]))
+    stream.receive(request("EDS", "a"))
+    assert told(answers(stream)) == ["EDS +a"]
+    stream.receive(request("EDS", "a", nonce=nonce(1, "EDS")))
+    stream.offer(snapshot(2, EDS={"a": "2", "b": "2"}))
+    assert told(answers(stream)) == ["EDS +a"]
+    assert stream.receive(request("EDS", "b", nonce=nonce(1, "EDS"))) == ()
+    stream.receive(request("EDS", "a", nonce=nonce(2, "EDS")))
+    assert answers(stream) == []
+    assert stream.receive(request("EDS", "a", "b", nonce=nonce(1, "EDS"))) == ()
+    assert answers(stream) == []
+    stream.offer(snapshot(3, EDS={"a": "2", "b": "3"}))
+    assert answers(stream) == []
+
+
 def test_rule_9_a_new_stream_is_answered_whatever_version_it_reports() -> None:
     """The last accepted version does not prove what is held: parts of a refused response may be."""
     pair = connected("CDS", "LDS")
@@ -211,6 +229,7 @@ def test_rule_9_a_new_stream_is_answered_whatever_version_it_reports() -> None:
     pair.offer(snapshot(1, CDS=["a"], EDS=["a"], LDS=["l"]))
     pair.run()
     pair.reconnect()
+    assert all(request.version_info == "g1.z0" for request in pair.up)
     assert told(pair.run()) == ["CDS +a", "EDS +a", "LDS +l"]
     assert {r.version_info for r in pair.log if isinstance(r, DiscoveryResponse)} == {"g1.z0"}
 
