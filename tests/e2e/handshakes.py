@@ -44,13 +44,21 @@ class Issuer:
             .not_valid_after(until)
         )
 
-    def issue(self, common_name: str, *names: x509.GeneralName, until: datetime | None = None) -> tuple[str, str]:
-        """Certificate and key, PEM; `until` in the past makes an expired one."""
+    def issue(
+        self,
+        common_name: str,
+        *names: x509.GeneralName,
+        until: datetime | None = None,
+        use: x509.ObjectIdentifier | None = None,
+    ) -> tuple[str, str]:
+        """Certificate and key, PEM; `until` in the past makes an expired one. use: its only extended key usage."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         builder = self._builder(subject, self.name, key, until or datetime.now(UTC) + 20 * DAY)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        if use is not None:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([use]), critical=False)
         private = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         return builder.sign(self.key, hashes.SHA256()).public_bytes(PEM).decode(), private.decode()
 
@@ -63,6 +71,19 @@ class _Answer(socketserver.BaseRequestHandler):
             self.server.received.append(data)  # type: ignore[attr-defined]
             if data.startswith(b"GET "):
                 received.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+
+
+class _Silent(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            while self.request.recv(4096):
+                pass
+
+
+class _Slams(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            self.request.recv(1)  # what is left unread makes it a reset
 
 
 class Servers:
@@ -81,6 +102,10 @@ class Servers:
             server.shutdown()
             server.server_close()
 
+    def mute(self, *, slams: bool = False) -> int:
+        """The port of a server that reads on and says nothing, or resets what comes."""
+        return self._start(socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Slams if slams else _Silent))
+
     def serve(
         self,
         pair: tuple[str, str] | None,
@@ -89,12 +114,16 @@ class Servers:
         lowest: ssl.TLSVersion | None = None,
         highest: ssl.TLSVersion | None = None,
         chain: str = "",
+        ciphers: str = "ALL",
+        protocols: tuple[str, ...] = (),
     ) -> int:
         """The port of a server with this certificate; without one it speaks plaintext."""
         context = None
         if pair is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.set_ciphers("ALL:@SECLEVEL=0")
+            context.set_ciphers(f"{ciphers}:@SECLEVEL=0")
+            if protocols:
+                context.set_alpn_protocols(list(protocols))
             file = self._directory / f"server-{len(self._servers)}.pem"
             file.touch(mode=0o600)
             file.write_text(pair[0] + chain + pair[1])
@@ -119,7 +148,10 @@ class Servers:
             def handle_error(self, request: Any, client_address: Any) -> None:
                 return
 
-        server = Server(("127.0.0.1", 0), _Answer)
+        return self._start(Server(("127.0.0.1", 0), _Answer))
+
+    def _start(self, server: socketserver.ThreadingTCPServer) -> int:
+        server.daemon_threads = True
         self._servers.append(server)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         port: int = server.server_address[1]

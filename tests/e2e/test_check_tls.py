@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -13,6 +14,7 @@ from typing import Any, TypeAlias
 import msgspec
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from shared.model.resource import Endpoint, ExternalTls, SubjectAltName, TlsVersions, Verification
 from tests.conftest import take_port
@@ -63,6 +65,11 @@ class World:
             "mutual": servers.serve(good, clients=self.ca.pem),
             "mutual-12": servers.serve(good, clients=self.ca.pem, highest=v12),
             "plaintext": servers.serve(None),
+            "silent": servers.mute(),
+            "slams": servers.mute(slams=True),
+            "for-clients": servers.serve(self.ca.issue("client", dns, use=ExtendedKeyUsageOID.CLIENT_AUTH)),
+            "old-ciphers": servers.serve(good, highest=v12, ciphers="ECDHE-ECDSA-AES128-SHA"),
+            "only-h1": servers.serve(good, protocols=("http/1.1",)),
             "refused": take_port(),
         }
         self.right, self.wrong = self.ca.issue("right client"), self.other.issue("wrong client")
@@ -71,9 +78,10 @@ class World:
         """A service on that server, verified by `ca` and named NAME unless told otherwise."""
         ca, client = changes.pop("ca", self.ca.pem), changes.pop("client", None)
         enabled, versions = changes.pop("enabled", True), TlsVersions(**changes.pop("versions", {}))
-        address = changes.pop("address", "127.0.0.1")
+        address, protocol = changes.pop("address", "127.0.0.1"), changes.pop("protocol", "http")
         verification = Verification(**({"server_name": NAME} | changes))
         return service(
+            protocol=protocol,
             endpoints=(Endpoint(address=address, port=self.ports[server]),),
             tls=ExternalTls(enabled=enabled, version=versions, verification=verification),
             ca=ca,
@@ -124,6 +132,12 @@ CASES: list[Case] = [
     ("mutual", {}, {"client-certificate": CLIENT}),
     ("mutual-12", {}, {"client-certificate": CLIENT}),
     ("plaintext", {}, {"handshake": "spec.tls.enabled"}),
+    ("slams", {}, {"handshake": "spec.tls.enabled"}),
+    ("for-clients", {}, {"chain": ""}),
+    ("old-ciphers", {}, {"handshake": "spec.tls.version.min"}),
+    ("old-ciphers", {"versions": {"min": "TLS11"}}, {}),
+    ("only-h1", {}, {}),
+    ("only-h1", {"protocol": "http2"}, {"protocol": "spec.match.protocol"}),
     ("refused", {}, {"connect": "spec.endpoints"}),
     ("good", {"address": "no-such-name.invalid"}, {"resolve": "spec.endpoints"}),
     ("good", {"enabled": False}, {}),
@@ -137,6 +151,22 @@ def test_a_check_names_what_fails_and_the_field_that_mends_it(
 ) -> None:
     """One fault, one failed step, one field; everything else holds."""
     assert world.check(server, **changes)["failed"] == failed
+
+
+def test_who_says_nothing_is_waited_for_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not for each version of TLS: it is no server of TLS."""
+    monkeypatch.setattr(check_tls, "HANDSHAKE_SECONDS", 0.5)
+    began = time.monotonic()
+    steps = world.check("silent")
+    assert steps["failed"] == {"handshake": "spec.tls.enabled"}
+    assert time.monotonic() - began < 2
+    assert "no answer within 0.5 s" in steps["handshake"].message
+
+
+def test_a_server_that_names_no_protocol_is_told(world: World) -> None:
+    """HTTP/2 is spoken to it all the same, which may be what it expects."""
+    steps = world.check("good", protocol="grpc")
+    assert (steps["failed"], steps["protocol"].result) == ({}, "told")
 
 
 def test_an_expired_authority_is_told_apart_from_an_expired_server(world: World) -> None:
@@ -226,7 +256,7 @@ def _san(value: str, kind: Any = "Exact") -> dict[str, Any]:
 def _placed(one: ExternalServiceView, number: int) -> ExternalServiceView:
     """The same service under a name, VIP and material of its own."""
     vip, name = f"127.16.1.{number + 1}", f"case-{number}"
-    found = service(name, vip=vip, endpoints=one.endpoints, tls=one.tls)
+    found = service(name, vip=vip, protocol=one.protocol, endpoints=one.endpoints, tls=one.tls)
     material = {field: getattr(one, field) for field in ("ca_cert", "client_cert", "client_key")}
     named = {k: m and msgspec.structs.replace(m, name=f"{m.name}-{number}") for k, m in material.items()}
     return msgspec.structs.replace(found, **named)

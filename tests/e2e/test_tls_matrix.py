@@ -118,7 +118,7 @@ def _cells(material: Material) -> Iterator[Cell]:
         for server, expected in zip(certificates, outcomes, strict=True):
             yield Cell("names", row, next(number), "http", server, {"verification": verification}, expected)
     for row, limits, mode, accepted in _limits():
-        tls = {"version": limits, "verification": {"mode": mode, "serverName": NAME, **ca}}
+        tls = ({"version": limits} if limits else {}) | {"verification": {"mode": mode, "serverName": NAME, **ca}}
         for version in VERSIONS:
             expected = "ok" if version in accepted else "version"
             yield Cell("versions", row, next(number), "http", f"only-{version}", tls, expected)
@@ -150,7 +150,8 @@ def _limits() -> Iterator[tuple[str, dict[str, str], str, list[float]]]:
     for low, row in TABLE["versions"].items():
         for high, accepted in row.items():
             if accepted != "refused":
-                yield f"{low}-{high}", {"min": low, "max": high}, "Secured", accepted
+                limits = {field: limit for field, limit in (("min", low), ("max", high)) if limit != "unset"}
+                yield f"{low}-{high}", limits, "Secured", accepted
     several = TABLE["versions_in_modes"]
     for mode, (limits, accepted) in itertools.product(several["modes"], several["limits"].items()):
         low, _, high = limits.partition("-")
@@ -281,7 +282,16 @@ def test_the_table_leaves_no_cell_out() -> None:
     modes = ("Secured", "SkipSAN", "SkipCA", "SkipAll")
     rows = {f"{mode}, {target}" for mode in modes for target in ("serverName", "address")}
     assert set(TABLE["modes"]) == set(TABLE["without_ca"]) == rows
-    limits = {"TLSAuto", "TLS10", "TLS11", "TLS12", "TLS13"}
+    kinds = {"good", "wrong-san", "unknown-ca", "expired", "self-signed", "uri-san", "ip-san"}
+    assert set(TABLE["certificates"]) == kinds
+    assert all(len(row) == len(kinds) for row in (*TABLE["modes"].values(), *TABLE["without_ca"].values()))
+    assert set(TABLE["sources"]) == {"inline", "inlineString", "secret", "system"}  # none: without_ca
+    assert {one for spoken in TABLE["sources"].values() for one in spoken} == {"http", "http2", "grpc", "tcp"}
+    assert set(TABLE["client_certificates"]) == {
+        f"{mode}, {kind}" for mode in modes for kind in ("none", "right", "wrong")
+    }
+    assert set(TABLE["versions_in_modes"]["modes"]) == set(modes)
+    limits = {"unset", "TLSAuto", "TLS10", "TLS11", "TLS12", "TLS13"}
     assert {low: set(row) for low, row in TABLE["versions"].items()} == dict.fromkeys(limits, limits)
 
 

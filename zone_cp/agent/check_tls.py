@@ -61,8 +61,10 @@ def _steps(check: pb.CheckTls, now: datetime) -> Iterator[pb.TlsStep]:
     client = _certificates(check.client_chain)
     yield steps.offered(check, client)
     first = _attempt(check, verify=False)
-    spoken = _spoken(check) if first.error else ()
+    spoken = _spoken(check) if first.error and not first.silent else ()
     yield steps.shaken(check, first, spoken)
+    if list(check.alpn) == ["h2"] and not first.error:
+        yield steps.protocol_agreed(check, first, first.alpn or _chosen(check))
     chain = steps.presented(first.chain)
     if chain:
         yield steps.shown(chain)
@@ -213,13 +215,13 @@ def _attempt(check: pb.CheckTls, *, verify: bool, dates: bool = True) -> Attempt
 
 
 def _shake(connection: ssl.SSLSocket, heard: _Heard) -> Attempt:
-    error, code, message = "", 0, ""
+    error, code, message, silent = "", 0, "", False
     try:
         connection.do_handshake()
     except ssl.SSLCertVerificationError as fault:
         error, code, message = "CERTIFICATE_VERIFY_FAILED", fault.verify_code, fault.verify_message
     except OSError as fault:
-        error = _reason(fault)
+        error, silent = _reason(fault), isinstance(fault, TimeoutError)
     cipher = connection.cipher()
     return Attempt(
         error=error,
@@ -228,6 +230,7 @@ def _shake(connection: ssl.SSLSocket, heard: _Heard) -> Attempt:
         version=_SHOWN.get(connection.version() or "", "") if not error else "",
         cipher=cipher[0] if cipher else "",
         alpn=connection.selected_alpn_protocol() or "" if not error else "",
+        silent=silent,
         asked=heard.asked,
         refused="" if error else _settle(connection, heard),
         chain=_chain(connection),
@@ -275,6 +278,14 @@ def _spoken(check: pb.CheckTls) -> tuple[str, ...]:
         if not seen.error or seen.asked:
             found.append(version)
     return tuple(found)
+
+
+def _chosen(check: pb.CheckTls) -> str:
+    """The protocol that the server takes when it may have HTTP/1.1 as well."""
+    one = pb.CheckTls()
+    one.CopyFrom(check)
+    one.alpn[:] = ["h2", "http/1.1"]
+    return _attempt(one, verify=False).alpn
 
 
 def _reason(error: Exception) -> str:

@@ -19,9 +19,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from shared.pb import agent_pb2 as pb
 
 VERIFICATION = "spec.tls.verification"
+PROTOCOL = "spec.match.protocol"
 CA_CERT, CLIENT_CERT = f"{VERIFICATION}.caCert", f"{VERIFICATION}.clientCert"
 VERIFIED_MODES = frozenset({"Secured", "SkipSAN"})
 VERSIONS = ("TLS10", "TLS11", "TLS12", "TLS13")
+UNKNOWN_ISSUER_CODES = frozenset({2, 18, 19, 20, 21, 27})
+"""X509_V_ERR_…: no known issuer, self-signed, no signature verified, untrusted. Another caCert would mend these."""
 EXPIRED_CODES = frozenset({9, 10})
 """X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED."""
 SHOWN_AUTHORITIES = 5
@@ -32,8 +35,8 @@ Result: TypeAlias = Literal["ok", "failed", "skipped", "told"]
 class Attempt(msgspec.Struct, frozen=True):
     """One handshake. `error` is OpenSSL's reason, "" when it completed; verify_code is set when it was a verification.
 
-    asked: the server wanted a client certificate. refused: what it said after a completed handshake (TLS 1.3 tells
-    a client only then that its certificate is not accepted).
+    silent: the server said nothing in time. asked: it wanted a client certificate. refused: what it said after a
+    completed handshake (TLS 1.3 tells a client only then that its certificate is not accepted).
     """
 
     error: str = ""
@@ -42,6 +45,7 @@ class Attempt(msgspec.Struct, frozen=True):
     version: str = ""
     cipher: str = ""
     alpn: str = ""
+    silent: bool = False
     asked: bool = False
     refused: str = ""
     chain: tuple[bytes, ...] = ()
@@ -147,11 +151,11 @@ def shaken(check: pb.CheckTls, attempt: Attempt, accepted: Sequence[str]) -> pb.
     facts = [("server speaks", ", ".join(accepted) or "no version of TLS that was tried")]
     wanted = VERSIONS[VERSIONS.index(check.min_version) : VERSIONS.index(check.max_version) + 1]
     known = [one for one in accepted if one in VERSIONS]
-    if not known and attempt.error in _NOT_TLS:
+    if not known and (attempt.error in _NOT_TLS or attempt.silent):
         return step(
             "handshake",
             "failed",
-            f"the server does not speak TLS ({attempt.error})",
+            f"the server does not speak TLS, or not to this client ({attempt.error})",
             field="spec.tls.enabled",
             advice="set it to false if the service is plaintext, or correct the port",
             facts=facts,
@@ -166,10 +170,28 @@ def shaken(check: pb.CheckTls, attempt: Attempt, accepted: Sequence[str]) -> pb.
     if "UNRECOGNIZED_NAME" in attempt.error:
         said = f"the server knows no {check.sni or 'client without SNI'} ({attempt.error})"
         return step("handshake", "failed", said, field=f"{VERIFICATION}.serverName", facts=facts)
-    if "NO_APPLICATION_PROTOCOL" in attempt.error:
+    if "NO_APPLICATION_PROTOCOL" in attempt.error.upper().replace(" ", "_"):
         said = f"the server speaks none of {', '.join(check.alpn)} ({attempt.error})"
-        return step("handshake", "failed", said, field="spec.match.protocol", facts=facts)
+        return step("handshake", "failed", said, field=PROTOCOL, facts=facts)
+    if set(known) & set(wanted):
+        said = f"the server accepts none of the ciphers that are offered ({attempt.error})"
+        advice = "let version.min be TLS11: the older ciphers are then offered as well"
+        older = check.min_version in ("TLS10", "TLS11")
+        field = "" if older else "spec.tls.version.min"
+        return step("handshake", "failed", said, field=field, advice="" if older else advice, facts=facts)
     return step("handshake", "failed", f"{attempt.error}", facts=facts)
+
+
+def protocol_agreed(check: pb.CheckTls, attempt: Attempt, among: str) -> pb.TlsStep:
+    """Whether the server speaks HTTP/2 where nothing else is spoken to it. among: what it took of several."""
+    if attempt.alpn:
+        return step("protocol", "ok", f"{attempt.alpn} was chosen by the server")
+    if among:
+        said = f"the server speaks {among}, and only {', '.join(check.alpn)} was offered"
+        return step("protocol", "failed", said, field=PROTOCOL, advice="set it to http")
+    return step(
+        "protocol", "told", f"the server names no protocol; {', '.join(check.alpn)} is spoken to it all the same"
+    )
 
 
 def client_accepted(attempt: Attempt, client: Sequence[Presented]) -> pb.TlsStep:
@@ -223,6 +245,11 @@ def trust(
     facts = [("trusted", f"{source}: {', '.join(names)}{more}")]
     if not attempt.verify_code:
         return step("chain", "ok", f"issued by {chain[0].issuer}", facts=facts)
+    if attempt.verify_code not in UNKNOWN_ISSUER_CODES:
+        said = f"{attempt.verify_message}: what is wrong is the chain of {chain[0].subject} itself"
+        return step(
+            "chain", "failed", said, advice="no field mends this: the server needs another certificate", facts=facts
+        )
     last = chain[-1]
     said = f"{attempt.verify_message}: {chain[0].subject} is not vouched for by {source}"
     if last.subject == last.issuer:
@@ -272,7 +299,9 @@ def _address(text: str) -> str:
         return text
 
 
-_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "closed"})
+_NOT_TLS = frozenset(
+    {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "closed", "reset"}
+)
 _CLIENT_WORDS = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE", "ACCESS_DENIED", "DECRYPT", "closed", "reset")
 
 
