@@ -20,6 +20,7 @@ _AT = {
     ExternalService: ("networking", "tls", SOURCES),
     MeshGateway: ("conf", "listeners", _EACH, "tls", "certificates", _EACH),
 }
+_REFUSED = ("File", "EnvVar")
 _HOST = (
     "is refused: a resource must not read the control plane's host; use inline (base64), inlineString or secret instead"
 )
@@ -56,8 +57,9 @@ def _field(
 
 
 def _canonical(node: Fields, path: str, found: list[Shape]) -> Fields:
+    said = node.text("type") in _REFUSED  # as Kuma, which looks at nothing more then
     for field in node.fields:
-        if field.key in ("file", "envVar", "sealed"):
+        if field.key == "sealed" or (field.key in ("file", "envVar") and not said):
             reason = "unknown field" if field.key == "sealed" else f"{field.key} {_HOST}"
             found.append(Shape(child(path, field.key), reason, field.line, field.column))
     if node.get("type") is not None or node.get("secretRef") is not None or node.get("insecureInline") is not None:
@@ -77,7 +79,8 @@ def _discriminated(node: Fields, path: str, found: list[Shape]) -> Fields:
             reason = f"{refused} must be one of: Secret, InsecureInline ({refused} {_HOST})"
             found.append(Shape(f"{path}.type", reason, (kind or node).line, (kind or node).column))
         case other:
-            reason = f"{other or ''} must be one of: Secret, InsecureInline".lstrip()
+            # Kuma's words: it knows all four, and refuses two of them by the sentence above.
+            reason = f"{other or ''} must be one of: EnvVar, InsecureInline, File, Secret".lstrip()
             found.append(Shape(f"{path}.type", reason, (kind or node).line, (kind or node).column))
     _only(node, ("type", "secretRef", "insecureInline", "file", "envVar", "sealed"), path, found)
     return Fields(kept, node.line, node.column)

@@ -232,6 +232,8 @@ def test_both_shapes_of_data_source_become_one(source, canonical):
         ("envVar: CA", "envVar", "must not read the control plane's host"),
         ("type: File, file: {path: /x}", "type", "File must be one of: Secret, InsecureInline"),
         ("type: EnvVar, envVar: {name: X}", "type", "EnvVar must be one of: Secret, InsecureInline"),
+        ("type: Vault, vault: {}", "type", "Vault must be one of: EnvVar, InsecureInline, File, Secret"),
+        ("secretRef: {kind: Secret, name: a}", "type", "must be one of: EnvVar, InsecureInline, File, Secret"),
         ("type: Secret", "secretRef", "must be defined"),
         ("type: Secret, secretRef: {kind: ConfigMap, name: x}", "secretRef.kind", "ConfigMap must be one of: Secret"),
         ("type: Secret, secretRef: {kind: Secret, name: ''}", "secretRef.name", "must be defined"),
