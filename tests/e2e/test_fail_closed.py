@@ -342,3 +342,47 @@ def test_a_service_that_breaks_closes_and_comes_back(world: World) -> None:
     world.zone.show()
     eventually(lambda: world.ask("turning").status == 200, "an answer")
     assert world.zone.nacks() == []
+
+
+ROTATIONS = {
+    "another key": ("key", "InvalidMaterial", "client key does not belong to the client certificate", "clientKey"),
+    "a key that is none": ("key", "InvalidMaterial", "not an unencrypted PEM private key", "clientKey"),
+    "no CA": ("ca", "SecretMissing", "has no Secret spun-ca", "caCert.secret"),
+    "no client certificate": ("cert", "SecretMissing", "has no Secret spun-cert", "clientCert.secret"),
+}
+
+
+@pytest.mark.parametrize("placement", ["egress", "sidecar"])
+def test_whatever_a_rotation_breaks_closes_and_stays_closed(world: World, placement: str) -> None:
+    """HTTP says which field, TCP takes nobody new, and an Envoy that starts anew meanwhile opens nothing either; who
+    is mended serves again. The neighbour notices none of it.
+    """
+    world.place(placement)
+    texts = {"ca": world.ca.pem, "cert": world.pair[0], "key": world.pair[1]}
+    text = {"caCert": {"secret": "spun-ca"}, "clientCert": {"secret": "spun-cert"}, "clientKey": {"secret": "spun-key"}}
+    broken = {"another key": world.other[1], "a key that is none": GARBAGE}
+    for name, one in texts.items():
+        world.secret(f"spun-{name}", one)
+    world.zone.apply(world.service("spun", text, world.server), world.service("spun-tcp", text, world.server, "tcp"))
+    world.zone.show()
+    for how, (which, reason, words, field) in ROTATIONS.items():
+        eventually(lambda: world.ask("spun").status == world.ask("spun-tcp", "tcp").status == 200, "answers")
+        if how in broken:
+            world.secret(f"spun-{which}", broken[how])
+        else:
+            world.zone.delete(ResourceKey("Secret", "default", f"spun-{which}"))
+        world.zone.show()
+        world.zone.answered()
+        told = f"MeshExternalService/default/spun: {reason}: "
+        answer = eventually(lambda told=told: (got := world.ask("spun")).body.startswith(told) and got, how)  # type: ignore[misc]
+        assert (answer.status, words in answer.body) == (503, True), answer.body
+        assert answer.body.endswith(f"(spec.tls.verification.{field})\n"), answer.body
+        world.zone.restart(placement)
+        answer = eventually(lambda told=told: (got := world.ask("spun")).body.startswith(told) and got, how)  # type: ignore[misc]
+        seen = world.server.seen
+        assert (answer.status, world.ask("spun-tcp", "tcp").status, world.server.seen) == (503, 0, seen)
+        assert (world.ask("good").status, world.ask("good-tcp", "tcp").status) == (200, 200)
+        world.secret(f"spun-{which}", texts[which])
+        world.zone.show()
+    eventually(lambda: world.ask("spun").status == world.ask("spun-tcp", "tcp").status == 200, "answers")
+    assert world.zone.nacks() == []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,14 @@ class LoopbackZone:
         ads = {f"{name}-egress": take_port(), f"{name}-sidecar": take_port()}
         self.ads = {one: DeltaServer(port) for one, port in ads.items()}
         self.show()
-        self.envoys = {one: Envoy(directory, one, take_port(), port, bootstrap) for one, port in ads.items()}
+        self._starts = {one: partial(Envoy, directory, one, take_port(), port, bootstrap) for one, port in ads.items()}
+        self.envoys = {one: start() for one, start in self._starts.items()}
+
+    def restart(self, placement: str) -> None:
+        """End one of the Envoys, and start it with nothing."""
+        (one,) = (name for name in self._starts if name.endswith(f"-{placement}"))
+        self.envoys[one].stop()
+        self.envoys[one] = self._starts[one]()
 
     def stop(self) -> None:
         """End the Envoys and their ADS servers."""
