@@ -11,14 +11,14 @@ It stands between the publisher and the guard, since what is offered follows fro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
-from ipaddress import ip_address, ip_network
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
 import structlog
 
 from shared.api.store import ServiceStatus, StatusCondition
+from shared.events.event import Change, VipsYielded
 from shared.events.log import LogUnavailable
 from shared.events.state import Position, ProxyStatus, ZoneState
 from shared.model.resource import Dataplane, ResourceKey
@@ -30,14 +30,15 @@ from zone_cp.ads.facts import Acked, Nacked
 from zone_cp.ads.hub import Hub
 from zone_cp.ads.names import DnsTable
 from zone_cp.ads.subscription import Subscription
+from zone_cp.follow import SYSTEM, Decided
 from zone_cp.publish import Delivery
 from zone_cp.view.zone_view import ZoneView
-from zone_cp.xds.snapshot import LISTENER, Snapshot, following
+from zone_cp.xds.snapshot import LISTENER, Snapshot
+from zone_cp.yielding import PREFIX, at_vips, without_vips
 
 TRY_SECONDS = 2.0
 TOLD = 3
 """Addresses that a condition names; it says how many more there are."""
-PREFIX = "outbound/"
 KEYS = "dp."
 """What the keys of rows in the zone's status stream begin with."""
 CONDITION, TAKEN, CANNOT = "Listening", "AddressTaken", "CannotListen"
@@ -74,7 +75,9 @@ class _Trouble(msgspec.Struct):
 
 
 class Addresses:
-    """present: the state and the view that are published, None before the first. stream: where rows go for global."""
+    """present: the state and the view that are published, None before the first. stream: where rows go for global.
+    record: as `Recorder.record`.
+    """
 
     def __init__(
         self,
@@ -82,12 +85,16 @@ class Addresses:
         hub: Hub,
         stream: StatusStream,
         present: Callable[[], tuple[ZoneState, ZoneView] | None],
+        record: Callable[[Decided, str], None],
     ) -> None:
         self._after = after
         self._hub = hub
         self._stream = stream
         self._present = present
+        self._record = record
         self._offered: dict[str, Snapshot] = {}
+        self._left: set[str] = set()
+        self._without: set[str] = set()
         self._troubles: dict[str, _Trouble] = {}
         self._written: dict[str, bytes] = {}
         self._wake = asyncio.Event()
@@ -95,19 +102,31 @@ class Addresses:
     # --- what the publisher says ---------------------------------------------------------------------------------
 
     def offer(self, proxy: str, snapshot: Snapshot, leads_to: Snapshot | None = None) -> None:
-        """See Delivery: without VIPs where it yields."""
+        """See Delivery: without VIPs where the log says that it yields."""
         self._offered[proxy] = snapshot
-        trouble = self._troubles.get(proxy)
-        if trouble is not None and trouble.rival:
-            snapshot = leads_to = self._without_vips(snapshot)
+        self._left.discard(proxy)
+        self._without.discard(proxy)
+        present = self._present()
+        if present is not None and proxy in present[0].own.yields:
+            snapshot = leads_to = without_vips(present[1], snapshot)
+            self._without.add(proxy)
         self._after.offer(proxy, snapshot, leads_to)
 
     def advance(self, position: Position) -> None:
-        """See Delivery."""
+        """See Delivery. Who yields since this moment, or yields no more, is offered what it has anew."""
+        present = self._present()
+        yields = present[0].own.yields if present is not None else ()
+        for proxy in self._without.symmetric_difference(yields) if self._without or yields else ():
+            # What is not up to date is offered in a moment anyway.
+            if proxy in self._offered and proxy not in self._left:
+                self.offer(proxy, msgspec.structs.replace(self._offered[proxy], position=position))
+                if (trouble := self._troubles.get(proxy)) is not None:
+                    self._forgive(proxy, trouble, tuple(trouble.taken))
         self._after.advance(position)
 
     def leave(self, proxy: str, position: Position | None = None) -> None:
         """See Delivery."""
+        self._left.add(proxy)
         self._after.leave(proxy, position)
 
     def offer_dns(self, proxy: str, table: DnsTable) -> None:
@@ -117,6 +136,8 @@ class Addresses:
     def forget(self, proxy: str) -> None:
         """What comes under its name next is another."""
         self._offered.pop(proxy, None)
+        self._left.discard(proxy)
+        self._without.discard(proxy)
         self.gone(proxy)
         self._after.forget(proxy)
 
@@ -158,8 +179,8 @@ class Addresses:
         trouble = self._troubles.pop(proxy, None)
         if trouble is not None or self._troubles:
             self._wake.set()
-        if trouble is not None and trouble.rival and (offered := self._offered.get(proxy)) is not None:
-            self.offer(proxy, offered)
+        if trouble is not None and trouble.rival:
+            self._record(self._changes, SYSTEM)
 
     def _take(self, proxy: str, name: str, version: str, reason: str) -> None:
         taken = self._troubles.setdefault(proxy, _Trouble()).taken
@@ -207,10 +228,11 @@ class Addresses:
     async def run(self) -> None:
         """For ever: look who yields to whom, try again what is taken, and tell global."""
         await self._recall()
+        self._record(self._changes, SYSTEM)  # who yielded in an earlier life is refused again, or is not
         while True:
             for proxy, trouble in list(self._troubles.items()):
                 self._look(proxy, trouble)
-            await self._record()
+            await self._tell()
             try:
                 async with asyncio.timeout(TRY_SECONDS if self._troubles else None):
                     await self._wake.wait()
@@ -235,9 +257,14 @@ class Addresses:
             log.warning("proxy is given no VIPs", proxy=proxy, rival=trouble.rival)
         else:
             log.info("proxy is given VIPs again", proxy=proxy)
-        if offered is not None and bool(before) != bool(trouble.rival):
-            self.offer(proxy, offered)
-            self._forgive(proxy, trouble, tuple(taken))
+        self._record(self._changes, SYSTEM)
+
+    def _changes(self, state: ZoneState) -> Sequence[Change]:
+        """What the log does not say yet of who yields to whom."""
+        recorded = {proxy: one.to for proxy, one in state.own.yields.items()}
+        yields = {proxy: trouble.rival for proxy, trouble in self._troubles.items() if trouble.rival}
+        wanted = dict.fromkeys(recorded, "") | yields
+        return [VipsYielded(proxy=one, to=to) for one, to in sorted(wanted.items()) if recorded.get(one) != to]
 
     def _rival(self, proxy: str, taken: Iterable[str]) -> str:
         """The sidecar of the same host that has VIPs which this one was refused, "" where there is none.
@@ -274,20 +301,8 @@ class Addresses:
                 yield subscription
 
     def _vips(self, listeners: Iterable[str]) -> list[str]:
-        """Those of these listeners that stand at VIPs."""
         present = self._present()
-        if present is None:
-            return []
-        ranges = (*present[1].vip_ranges.values(), *present[1].legacy_ranges.values())
-        networks = [ip_network(cidr) for some in ranges for cidr in some]
-        # `outbound/redirect` has no address of its own.
-        hosts = {name: name.removeprefix(PREFIX).rpartition(":")[0] for name in listeners if name.startswith(PREFIX)}
-        addresses = {name: ip_address(host) for name, host in hosts.items() if host}
-        return [name for name, address in addresses.items() if any(address in one for one in networks)]
-
-    def _without_vips(self, snapshot: Snapshot) -> Snapshot:
-        vips = self._vips(snapshot.resources.get(LISTENER, NOTHING))
-        return following(snapshot, snapshot.position, {LISTENER: dict.fromkeys(vips)})
+        return [] if present is None else at_vips(present[1], listeners)
 
     def _forgive(self, proxy: str, trouble: _Trouble, names: tuple[str, ...]) -> None:
         """Let these be sent again; they go to the end of those that wait."""
@@ -313,7 +328,7 @@ class Addresses:
             row = ServiceStatus(key.zone, key.mesh, key.name, "zone", "", 0, "", (), said, kind="Dataplane")
             yield f"{KEYS}{key.mesh}.{key.zone}.{key.name}", msgspec.json.encode(row)
 
-    async def _record(self) -> None:
+    async def _tell(self) -> None:
         rows = dict(self._rows())
         for token in {*rows, *self._written}:
             says = rows.get(token, b"")

@@ -174,7 +174,7 @@ class _Zone:
             present=lambda: self._publisher.state or self._owner.state,
             record=self._recorder.record,
         )
-        self._addresses = Addresses(self._safety.guard, self._ads.hub, status, self._present)
+        self._addresses = Addresses(self._safety.guard, self._ads.hub, status, self._present, self._recorder.record)
         self._keeping = Keeping(self._safety.guard, self._secrets)
         self._publisher = Publisher(
             self._secrets,

@@ -118,11 +118,12 @@ def _snapshot(group: FleetGroup) -> Snapshot | None:
 
 
 def _set_apart(before: ZoneState, after: ZoneState, old: Fleet, new: Fleet) -> Iterable[str]:
-    """Proxies that something else than their situation says what they held: pushes held back, versions quarantined."""
+    """Proxies of which not their situation alone says what they held: held pushes, refused versions, yielded VIPs."""
     both = set(old.situations) & set(new.situations)
     if before.own.quarantined or after.own.quarantined:
         return sorted(both)
-    return sorted(both & {*before.own.holds, *after.own.holds})
+    logs = (before.own, after.own)
+    return sorted(both & {proxy for log in logs for proxy in (*log.holds, *log.yields)})
 
 
 def _held(history: History, zone: str, position: Position, proxy: str) -> Snapshot:

@@ -42,6 +42,7 @@ ROLES = {
     "HostnameClaimed": "its name",
     "ProxyConnected": "a proxy is connected",
     "ProxyDisconnected": "a proxy is not connected",
+    "VipsYielded": "a proxy is given no VIPs",
     "PushHeld": "a push to the proxy is held back",
     "ResourceQuarantined": "a version of it that was refused is kept back",
 }
@@ -135,6 +136,8 @@ def _held_back(state: ZoneState, mesh: MeshView, proxy: str, key: ResourceKey) -
     hold = state.own.holds.get(proxy)
     if hold is not None and not hold.released:
         yield f"a push to {proxy} is held back since event {hold.event}: {hold.reason}"
+    if (yielded := state.own.yields.get(proxy)) is not None:
+        yield f"{proxy} is given no VIPs since event {yielded.event}: {yielded.to}, of its host, listens there"
     doors = external_hosts(state.hub).of.get(key, ()) if is_legacy(key) else (key,)
     names = {service.cluster for door in doors if (service := mesh.services.get(door)) is not None}
     for _, one in sorted(state.own.quarantined.items()):

@@ -32,7 +32,7 @@ from zone_cp.xds.inspect import short_type
 
 BUCKETS = 32
 FLUSH_SECONDS = 1.0
-PAUSE_FACTOR = 9
+PAUSE_FACTOR, PAUSE_SECONDS_MAX = 9, 10.0
 """Pause after each write, as a multiple of what it took."""
 RETRY_SECONDS = 1.0
 STOP_SECONDS = 1.0
@@ -161,7 +161,7 @@ class Marks:
                 log.warning("cannot record now how far proxies are", error=str(error))
                 self._wake.set()
                 await asyncio.sleep(RETRY_SECONDS)
-            await asyncio.sleep((time.perf_counter() - started) * PAUSE_FACTOR)
+            await asyncio.sleep(min((time.perf_counter() - started) * PAUSE_FACTOR, PAUSE_SECONDS_MAX))
 
     async def settle(self) -> None:
         """Write what is left, as the process stops."""

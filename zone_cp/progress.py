@@ -36,8 +36,8 @@ from zone_cp.xds.inspect import short_type
 BEHIND_SECONDS = 0.02
 """What is pushed goes first: global hears of it when proxies are likely to have answered, and so half as often."""
 SPACING_SECONDS = 0.05
-PAUSE_FACTOR = 9
-"""Pause after each message, as a multiple of what it took."""
+PAUSE_FACTOR, PAUSE_SECONDS_MAX = 9, 2.0
+"""Pause after each message, as a multiple of what it took; whoever waits for it is not kept waiting by a slow server."""
 RETRY_SECONDS = 0.5
 HALTED_SECONDS = 1.0
 """While something stands still, it is looked at so often whether it still does."""
@@ -227,7 +227,9 @@ class ZoneProgress:
                     log.warning("cannot say now how far proxies are", error=str(error))
                     self._wake.set()
                     await asyncio.sleep(RETRY_SECONDS)
-            await asyncio.sleep(max(SPACING_SECONDS, (time.perf_counter() - started) * PAUSE_FACTOR))
+            await asyncio.sleep(
+                max(SPACING_SECONDS, min((time.perf_counter() - started) * PAUSE_FACTOR, PAUSE_SECONDS_MAX))
+            )
 
     def _row(self) -> Progress:
         laggards = self._laggards()

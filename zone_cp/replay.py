@@ -21,6 +21,7 @@ from zone_cp.xds.compile import compile_proxy
 from zone_cp.xds.inspect import plain
 from zone_cp.xds.secrets import Svid
 from zone_cp.xds.snapshot import Snapshot
+from zone_cp.yielding import without_vips
 
 REDACTED = "redacted"
 _NO_TIME = datetime.fromtimestamp(0, UTC)
@@ -70,11 +71,14 @@ def snapshot_at(
 
     compiled: how a state is compiled, without secrets when left out.
     While a push to it was held, that is what it was given before, without what others lost since; in place of a
-    resource in quarantine stands what the resource was before.
+    resource in quarantine stands what the resource was before. Who yields its VIPs holds no listeners there.
     """
     compiled = compiled or _snapshot
     state = history.state(zone, position)
-    snapshot = compiled(*_held(history, state, proxy), proxy)
+    then, view = _held(history, state, proxy)
+    snapshot = compiled(then, view, proxy)
+    if proxy in state.own.yields:
+        snapshot = without_vips(view, snapshot)
     for key, quarantine in state.own.quarantined.items():
         kept = None if quarantine.kept is None else history.state(zone, quarantine.kept)
         before = None if kept is None else compiled(kept, project(kept), proxy)

@@ -19,7 +19,18 @@ from immutables import Map
 from shared.events.event import EventRef, ZoneSettingsChanged
 from shared.events.fold import expiry_of
 from shared.events.sketch import Written
-from shared.events.state import Authority, Claim, Hold, Lease, LogState, Narrowed, ProxyStatus, Quarantine, Stored
+from shared.events.state import (
+    Authority,
+    Claim,
+    Hold,
+    Lease,
+    LogState,
+    Narrowed,
+    ProxyStatus,
+    Quarantine,
+    Stored,
+    Yield,
+)
 from shared.model import codec
 from shared.model.resource import ResourceKey
 
@@ -64,6 +75,7 @@ class _Image(msgspec.Struct, frozen=True, omit_defaults=True):
     quarantined: list[Quarantine] = []
     unread: list[tuple[int, str]] = []
     written: list[Written] = []
+    yields: list[Yield] = []
 
 
 _decoder = codec.unpacker(_Image)
@@ -103,6 +115,7 @@ def _image(state: LogState, values: Callable[[Map[Any, Any]], list[Any]], writte
         quarantined=values(state.quarantined),
         unread=sorted(state.unread.items()),
         written=list(written),
+        yields=values(state.yields),
     )
 
 
@@ -143,6 +156,7 @@ def _plain(image: _Image) -> LogState:
         unread=Map(image.unread),
         narrowed=_nested(image.narrowed),
         holds=_by(image.holds, lambda hold: hold.proxy),
+        yields=_by(image.yields, lambda one: one.proxy),
         quarantined=_by(image.quarantined, lambda one: (one.type_url, one.name, one.version)),
     )
 

@@ -178,6 +178,16 @@ class PushReleased(_Change, frozen=True, tag="PushReleased"):
     by: Literal["operator", "itself"]
 
 
+class VipsYielded(_Change, frozen=True, tag="VipsYielded"):
+    """`proxy` is given no listeners at VIPs from now on, since on its host `to` listens there; "" as `to`: it is given
+    them again. Whoever does not know this change may pass over it.
+    """
+
+    proxy: str
+    to: str
+    skippable: bool = True
+
+
 class ResourceQuarantined(_Change, frozen=True, tag="ResourceQuarantined"):
     """An Envoy refused this version of an xDS resource; no proxy of the zone is sent it (decision 28).
 
@@ -255,6 +265,7 @@ Change: TypeAlias = (
     | ProxyDisconnected
     | PushHeld
     | PushReleased
+    | VipsYielded
     | ResourceQuarantined
     | QuarantineEnded
     | EventSkipped
@@ -291,20 +302,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     sig: str = ""
 
 
-class _Header(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    id: str
-    v: int
-    origin: str
-    n: int
-    incarnation: str
-    seen: int
-    time: str
-    actor: str
-    subject: str
-    cause: str
-    prev: str
-    payload_hash: str
-    kid: str
+_HEADER = tuple(name for name in Event.__struct_fields__ if name not in {"change", "sig"})
+_Header = msgspec.defstruct("_Header", _HEADER, frozen=True, kw_only=True, rename="camel")
 
 
 class EventRef(msgspec.Struct, frozen=True, order=True):
@@ -351,7 +350,7 @@ def payload_hash(change: Change) -> str:
 
 def event_hash(event: Event | Envelope) -> str:
     """SHA-256, hex, of the header's canonical JSON: what the next event's `prev` holds."""
-    header = _Header(**{name: getattr(event, name) for name in _Header.__struct_fields__})
+    header = _Header(**{name: getattr(event, name) for name in _HEADER})
     return sha256(codec.encode(header)).hexdigest()
 
 

@@ -38,12 +38,13 @@ from shared.events.event import (
     VipLeased,
     VipQuarantined,
     VipReleased,
+    VipsYielded,
     ZoneSettingsChanged,
     event_hash,
     payload_hash,
     ref,
 )
-from shared.events.safety import apply_hold, apply_quarantine
+from shared.events.safety import apply_hold, apply_quarantine, apply_yield
 from shared.events.state import Authority, Claim, Lease, LogState, ProxyStatus, Stored
 from shared.events.upcast import SCHEMA
 from shared.model.resource import Resource, ResourceKey, key_of, mesh_of
@@ -253,6 +254,8 @@ def _apply(state: LogState, event: Event) -> LogState:
             return _apply_proxy(state, change, ref(event))
         case PushHeld() | PushReleased():
             return apply_hold(state, change, ref(event))
+        case VipsYielded():
+            return apply_yield(state, change, ref(event))
         case ResourceQuarantined() | QuarantineEnded():
             return apply_quarantine(state, change, ref(event))
         case ZoneSettingsChanged():

@@ -144,7 +144,7 @@ def _sees_subject(reader: Reader, subject: str) -> bool | None:
             return reader.sees_zone(name)
         case "Intermediate":
             return reader.sees_mesh(mesh) and reader.sees_zone(name.partition("/")[0])
-        case "Proxy":
+        case "Proxy" | "Yield":
             return reader.sees_proxy(name)
         case _ if kind in _BY_CONTENT:
             return None

@@ -1,4 +1,5 @@
-"""What a zone holds back for safety: pushes that would take away too much, and resources that an Envoy refused.
+"""What a zone holds back: pushes that would take away too much, resources that an Envoy refused, and VIPs that another
+proxy of the same host has.
 
 A part of the fold, apart for its length.
 """
@@ -9,8 +10,8 @@ from typing import assert_never
 
 import msgspec
 
-from shared.events.event import EventRef, PushHeld, PushReleased, QuarantineEnded, ResourceQuarantined
-from shared.events.state import Hold, LogState, Position, Quarantine
+from shared.events.event import EventRef, PushHeld, PushReleased, QuarantineEnded, ResourceQuarantined, VipsYielded
+from shared.events.state import Hold, LogState, Position, Quarantine, Yield
 
 
 def apply_hold(state: LogState, change: PushHeld | PushReleased, event: EventRef) -> LogState:
@@ -44,6 +45,15 @@ def apply_quarantine(state: LogState, change: ResourceQuarantined | QuarantineEn
         case _:
             assert_never(change)
     return msgspec.structs.replace(state, quarantined=quarantined)
+
+
+def apply_yield(state: LogState, change: VipsYielded, event: EventRef) -> LogState:
+    """Who yields its VIPs after a change."""
+    if change.to:
+        yields = state.yields.set(change.proxy, Yield(change.proxy, change.to, event))
+    else:
+        yields = state.yields.delete(change.proxy) if change.proxy in state.yields else state.yields
+    return msgspec.structs.replace(state, yields=yields)
 
 
 def _moment(g: int, z: int) -> Position | None:

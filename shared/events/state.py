@@ -73,6 +73,14 @@ class Hold(msgspec.Struct, frozen=True):
     released: bool = False
 
 
+class Yield(msgspec.Struct, frozen=True):
+    """A proxy that is given no VIPs, since another one of its host listens there."""
+
+    proxy: str
+    to: str
+    event: EventRef
+
+
 class Quarantine(msgspec.Struct, frozen=True):
     """A version of an xDS resource that is not sent; what it was at `kept` stands in its place (None: nothing)."""
 
@@ -118,9 +126,9 @@ class LogState(msgspec.Struct, frozen=True):
     copy of global's log up to it and goes on event by event. kinds is `resources` by kind. retired is the
     quarantined leases by holder then address. expiring is what is quarantined, by whose event time ends it
     ("" = global's, else the zone) and the second of the end; its items are ("", ip) and (mesh, hostname). narrowed is,
-    per mesh, who lost access to external services and the newest event that took it. holds is by proxy, quarantined by
-    type URL, name and version. skipped is by origin and sequence, events of other logs included.
-    unread is by sequence the events of this log that could not be read although nothing lets them pass (`stop`).
+    per mesh, who lost access to external services and the newest event that took it. holds and yields are by proxy,
+    quarantined by type URL, name and version. skipped is by origin and sequence, events of other logs included. unread
+    is by sequence the events of this log that could not be read although nothing lets them pass (`stop`).
     """
 
     origin: str
@@ -147,6 +155,7 @@ class LogState(msgspec.Struct, frozen=True):
     narrowed: Map[str, Map[Narrowed, EventRef]] = Map()
     holds: Map[str, Hold] = Map()
     quarantined: Map[tuple[str, str, str], Quarantine] = Map()
+    yields: Map[str, Yield] = Map()
 
 
 class Position(msgspec.Struct, frozen=True, order=True, gc=False):

@@ -36,6 +36,7 @@ from shared.events.event import (
     VipLeased,
     VipQuarantined,
     VipReleased,
+    VipsYielded,
     ZoneSettingsChanged,
 )
 from shared.model.resource import key_of
@@ -111,6 +112,8 @@ def _place(change: Change) -> tuple[str, str, str]:
             return "", "Proxy", change.proxy
         case PushHeld() | PushReleased():
             return "", "Push", change.proxies[0] if len(change.proxies) == 1 else ""
+        case VipsYielded():
+            return "", "Yield", change.proxy
         case ResourceQuarantined() | QuarantineEnded():
             return "", "Quarantine", change.name
         case EventSkipped():

@@ -30,6 +30,7 @@ from shared.events.event import (
     VipLeased,
     VipQuarantined,
     VipReleased,
+    VipsYielded,
     ZoneSettingsChanged,
 )
 from shared.events.redaction import shown
@@ -111,6 +112,10 @@ def _fact(change: Any) -> tuple[str, str]:
             return _proxies(change.proxies), f"push held: {change.reason}"
         case PushReleased():
             return _proxies(change.proxies), f"push released by {change.by}"
+        case VipsYielded(to=""):
+            return f"Proxy {change.proxy}", "given VIPs again"
+        case VipsYielded():
+            return f"Proxy {change.proxy}", f"given no VIPs: {change.to} of its host listens there"
         case ResourceQuarantined():
             return change.name, f"quarantined, {change.proxy} refused it: {change.reason}"
         case QuarantineEnded():

@@ -160,6 +160,23 @@ async def test_new_services_go_to_the_first_as_well(system: Living) -> None:
     assert len(first) > 3 * MANY
 
 
+async def test_what_was_left_out_is_left_out_of_the_past(system: Living) -> None:
+    """A replay of either sidecar is what it was served, by its digest, on the zone and on global; the log says why."""
+    for zone in ("east", None):
+        for proxy in ("default.second", "default.app"):
+            asked = f"/history/replay?zone=east&proxy={proxy}&kind=Listener"
+            told = await eventually(
+                lambda asked=asked, zone=zone: system.api("GET", asked, zone=zone),  # type: ignore[misc]
+                lambda told: told["served"]["verdict"] == "served",
+                f"{proxy} was served what is replayed",
+                WITHIN_SECONDS,
+            )
+            stands = [name for name in told["found"]["Listener"] if name.endswith(f":{VIP_PORT}")]
+            assert len(stands) == (proxy == "default.app")
+    changes = [event["change"] for event in await system.events("east")]
+    assert {"type": "VipsYielded", "proxy": "default.second", "to": "default.app", "skippable": True} in changes
+
+
 async def test_the_second_takes_over(system: Living) -> None:
     """Once the first is gone the second has every VIP, and requests leave as it; the first, when it is back, yields."""
     ip = await address(system)

@@ -42,6 +42,7 @@ from shared.events.event import (
     VipLeased,
     VipQuarantined,
     VipReleased,
+    VipsYielded,
     ZoneSettingsChanged,
     decode_event,
     encode_event,
@@ -226,6 +227,11 @@ def _east() -> list[Sequence[Change]]:
         [QuarantineEnded(type_url=CLUSTER, name="b", version="v1", by="itself")],
         [EventSkipped(g=12, reason="of a later program"), EventSkipped(g=3, reason="not an event", origin="east")],
         [ProxyDisconnected(proxy="default.web-1", connection="c1", reason="lost")],
+        [
+            VipsYielded(proxy="default.web-1", to="default.web-2"),
+            VipsYielded(proxy="default.api-1", to="default.web-2"),
+        ],
+        [VipsYielded(proxy="default.api-1", to="")],
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from shared.events.event import ProxyConnected, ProxyDisconnected
+from shared.events.event import ProxyConnected, ProxyDisconnected, VipsYielded
 from shared.events.state import Position
 from shared.model.resource import ResourceKey
 from shared.nats.status import StatusStream
@@ -22,6 +22,7 @@ from zone_cp.addresses import Addresses, Next
 from zone_cp.ads.delta import DeltaStream
 from zone_cp.ads.facts import Acked, Nacked
 from zone_cp.ads.hub import Hub, Stream
+from zone_cp.follow import Decided
 from zone_cp.view.project import project
 from zone_cp.view.zone_view import ZoneView
 from zone_cp.xds.snapshot import LISTENER, Snapshot
@@ -57,7 +58,11 @@ class World:
         self.zone.follow(log)
         self.hub, self.offered, self.statuses = Hub(), dict[str, Snapshot](), Statuses()
         self.addresses = Addresses(
-            cast(Next, self), self.hub, cast(StatusStream, self.statuses), lambda: (self.zone.state, self.view)
+            cast(Next, self),
+            self.hub,
+            cast(StatusStream, self.statuses),
+            lambda: (self.zone.state, self.view),
+            self.record,
         )
         self.streams = {name: self._stream(name) for name in (A, B)}
         self.nonces = 0
@@ -81,6 +86,19 @@ class World:
     def offer(self, proxy: str, found: Snapshot, leads_to: Snapshot | None = None) -> None:
         self.offered[proxy] = found
         self.hub.offer(proxy, found)
+
+    def record(self, decided: Decided, _actor: str) -> None:
+        """Recorded at once, and published."""
+        changes = decided(self.zone.state)
+        if changes:
+            self.zone.write(*changes)
+            self.addresses.advance(self.zone.state.position)
+
+    def advance(self, position: Position) -> None:
+        self.hub.advance(position)
+
+    def leave(self, proxy: str, position: Position | None = None) -> None:
+        self.hub.leave(proxy, position)
 
     def forget(self, proxy: str) -> None:
         self.offered.pop(proxy, None)
@@ -117,6 +135,9 @@ class World:
         subscription = self.streams[proxy].xds.subscription(LISTENER)
         assert subscription is not None
         return {name for name, _ in subscription.rejected}
+
+    def recorded(self) -> list[VipsYielded]:
+        return [one.change for one in self.zone.own.events if isinstance(one.change, VipsYielded)]
 
     def said(self, name: str) -> str:
         found = self.addresses.conditions(ResourceKey("Dataplane", "default", name, "east"))
@@ -276,3 +297,49 @@ async def test_a_redirect_listener_is_no_vip(world: World) -> None:
     await world.turn()
     assert "AddressTaken" in world.said("a")
     assert world.listeners(A) == {"outbound/redirect"}
+
+
+async def test_who_yields_is_in_the_log(world: World) -> None:
+    """From when to when, and to whom: what is offered is offered of a moment of which the log says so."""
+    world.holds(A, *VIPS)
+    world.refuses(B, VIPS[0])
+    await world.turn()
+    assert world.recorded() == [VipsYielded(proxy=B, to=A)]
+    assert world.zone.state.own.yields[B].to == A
+    assert world.offered[B].position == world.zone.state.position
+    world.zone.write(ProxyDisconnected(proxy=A, connection="1", reason="lost"))
+    await world.turn()
+    assert world.recorded() == [VipsYielded(proxy=B, to=A), VipsYielded(proxy=B, to="")]
+    assert not world.zone.state.own.yields
+    assert world.offered[B].position == world.zone.state.position
+
+
+async def test_who_yields_and_goes_yields_no_more(world: World) -> None:
+    """When it is back, on another host perhaps, it is given what there is."""
+    world.holds(A, *VIPS)
+    world.refuses(B, VIPS[0])
+    await world.turn()
+    world.addresses.gone(B)
+    assert world.recorded()[-1] == VipsYielded(proxy=B, to="")
+    assert world.listeners(B) == {*VIPS, OWN}
+
+
+async def test_a_life_begins_with_nobody_yielding(world: World) -> None:
+    """Who yielded when the control plane ended is given VIPs, and is refused them anew where it still is so."""
+    world.zone.write(VipsYielded(proxy=B, to=A))
+    world.give(B, *VIPS, OWN)
+    assert world.listeners(B) == {OWN}
+    await world.turn()
+    assert world.listeners(B) == {*VIPS, OWN}
+
+
+async def test_what_is_not_up_to_date_is_not_made_to_look_so(world: World) -> None:
+    """A proxy that waits for its zone egress is offered what it yields with what it waits for, not before."""
+    world.holds(A, *VIPS)
+    world.addresses.leave(B)
+    world.refuses(B, VIPS[0])
+    await world.turn()
+    assert world.zone.state.own.yields
+    assert world.listeners(B) == {*VIPS, OWN}
+    world.give(B, *VIPS, OWN)
+    assert world.listeners(B) == {OWN}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from shared.events.event import ProxyConnected, ProxyDisconnected
+from shared.events.event import ProxyConnected, ProxyDisconnected, VipsYielded
 from shared.events.history import History, NoSuchMoment
+from shared.history.between import between
 from shared.history.difference import difference
-from shared.history.tree import tree_at
+from shared.history.tree import explained, tree_at
 from shared.model.resource import key_of
 from tests.builders import LogBuilder, ZoneBuilder, applied, dataplane, egress, generator, mes, mesh, service_key
 from zone_cp.replay import snapshot_at, view_at, xds_at
@@ -92,3 +93,31 @@ def test_an_offline_proxy_can_still_be_replayed() -> None:
     zone.write(ProxyDisconnected(proxy=EGRESS, connection="c"))
     history = History.of(hub.events, {"east": zone.own.events})
     assert xds_at(history, "east", history.position("east"), EGRESS)["Cluster"]
+
+
+def test_who_yields_its_vips_holds_no_listeners_there() -> None:
+    """From the event that says so to the one that ends it; all else is as ever, and others hold what they did."""
+    hub, zone = LogBuilder(), ZoneBuilder("east")
+    for name in ("web", "api"):
+        resource = dataplane(name)
+        proxy = ProxyConnected(proxy=f"default.{name}", key=key_of(resource, "east"), connection="c")
+        zone.write(applied(resource, "east"), proxy)
+    hub.append(applied(mesh()), applied(generator()), applied(mes()))
+    zone.follow(hub)
+    whole = zone.own.state.n
+    zone.write(VipsYielded(proxy="default.web", to="default.api"))
+    zone.write(VipsYielded(proxy="default.web", to=""))
+    history = History.of(hub.events, {"east": zone.own.events})
+
+    def listeners(z: int, proxy: str) -> set[str]:
+        return set(xds_at(history, "east", history.position("east", f"east:{z}"), proxy).get("Listener", {}))
+
+    vip = f"outbound/{zone.vip(service_key())}:80"
+    assert vip in listeners(whole, "default.web")
+    assert listeners(whole + 1, "default.web") == listeners(whole, "default.web") - {vip}
+    assert listeners(whole + 1, "default.api") == listeners(whole, "default.api")
+    assert listeners(whole + 2, "default.web") == listeners(whole, "default.web")
+    found = between(history, "east", f"east:{whole}", f"east:{whole + 1}", scope="proxies").plain()
+    assert [group["proxies"] for group in found["groups"]] == [["default.web"]]
+    told = explained(history, "east", f"east:{whole + 1}", "default.web", "payments", absent=True)
+    assert any("is given no VIPs since event" in reason for reason in told["reasons"])
