@@ -37,7 +37,7 @@ BEHIND_SECONDS = 0.02
 """What is pushed goes first: global hears of it when proxies are likely to have answered, and so half as often."""
 SPACING_SECONDS = 0.05
 PAUSE_FACTOR, PAUSE_SECONDS_MAX = 9, 2.0
-"""Pause after each message, as a multiple of what it took; a server that was slow once keeps nobody waiting for long."""
+"""Pause after each message, as a multiple of what it took: a server that was slow once keeps nobody waiting."""
 RETRY_SECONDS = 0.5
 HALTED_SECONDS = 1.0
 """While something stands still, it is looked at so often whether it still does."""

@@ -17,7 +17,7 @@ from shared.api.openapi_parts import (
     write,
 )
 from shared.history.listing import LIMIT_MAX
-from shared.history.order import PROBE_SECONDS_MAX
+from shared.history.order import ENDPOINTS_MAX, PROBE_SECONDS_MAX
 
 
 def history_paths() -> dict[str, Any]:
@@ -159,7 +159,15 @@ def _orders() -> Iterator[dict[str, Any]]:
         "additionalProperties": False,
     }
     yield _order("bisect", {**asked, "predicate": text}, "good", "predicate")
-    yield _order("bisect", {**asked, "proxy": text, "probe": probe}, "good", "proxy", "probe")
+    octet = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+    address = {"type": "string", "pattern": rf"^({octet}\.){{3}}{octet}:[1-9][0-9]{{0,3}}$"}
+    endpoints = {
+        "type": "object",
+        "maxProperties": ENDPOINTS_MAX,
+        "propertyNames": {"pattern": r"^[a-z0-9][a-z0-9.-]{0,250}:[1-9][0-9]{0,3}$"},
+        "additionalProperties": address,
+    }
+    yield _order("bisect", {**asked, "proxy": text, "probe": probe, "endpoints": endpoints}, "good", "proxy", "probe")
 
 
 def _order(do: str, properties: dict[str, Any], *required: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from shared.events.history import History
 from shared.events.state import Position
 from shared.history.bisected import Suspect, Told, told
 from shared.history.bisecting import SCRATCH, by_predicate, driven
+from shared.history.order import mapped
 from shared.history.predicate import BadPredicate
 from shared.history.predicate import predicate as judge_of
 from shared.history.probe import Probe
@@ -152,13 +153,9 @@ def _asked(scratch: Any, *, zone: str, proxy: str, check: str | Probe, trial: Tr
 
 
 def _mapped(text: str) -> tuple[tuple[str, int], tuple[str, int]]:
-    from ipaddress import ip_address
-
+    old, _, new = text.partition("=")
     try:
-        old, _, new = text.partition("=")
-        (old_host, _, old_port), (new_host, _, new_port) = old.rpartition(":"), new.rpartition(":")
-        ip_address(new_host)
-        return (old_host, int(old_port)), (new_host, int(new_port))
+        return mapped(old, new)
     except ValueError:
         raise CommandFailed(f"--endpoint-map {text!r} is not host:port=ip:port", ExitCode.USAGE) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -13,6 +14,23 @@ NO_COMMANDS = (
     "a predicate, or run `zonal bisect --check` where the store or a bundle is"
 )
 PROBE_SECONDS_MAX = 60.0
+ENDPOINTS_MAX = 100
+PORTS = 1 << 16
+
+Endpoint: TypeAlias = tuple[str, int]
+
+
+def mapped(old: str, new: str) -> tuple[Endpoint, Endpoint]:
+    """An external endpoint `host:port`, and the `ip:port` to dial instead. Raises ValueError."""
+    try:
+        (old_host, _, old_port), (new_host, _, new_port) = old.rpartition(":"), new.rpartition(":")
+        ip_address(new_host)
+        found = (old_host, int(old_port)), (new_host, int(new_port))
+    except ValueError:
+        found = ("", 0), ("", 0)
+    if not found[0][0] or not all(0 < port < PORTS for _, port in found):
+        raise ValueError(f"endpoints: {old}={new} is not host:port=ip:port")
+    return found
 
 
 class _Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
@@ -28,7 +46,8 @@ class Verify(_Order, frozen=True, tag_field="do", tag="verify"):
 class Bisect(_Order, frozen=True, tag_field="do", tag="bisect"):
     """Which event made the difference: by a predicate, or by a probe at real Envoys. bad: the last moment when unset.
 
-    timeout_seconds: for one probe. fresh: a new Envoy for every moment. check: told why it is not taken.
+    timeout_seconds: for one probe. fresh: a new Envoy for every moment. endpoints: by `host:port` of an external
+    endpoint the `ip:port` that is dialled instead. check: told why it is not taken.
     """
 
     good: str
@@ -39,6 +58,7 @@ class Bisect(_Order, frozen=True, tag_field="do", tag="bisect"):
     probe: Probe | None = None
     timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=PROBE_SECONDS_MAX)] = 15.0
     fresh: bool = False
+    endpoints: Annotated[dict[str, str], msgspec.Meta(max_length=ENDPOINTS_MAX)] = {}
     check: Any = None
 
     def __post_init__(self) -> None:
@@ -49,6 +69,13 @@ class Bisect(_Order, frozen=True, tag_field="do", tag="bisect"):
             raise ValueError("give either a predicate or a probe")
         if self.probe is not None and self.proxy is None:
             raise ValueError("a probe needs a proxy to call: proxy")
+        if self.endpoints and self.probe is None:
+            raise ValueError("endpoints: only a probe dials any")
+        self.endpoint_map()
+
+    def endpoint_map(self) -> dict[Endpoint, Endpoint]:
+        """What is dialled instead of what. Raises ValueError."""
+        return dict(mapped(old, new) for old, new in self.endpoints.items())
 
 
 class Repair(_Order, frozen=True, tag_field="do", tag="repair"):

@@ -22,16 +22,17 @@ import msgspec
 
 from shared.events.event import GLOBAL
 from shared.events.halving import NotAsClaimed
-from shared.events.history import NoSuchMoment
+from shared.events.history import History, NoSuchMoment
 from shared.history.bisected import told
 from shared.history.bisecting import SCRATCH, Judge, by_predicate, driven
-from shared.history.order import Bisect, Job, Plane, Repair, Verify, Word
+from shared.history.order import Bisect, Endpoint, Job, Plane, Repair, Verify, Word
 from shared.history.plane import PlaneHistory
 from shared.history.predicate import BadPredicate, predicate
 from shared.history.repair import CannotRepair, planned_here, rebuild
 from shared.history.store import STORE_FAULTS, origin_of
 from shared.history.verify import Verifying, plain
 from shared.keys.directory import KeysDirectory
+from shared.model.addresses import address_fault
 from shared.nats.connection import Connection, NatsSettings, connect
 from shared.nats.log import JetStreamLog
 from shared.nats.stream import stream_names
@@ -113,7 +114,7 @@ async def _bisected(plane: Plane, order: Bisect, connection: Connection) -> Any:
 
 
 @asynccontextmanager
-async def _judging(plane: Plane, order: Bisect, history: Any, zone: str) -> AsyncIterator[Judge]:
+async def _judging(plane: Plane, order: Bisect, history: History, zone: str) -> AsyncIterator[Judge]:
     if order.predicate is not None:
         yield by_predicate(history, zone, predicate(order.predicate, order.proxy))
         return
@@ -123,7 +124,7 @@ async def _judging(plane: Plane, order: Bisect, history: Any, zone: str) -> Asyn
         proxy=order.proxy,
         check=order.probe,
         timeout_seconds=order.timeout_seconds,
-        endpoints={},
+        endpoints=endpoints(order, history, zone),
         keyring=scratch.keyring_of(Path(plane.keys_dir), zone),
         anew=order.fresh,
     )
@@ -132,6 +133,17 @@ async def _judging(plane: Plane, order: Bisect, history: Any, zone: str) -> Asyn
             yield served.judge
     except scratch.SCRATCH_FAULTS as fault:
         raise CannotTry(str(fault)) from None
+
+
+def endpoints(order: Bisect, history: History, zone: str) -> dict[Endpoint, Endpoint]:
+    """What is dialled instead of what: nothing that an endpoint of a resource may not be (decision 13), or a token for
+    this API would reach what listens on the plane's own host. Raises CannotTry.
+    """
+    found, settings = order.endpoint_map(), history.state(zone, history.position(zone, order.bad)).own.settings
+    for host, port in found.values():
+        if fault := address_fault(host, () if settings is None else settings.allowed_addresses):
+            raise CannotTry(f"endpoints: {host}:{port}: {fault}")
+    return found
 
 
 async def _repaired(job: Job, order: Repair, connection: Connection) -> Any:

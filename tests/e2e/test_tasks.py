@@ -74,6 +74,16 @@ async def test_the_event_that_broke_a_service_is_found_by_a_probe(system: Living
         assert any("good: the answer is 200" in remark for remark in task["remarks"])
         assert json.dumps(task).count("BEGIN") == 0
 
+        # With another endpoint dialled in its place, what the event broke is whole.
+        broken = next(
+            field["after"] for change in event["changes"] for field in change["fields"] if "port" in field["path"]
+        )
+        host, served = system.services.host, system.services.https
+        mended = await _done(zone, {**order, "endpoints": {f"{host}:{broken}": f"{host}:{served}"}})
+        assert "the bad moment is not bad" in mended["fault"], mended
+        elsewhere = await _done(zone, {**order, "endpoints": {f"{host}:{broken}": "169.254.169.254:80"}})
+        assert "link-local is refused" in elsewhere["fault"], elsewhere
+
         by_words = {**order, "predicate": f"hostname {HOST} resolves"}
         del by_words["probe"]
         claimed = await _done(zone, by_words)

@@ -11,9 +11,13 @@ import msgspec
 import pytest
 
 from shared.demo.looking import eventually
+from shared.events.event import ZoneSettingsChanged
+from shared.events.history import History
 from shared.history.order import Bisect, Order, Plane, Verify
 from shared.history.probe import Probe
+from shared.history.work import CannotTry, endpoints
 from shared.history.works import KEPT, Busy, Works
+from tests.builders import LogBuilder, ZoneBuilder, applied, mesh
 
 pytestmark = pytest.mark.anyio
 
@@ -150,3 +154,41 @@ def test_a_probe_asks_as_an_application_would() -> None:
         False,
     )
     assert Probe(url="http://a").request.startswith(b"GET / HTTP/1.1\r\nhost: a\r\n")
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "reason"),
+    [
+        ({"a.example:443": "nowhere:443"}, "a.example:443=nowhere:443 is not host:port=ip:port"),
+        ({"a.example": "192.0.2.1:443"}, "is not host:port=ip:port"),
+        ({"a.example:443": "192.0.2.1:70000"}, "is not host:port=ip:port"),
+        ({f"a{n}.example:443": "192.0.2.1:443" for n in range(101)}, "length <= 100"),
+    ],
+)
+def test_an_endpoint_map_is_looked_at_before_anything_is_done(endpoints: dict[str, str], reason: str) -> None:
+    """What is no address is told at once, and there is a limit."""
+    order = {"do": "bisect", "good": "1", "proxy": "p", "probe": {"url": "http://a/"}, "endpoints": endpoints}
+    with pytest.raises(msgspec.ValidationError, match=reason):
+        msgspec.convert(order, Order)
+
+
+def test_a_task_dials_nothing_that_an_endpoint_may_not_be() -> None:
+    """Loopback, link-local and VIPs are refused where the zone's settings do not allow them (decision 13)."""
+    hub, zone = LogBuilder(), ZoneBuilder("east")
+    hub.append(applied(mesh()))
+    zone.follow(hub)
+    history = History.of(hub.events, {"east": zone.own.events})
+
+    def asked(address: str) -> Bisect:
+        probe = Probe(url="http://a/")
+        return Bisect(good="1", proxy="p", probe=probe, endpoints={"a.example:443": f"{address}:8443"})
+
+    for address in ("127.0.0.1", "169.254.169.254", "242.0.0.1"):
+        with pytest.raises(CannotTry, match=f"{address}:8443: .* is refused"):
+            endpoints(asked(address), history, "east")
+    assert endpoints(asked("192.0.2.1"), history, "east") == {("a.example", 443): ("192.0.2.1", 8443)}
+    zone.write(
+        ZoneSettingsChanged(cidr="242.0.0.0/8", quarantine_seconds=1, compiler="1", allowed_addresses=("127.0.0.0/8",))
+    )
+    history = History.of(hub.events, {"east": zone.own.events})
+    assert endpoints(asked("127.0.0.1"), history, "east")
