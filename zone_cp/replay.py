@@ -24,6 +24,8 @@ from zone_cp.xds.snapshot import Snapshot
 from zone_cp.yielding import without_vips
 
 REDACTED = "redacted"
+NAMED_MAX = 10
+"""Proxies that are named to whoever asks for one that there is not."""
 _NO_TIME = datetime.fromtimestamp(0, UTC)
 
 
@@ -100,8 +102,10 @@ def known_proxy(state: ZoneState, proxy: str) -> ProxyView:
     """What a proxy was then. Raises NoSuchMoment if it was unknown."""
     known = proxy_view(state, proxy)
     if known is None:
-        names = ", ".join(sorted(state.own.proxies)) or "none yet"
-        raise NoSuchMoment(f"zone {state.zone} knew no proxy {proxy!r} at {state.position}; it knew: {names}")
+        names = sorted(state.own.proxies)
+        told = ", ".join(names[:NAMED_MAX]) or "none yet"
+        more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
+        raise NoSuchMoment(f"zone {state.zone} knew no proxy {proxy!r} at {state.position}; it knew: {told}{more}")
     return known
 
 

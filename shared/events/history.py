@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 from shared.events.event import GLOBAL, Event, Unreadable
 from shared.events.past import PastLog
@@ -141,7 +142,21 @@ class History:
 
 
 def _until(log: PastLog, time: str) -> int:
-    if not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", time):
-        raise NoSuchMoment(f"{time!r} is no moment: give 1234, east:57 or an RFC 3339 time")
-    # RFC 3339 in UTC with fixed width sorts as text; a shorter time names the beginning of what it leaves out.
-    return bisect_right(log.numbers, time, key=lambda n: log.envelope(n).time)
+    """The last event up to a time. A time in whole seconds with Z or an offset is what a clock shows that cuts the rest
+    off: all of that second is meant. Without them it is UTC, and the beginning of what it leaves out.
+    """
+    try:
+        when = datetime.fromisoformat(time)
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC) - timedelta(microseconds=1)
+        elif "." not in time:
+            when += timedelta(microseconds=999_999)
+        said = when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    except (ValueError, OverflowError):
+        raise NoSuchMoment(f"{time!r} is no moment: give 1234, east:57 or an RFC 3339 time") from None
+    return bisect_right(log.numbers, said, key=lambda n: _exact(log.envelope(n).time))
+
+
+def _exact(time: str) -> str:
+    """An event's time with its microseconds, so that times sort as text."""
+    return time if "." in time else f"{time.removesuffix('Z')}.000000Z"

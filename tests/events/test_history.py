@@ -54,8 +54,36 @@ def test_a_time_names_what_had_happened_by_then() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "g"),
+    [
+        ("2026-01-01T00:00:20Z", 4),  # that whole second
+        ("2026-01-01T00:00:19Z", 3),
+        ("2026-01-01T00:00:20", 3),  # its beginning
+        ("2026-01-01T02:00:20+02:00", 4),
+        ("2025-12-31T19:00:20.000000-05:00", 4),
+        ("2026-01-01T02:00:20Z", 5),
+        ("2026-01-01", 0),
+        ("2026-01-01 00:00:25", 4),
+        ("2025-01-01", 0),
+        ("2099-01-01T00:00:00Z", 5),
+    ],
+)
+def test_a_time_may_be_said_in_any_zone(asked: str, g: int) -> None:
+    """An offset is an offset: as text, 02:00:20+02:00 is later than every event of that hour."""
+    assert _history().position("east", asked).g == g
+
+
+@pytest.mark.parametrize(
     ("asked", "said"),
-    [("99", "it has 1 to 5"), ("north:1", "zones: east, west"), ("east:99", "has no event 99"), ("soon", "no moment")],
+    [
+        ("99", "it has 1 to 5"),
+        ("north:1", "zones: east, west"),
+        ("east:99", "has no event 99"),
+        ("soon", "no moment"),
+        ("2026-13-45T00:00:00Z", "no moment"),
+        ("2026-01-01T25:00:00Z", "no moment"),
+        ("0001-01-01T00:00:00+14:00", "no moment"),
+    ],
 )
 def test_a_moment_that_is_not_there_is_refused_with_those_that_are(asked: str, said: str) -> None:
     """The message says what one may ask for."""

@@ -95,6 +95,17 @@ def test_an_offline_proxy_can_still_be_replayed() -> None:
     assert xds_at(history, "east", history.position("east"), EGRESS)["Cluster"]
 
 
+def test_whoever_asks_for_a_proxy_that_is_not_there_is_told_of_some() -> None:
+    """And how many more there are, not a thousand names."""
+    zone = ZoneBuilder("east")
+    for number in range(25):
+        key = key_of(dataplane(f"web-{number:02}"), "east")
+        zone.write(ProxyConnected(proxy=f"default.web-{number:02}", key=key, connection="c"))
+    history = History.of([], {"east": zone.own.events})
+    with pytest.raises(NoSuchMoment, match=r"it knew: default.web-00, .*default.web-09 and 15 more$"):
+        snapshot_at(history, "east", history.position("east"), "default.web-1")
+
+
 def test_who_yields_its_vips_holds_no_listeners_there() -> None:
     """From the event that says so to the one that ends it; all else is as ever, and others hold what they did."""
     hub, zone = LogBuilder(), ZoneBuilder("east")
