@@ -105,6 +105,11 @@ def _base(base_port: int | None, directory: Path | None) -> int:
             f"{known.plan.base_port}: name another directory with --directory",
             ExitCode.REFUSED,
         )
+    try:
+        if directory:
+            (directory / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandFailed(f"cannot write to {directory}: {error.strerror}") from None
     return base
 
 

@@ -70,6 +70,13 @@ def test_a_base_port_without_room_is_a_usage_error(tmp_path: Path, command: Call
     assert not (tmp_path / "d").exists()
 
 
+def test_a_directory_that_cannot_be_made_is_told_in_a_sentence(tmp_path: Path) -> None:
+    """As where the disk is read-only."""
+    (tmp_path / "file").touch()
+    with pytest.raises(CommandFailed, match="cannot write to .*file/d: Not a directory"):
+        run.up(base_port=25900, directory=tmp_path / "file" / "d")
+
+
 def test_a_deployment_of_others_is_not_taken_for_the_demos(tmp_path: Path) -> None:
     """One with other zones, or from another base port than the one asked for, is left alone."""
     init(tmp_path / "theirs", ("a", *ZONES), 25900)
