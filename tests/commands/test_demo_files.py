@@ -73,7 +73,7 @@ def test_a_base_port_without_room_is_a_usage_error(tmp_path: Path, command: Call
 def test_a_directory_that_cannot_be_made_is_told_in_a_sentence(tmp_path: Path) -> None:
     """As where the disk is read-only."""
     (tmp_path / "file").touch()
-    with pytest.raises(CommandFailed, match="cannot write to .*file/d: Not a directory"):
+    with pytest.raises(CommandFailed, match=r"cannot write to .*file/d: Not a directory"):
         run.up(base_port=25900, directory=tmp_path / "file" / "d")
 
 
