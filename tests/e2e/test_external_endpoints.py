@@ -15,10 +15,12 @@ import pytest
 import yaml
 from cryptography import x509
 
+from shared.events.event import ProxyConnected, ProxyDisconnected
+from shared.model.resource import key_of
 from tests.conftest import take_port
 from tests.xds.clients import Answer, http1, tcp
 from tests.xds.envoys import eventually
-from tests.xds.loopback import LoopbackZone
+from tests.xds.loopback import ZONE, LoopbackZone, read
 from tests.xds.names import Names, bootstrap
 from tests.xds.servers import Server, Servers, server_context
 from tests.xds.views import Authority
@@ -161,6 +163,38 @@ def test_no_connection_is_lost_at_a_failover(world: World) -> None:
         world.dies(one, "falling")
         assert Counter(found.seen.get("server") for found in asyncio.run(at_once())) == {spare.name: 40}
         world.servers.again(one)
+
+
+@contextmanager
+def dead_egress(world: World) -> Iterator[None]:
+    """A second zone egress, of which nobody knows that it is dead."""
+    text = f"type: ZoneEgress\nname: dead\nzone: {ZONE}\nnetworking: {{address: 127.0.0.1, port: {take_port()}}}\n"
+    world.zone.apply(text, origin=ZONE)
+    world.zone.zone.write(ProxyConnected(".dead", key_of(read(text)[0], ZONE), "dead", (), ""))
+    world.zone.show()
+    world.zone.answered()
+    try:
+        yield
+    finally:
+        world.zone.zone.write(ProxyDisconnected(".dead", "dead"))
+        world.zone.show()
+        world.zone.answered()
+
+
+def test_no_connection_is_lost_to_a_dead_egress(world: World) -> None:
+    """TCP and HTTP of one workload, many at once."""
+    server = world.servers.add("behind-two")
+    for protocol in ("tcp", "http"):
+        world.serve(f"{protocol}-two", at(server), protocol=protocol)
+    eventually(lambda: world.line("tcp-two").status == world.get("http-two").status == 200, "answers")
+    tcp_vip, http_vip = (world.zone.service(f"{one}-two").vip for one in ("tcp", "http"))
+
+    async def at_once() -> list[Answer]:
+        calls = (*(tcp(tcp_vip, world.port) for _ in range(100)), *(http1(http_vip, world.port) for _ in range(50)))
+        return await asyncio.gather(*calls)
+
+    with dead_egress(world):
+        assert Counter(one.status for _ in range(3) for one in asyncio.run(at_once())) == {200: 450}
 
 
 def test_an_endpoint_that_answers_502_gives_way(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from shared.model.resource import ProtocolClass
 from shared.naming import sni
@@ -39,6 +40,8 @@ class Outlet(msgspec.Struct, frozen=True):
 
     def filters(self, protocol_class: ProtocolClass, name: str, tuning: Tuning) -> tuple[bytes, ...]:
         """The filters that lead to the service of SNI `name` (Envoy format text)."""
+        if not self.direct and tuning.connect_attempts is None:
+            tuning = replace(tuning, connect_attempts=defaults.EGRESS_CONNECT_ATTEMPTS)
         if tuning.shares:
             logged = Logged(f"outbound/{protocol_class}", self.access_log, self.zone)
             return (proxy_among(tuple((self._taker(one), one.weight) for one in tuning.shares), logged, tuning),)
