@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from cryptography import x509
@@ -14,9 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from shared.demo.looking import eventually
+
 KeyType: TypeAlias = Literal["RSA", "ECDSA"]
 _SIGNED = {"RSA": "RSA+SHA256:RSA-PSS+SHA256", "ECDSA": "ECDSA+SHA256"}
-SECONDS = 10
+SECONDS, SHOWN_SECONDS = 20, 30
 
 
 class Certificate(msgspec.Struct, frozen=True):
@@ -78,3 +80,11 @@ async def shake(port: int, name: str, *options: str, only: KeyType | None = None
     protocol = re.search(r"ALPN protocol: (\S+)", text)
     version = re.search(r"^New, (TLSv\S+),", text, re.MULTILINE)
     return Handshake(serial, protocol[1] if protocol else "", version[1] if version else "")
+
+
+async def shown(port: int, name: str, serial: str, **options: Any) -> Handshake:
+    """Wait until a client is shown this certificate ("" for none)."""
+    expected = f"certificate {serial or 'none'} for {name or 'no name'} at {port}"
+    return await eventually(
+        lambda: shake(port, name, **options), lambda one: one.serial == serial, expected, SHOWN_SECONDS
+    )

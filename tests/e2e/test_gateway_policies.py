@@ -26,7 +26,7 @@ from tests.e2e.test_gateway_routes import (
     policy,
 )
 from tests.xds.clients import tcp
-from tests.xds.servers import Servers
+from tests.xds.servers import Servers, while_busy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -95,11 +95,7 @@ class Governed(Routed):
 
     async def while_busy(self, name: str) -> set[str]:
         """Which servers answer while one of them is at work."""
-        busy = asyncio.create_task(self.request(f"/{name}/slow/1"))
-        await asyncio.sleep(0.2)
-        found = [await self.request(f"/{name}") for _ in range(6)]
-        assert (await busy).status == 200
-        return {one.seen["server"] for one in found}
+        return await while_busy(lambda path: self.request(f"/{name}{path}"), self.servers.values())
 
     async def restore(self, *policies: tuple[str, str]) -> None:
         """As it was."""
@@ -312,7 +308,10 @@ async def test_a_gateway_writes_who_was_called(system: Governed, tmp_path: Path)
         (all_of_them, TCP, "default edge-gateway - 0"),
     ):
         await eventually(partial(lines, file, at), partial(holds, wanted), wanted, WITHIN_SECONDS)
-    assert json.loads(fields.read_text().splitlines()[0]) == {"from": "edge-gateway", "code": 200}
-    before = await lines(one_port, WIDE, "/red/elsewhere")
-    assert not any("elsewhere" in line for line in before)
+    counted = await eventually(partial(lines, fields, HTTP), bool, "a line of fields", WITHIN_SECONDS)
+    assert [json.loads(line) for line in counted] == [{"from": "edge-gateway", "code": 200}]
+    await system.request("/red/elsewhere", at=WIDE)
+    later = partial(lines, one_port, HTTP, "/red/after")
+    seen = await eventually(later, partial(holds, "default edge-gateway /after 200"), "a later line", WITHIN_SECONDS)
+    assert not any("elsewhere" in line for line in seen)
     await system.restore(("MeshAccessLog", "all"), ("MeshAccessLog", "one"))

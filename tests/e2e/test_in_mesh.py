@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,15 @@ class Neighbours(Living):
         options = ["--dataplane", str(path), "--dns-port", str(ADMIN[name] + 10)]
         await self._proxy("east", "sidecar", token, options, ADMIN[name], called=name)
 
+    async def noted(self, proxy: str, words: str) -> list[str]:
+        """Wait until a note about the proxy says this; all of them."""
+
+        async def notes() -> list[str]:
+            _, out, _ = await self.cli("inspect", proxy, "--zone", "east", "-o", "json")
+            return list(json.loads(out)["Notes"])
+
+        return await eventually(notes, lambda said: any(words in one for one in said), words)
+
     async def ask(self, protocol: str) -> Answer:
         """As the client's application would, through its sidecar."""
         return await ask(protocol, "127.0.0.1", OUTBOUND[protocol])
@@ -172,7 +182,9 @@ async def test_the_application_learns_who_calls(system: Neighbours) -> None:
 
 async def test_tags_choose_a_subset(system: Neighbours) -> None:
     """`version: v2` in the outbound."""
-    answers = [await http1("127.0.0.1", OUTBOUND["v2"]) for _ in range(6)]
+    look = partial(http1, "127.0.0.1", OUTBOUND["v2"])
+    await eventually(look, lambda one: one.status == 200, "an answer by the subset")
+    answers = [await look() for _ in range(6)]
     assert {one.seen["server"] for one in answers} == {"backend-2"}
 
 
@@ -181,15 +193,12 @@ async def test_a_service_that_nobody_here_serves_says_so(system: Neighbours) -> 
     said = await system.apply(json.dumps(system.dataplane("client")), "--zone", "east")
     words = f"outbound 127.0.0.1:{OUTBOUND['absent']}: no Dataplane of zone east serves kuma.io/service absent"
     assert words in said
-    code, out, _ = await system.cli("inspect", "default.client", "--zone", "east", "-o", "json")
-    assert code == 0
-    notes = json.loads(out)["Notes"]
-    assert [one for one in notes if one.startswith(words)]
+    notes = await system.noted("default.client", words)
     assert "in-mesh traffic does not cross zones" in notes[0]
     for place in (["--zone", "east"], []):  # the zone itself, and global
-        code, out, _ = await system.cli("get", "dataplanes", *place)
-        assert code == 0
-        assert f"OutboundsServed=False (NoInstances: {words}" in out
+        wanted = f"OutboundsServed=False (NoInstances: {words}"
+        listed = partial(system.cli, "get", "dataplanes", *place)
+        await eventually(listed, lambda told, said=wanted: told[0] == 0 and said in told[1], wanted)  # type: ignore[misc]
     assert (await ask("tcp", "127.0.0.1", OUTBOUND["absent"])).status == 0
 
 
@@ -198,9 +207,10 @@ async def test_an_inbound_that_is_not_ready_gets_no_traffic(system: Neighbours) 
     before = await system.clusters()
     await system.apply(json.dumps(system.dataplane("backend-2", state="NotReady")), "--zone", "east")
     await eventually(system.endpoints, lambda ports: ports == [INBOUND["backend-1"]], "one endpoint")
-    assert set(await system.who("http")) == {"backend-1"}
-    absent = await http1("127.0.0.1", OUTBOUND["v2"])
-    assert (absent.status, "no instance of backend-http is ready in zone east" in absent.body) == (503, True)
+    await eventually(lambda: system.who("http"), lambda seen: set(seen) == {"backend-1"}, "one instance alone")
+    why = "no instance of backend-http is ready in zone east"
+    absent = await eventually(partial(http1, "127.0.0.1", OUTBOUND["v2"]), lambda one: why in one.body, why)
+    assert absent.status == 503
     await system.apply(json.dumps(system.dataplane("backend-2")), "--zone", "east")
     await eventually(system.endpoints, lambda ports: len(ports) == 2, "two endpoints")
     assert await system.clusters() == before
@@ -240,9 +250,7 @@ async def test_a_service_probe_says_who_is_ready(system: Neighbours, free_port: 
 
     assert await state() == "NotReady"
     assert await heard() == b""
-    code, out, _ = await system.cli("inspect", "default.client", "--zone", "east", "-o", "json")
-    assert code == 0
-    assert any("probed-1: its service probe finds nobody" in one for one in json.loads(out)["Notes"])
+    await system.noted("default.client", "probed-1: its service probe finds nobody")
     async with listening(port):
         await eventually(state, lambda said: said == "Ready", "the probe to succeed")
         await eventually(heard, lambda said: said == b"hello", "an answer")
@@ -352,7 +360,7 @@ async def test_an_inbound_lets_in_its_own_mesh_alone(system: Neighbours) -> None
         await eventually(lambda: knock(port, None), lambda status: status == 200, "plaintext to be let in")
         assert await knock(port, own) == 200
         assert await knock(port, foreign) == 0
-        assert set(await system.who("http")) == set(INBOUND)
+        await eventually(lambda: system.who("http"), lambda seen: set(seen) == set(INBOUND), "both instances")
 
 
 async def test_a_proxyless_grpc_client_calls_an_in_mesh_service(system: Neighbours, tmp_path: Path) -> None:
@@ -371,6 +379,6 @@ async def test_a_proxyless_grpc_client_calls_an_in_mesh_service(system: Neighbou
         node = {"id": "default.caller", "metadata": metadata}
         async with client(tmp_path, system.zone_ports["east"].ads, creds, node) as process:
             assert await say(process, "hello") == "echo hello"
-        code, out, _ = await system.cli("inspect", "default.caller", "--zone", "east", "-o", "json")
-        assert code == 0
-        assert "backend" in json.loads(out)["Listener"]
+            code, out, _ = await system.cli("inspect", "default.caller", "--zone", "east", "-o", "json")
+            assert code == 0
+            assert "backend" in json.loads(out)["Listener"]

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from envoy_data_plane.envoy.service.status import v3 as status
 from grpc import aio, ssl_channel_credentials
 
+from shared.demo.looking import eventually
 from tests.e2e.living import Living
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -49,8 +51,10 @@ async def test_every_envoy_has_what_its_zone_says_it_holds(tmp_path: Path) -> No
         assert code == 0
         for proxy in proxies:
             assert proxy in listed
-            code, told = await zonal(system, zone, "inspect", "xds", proxy, "--actual")
-            assert (code, "Envoy has what is intended." in told) == (0, True), told
+            inspected = partial(zonal, system, zone, "inspect", "xds", proxy, "--actual")
+            _, told = await eventually(
+                inspected, lambda said: said[0] == 0 and "Envoy has what is intended." in said[1], proxy, SECONDS
+            )
             assert "refused" not in told.split("\n", 2)[2], told
             await _served(system, zone, proxy)
         for proxy in proxies:
@@ -62,11 +66,14 @@ async def test_every_envoy_has_what_its_zone_says_it_holds(tmp_path: Path) -> No
 
 async def _served(system: Living, zone: str, proxy: str) -> None:
     """What is replayed from the log is what the proxy was given, keys and certificates included, by its digest."""
-    async with asyncio.timeout(SECONDS), system.client(zone) as client:
-        asked = {"proxy": proxy, "kind": "Cluster"}
+    async with system.client(zone) as client:
+
+        async def verdict() -> str:
+            found = await client.get("/history/replay", params={"proxy": proxy, "kind": "Cluster"})
+            return str(found.json()["served"]["verdict"])
+
         # Records are written about once a second.
-        while (await client.get("/history/replay", params=asked)).json()["served"]["verdict"] != "served":  # noqa: ASYNC110
-            await asyncio.sleep(0.2)
+        await eventually(verdict, lambda said: said == "served", "a record of what was served", SECONDS)
     code, told = await zonal(system, zone, "replay", "--proxy", proxy, "-o", "json")
     assert code == 0
     assert json.loads(told)["served"]["verdict"] == "served"
@@ -101,7 +108,11 @@ async def _csds(system: Living, zone: str, proxies: list[str]) -> None:
     metadata = (("authorization", f"Bearer {system.deployment.admin_token.read_text().strip()}"),)
     async with aio.secure_channel(target, credentials) as channel:
         call: Any = channel.unary_unary("/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus")
-        answer = status.ClientStatusResponse.parse(await call(b"", metadata=metadata, timeout=SECONDS))
-    assert sorted(config.node.id for config in answer.config if config.node) == proxies
-    states = {one.config_status for config in answer.config for one in config.generic_xds_configs}
-    assert states == {status.ConfigStatus.SYNCED}
+
+        async def told() -> tuple[list[str], set[status.ConfigStatus]]:
+            answer = status.ClientStatusResponse.parse(await call(b"", metadata=metadata, timeout=SECONDS))
+            states = {one.config_status for config in answer.config for one in config.generic_xds_configs}
+            return sorted(config.node.id for config in answer.config if config.node), states
+
+        wanted = (proxies, {status.ConfigStatus.SYNCED})
+        await eventually(told, lambda seen: seen == wanted, "all of it is in step", SECONDS)

@@ -9,6 +9,7 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from shared.model.resource import ResourceKey
 from tests.e2e.governed import Held, World, both_worlds, service
 from tests.xds.clients import http1
 from tests.xds.envoys import eventually
+from tests.xds.servers import while_busy
 
 pytestmark = pytest.mark.e2e
 
@@ -204,8 +206,10 @@ def test_a_clients_proxy_writes_who_called_what(world: World, tmp_path: Path) ->
     with world.policy("MeshAccessLog", "slow", {"backends": backends}):
         eventually(lambda: lines(plain), "a line")
         assert set(lines(plain)) == {"web > slow /called"}
-        assert json.loads(lines(fields)[0]) == {"to": "slow", "code": 200, "mesh": "default"}
+        first = eventually(lambda: lines(fields), "a line of fields")[0]
+        assert json.loads(first) == {"to": "slow", "code": 200, "mesh": "default"}
         world.get("other", "/elsewhere")
+        eventually(lambda: any("/after" in line for line in lines(plain, query="/after")), "a line that is later")
         assert not any("elsewhere" in line for line in lines(plain))
     with world.policy("MeshAccessLog", "", everything):
         eventually(lambda: lines(all_of_them, "other", "/any"), "a line about any service")
@@ -248,20 +252,15 @@ def test_the_endpoint_with_the_fewest_requests_is_chosen(world: World) -> None:
     both = service("slow", world.port, ends[0]).replace("}]", f"}}, {{address: 127.0.0.1, port: {ends[1]}}}]", 1)
     strategy = {"loadBalancer": {"type": "LeastRequest", "leastRequest": {"choiceCount": 10}}}
 
-    async def while_busy() -> set[str]:
-        vip = world.vip("slow")
-        busy = asyncio.create_task(http1(vip, world.port, "/slow/1"))
-        await asyncio.sleep(0.2)
-        found = [await http1(vip, world.port) for _ in range(6)]
-        assert (await busy).status == 200
-        return {answer.seen.get("server", "") for answer in found}
+    def busy() -> set[str]:
+        return asyncio.run(while_busy(partial(http1, world.vip("slow"), world.port), world.servers.values()))
 
     try:
         world.zone.apply(both)
         world.zone.show()
-        eventually(lambda: asyncio.run(while_busy()) == {"slow", "other"}, "both endpoints by turns")
+        eventually(lambda: busy() == {"slow", "other"}, "both endpoints by turns")
         with world.policy("MeshLoadBalancingStrategy", "slow", strategy):
-            eventually(lambda: len(asyncio.run(while_busy())) == 1, "the endpoint that is free")
+            eventually(lambda: len(busy()) == 1, "the endpoint that is free")
     finally:
         world.zone.apply(service("slow", world.port, ends[0]))
         world.zone.show()

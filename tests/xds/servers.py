@@ -1,8 +1,8 @@
 """External services for tests: many servers in one event loop, each speaking HTTP/1.1, HTTP/2, gRPC and lines.
 
 What a client says first decides. Every answer tells what the server saw of the connection, as JSON; a line `?` asks
-TCP for it. Paths of HTTP: `/echo` returns the body as it comes, `/status/<n>`, `/bytes/<n>`, `/slow/<seconds>`; a
-WebSocket upgrade is taken anywhere.
+TCP for it. Paths of HTTP: `/echo` returns the body as it comes, `/status/<n>`, `/bytes/<n>`, `/slow/<seconds>`,
+`/held` until `Server.release`; a WebSocket upgrade is taken anywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import ssl
 import threading
 import warnings
 from base64 import b64encode
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from hashlib import sha1
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -22,6 +22,9 @@ from typing import Any, Self, TypeVar
 import h2.config
 import h2.connection
 import h2.events
+
+from shared.demo.looking import eventually
+from tests.xds.clients import Answer
 
 T = TypeVar("T")
 WINDOW = 1 << 24
@@ -44,6 +47,12 @@ class Server:
         self.greeting = b""
         self.listening: asyncio.Server | None = None
         self.open: set[asyncio.Transport] = set()
+        self.held: list[Callable[[], object]] = []
+
+    def release(self) -> None:
+        """Answer all that is held."""
+        while self.held:
+            self.held.pop()()
 
 
 class _Connection(asyncio.Protocol):
@@ -141,6 +150,9 @@ class _Http1:
         elif path.startswith("/slow/"):
             loop = asyncio.get_running_loop()
             loop.call_later(float(path.removeprefix("/slow/")), self._answer, 200, b"late")
+        elif path == "/held":
+            loop = asyncio.get_running_loop()
+            server.held.append(lambda: loop.call_soon_threadsafe(self._answer, 200, b"released"))
         else:
             self._plain(path, headers)
 
@@ -222,6 +234,21 @@ class _Http2:
             self.h2.send_headers(stream, [("grpc-status", "0"), ("x-trailer", "kept")], end_stream=True)
         else:
             self.h2.end_stream(stream)
+
+
+async def while_busy(ask: Callable[[str], Awaitable[Answer]], servers: Collection[Server]) -> set[str]:
+    """Which of the servers answer while one of them has a request under way, whose answer comes last."""
+    busy = asyncio.ensure_future(ask("/held"))
+
+    async def arrived() -> bool:
+        return busy.done() or any(one.held for one in servers)
+
+    await eventually(arrived, bool, "a request to be under way")
+    found = [await ask("/") for _ in range(6)]
+    for one in servers:
+        one.release()
+    assert (await busy).status == 200
+    return {one.seen["server"] for one in found}
 
 
 def server_context(
