@@ -6,7 +6,6 @@ import contextlib
 import socketserver
 import ssl
 import threading
-import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from tests.xds.servers import limit
 
 DAY = timedelta(days=1)
 PEM = serialization.Encoding.PEM
@@ -121,17 +122,14 @@ class Servers:
         context = None
         if pair is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.set_ciphers(f"{ciphers}:@SECLEVEL=0")
             if protocols:
                 context.set_alpn_protocols(list(protocols))
             file = self._directory / f"server-{len(self._servers)}.pem"
             file.touch(mode=0o600)
             file.write_text(pair[0] + chain + pair[1])
             context.load_cert_chain(file)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)
-                context.minimum_version = lowest or ssl.TLSVersion.TLSv1_2
-                context.maximum_version = highest or ssl.TLSVersion.TLSv1_3
+            limit(context, lowest or ssl.TLSVersion.TLSv1_2, highest or ssl.TLSVersion.TLSv1_3)
+            context.set_ciphers(f"{ciphers}:@SECLEVEL=0")
             if clients is not None:
                 context.verify_mode = ssl.CERT_REQUIRED
                 context.load_verify_locations(cadata=clients)

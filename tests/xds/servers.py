@@ -251,13 +251,20 @@ async def while_busy(ask: Callable[[str], Awaitable[Answer]], servers: Collectio
     return {one.seen["server"] for one in found}
 
 
+def limit(context: ssl.SSLContext, lowest: ssl.TLSVersion, highest: ssl.TLSVersion) -> None:
+    """Let it speak these versions of TLS. OpenSSL has 1.0 and 1.1 at that level only, and Python deprecates them."""
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version, context.maximum_version = lowest, highest
+
+
 def server_context(
     directory: Path,
     pair: tuple[str, str],
     *,
     clients: str | None = None,
     version: ssl.TLSVersion | None = None,
-    ciphers: str = "",
 ) -> ssl.SSLContext:
     """A server's context from PEM texts. `clients`: a CA it demands client certificates of; `version`: the only one."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -270,11 +277,7 @@ def server_context(
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cadata=clients)
     if version is not None:
-        # OpenSSL speaks 1.0 and 1.1 at this level only; Python calls setting them deprecated.
-        context.set_ciphers(ciphers or "ALL:@SECLEVEL=0")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            context.minimum_version = context.maximum_version = version
+        limit(context, version, version)
 
     def remember(connection: Any, name: str | None, _: ssl.SSLContext) -> None:
         connection.seen_name = name

@@ -15,6 +15,7 @@ from hpack import Encoder
 
 from tests.ads.rpc.peer import FIELDS
 from tests.ads.rpc.test_listener import SECONDS, call, ending, served
+from tests.xds.servers import limit
 from zone_cp.ads.rpc import exchange, frames, listener
 from zone_cp.ads.rpc.frames import PREFACE, frame
 from zone_cp.ads.rpc.listener import Listener
@@ -342,7 +343,7 @@ async def test_clients_that_are_killed_leave_nothing(tls: bool) -> None:
     "change",
     [
         lambda one: one.set_alpn_protocols(["http/1.1"]),
-        lambda one: setattr(one, "maximum_version", ssl.TLSVersion.TLSv1_1),
+        lambda one: limit(one, ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1),
         lambda one: setattr(one, "verify_mode", ssl.CERT_REQUIRED),
     ],
     ids=["another protocol", "an old version", "no trust"],
@@ -351,8 +352,6 @@ async def test_handshakes_that_fail_leave_nothing(change: Callable[[ssl.SSLConte
     """Neither sockets nor tasks."""
     async with served(tls=True) as (_, it, port, channel), asyncio.timeout(SECONDS):
         context = client_context()
-        context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-        context.set_ciphers("ALL:@SECLEVEL=0")
         change(context)
         for _ in range(3):
             with suppress(OSError):
