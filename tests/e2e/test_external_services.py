@@ -167,7 +167,10 @@ async def test_a_static_response_is_a_maintenance_page(system: System) -> None:
     await apply(system, plain("shop", 8601, port))
     await ready(system, "shop")
     ip = await vip(system, "shop")
-    assert (await application.get(ip, 8601, "shop")).json["instance"] == port
+    shop = await eventually(
+        lambda: application.get(ip, 8601, "shop"), lambda found: found.status == 200, "shop answers", WITHIN_SECONDS
+    )
+    assert shop.json["instance"] == port
     page = {
         "type": "static-response",
         "config": {"status": 503, "headers": {"x-why": "100% planned"}, "body": "at noon"},
@@ -204,8 +207,11 @@ async def test_an_extension_that_nobody_knows_is_a_condition(system: System) -> 
         WITHIN_SECONDS,
     )
     assert found["ready"] == "0/2"
-    answer = await application.get(await vip(system, "lambda"), 8603, "x")
-    assert (answer.status, "UnknownExtension" in answer.text, "spec.extension.type" in answer.text) == (503, True, True)
+    ip = await vip(system, "lambda")
+    answer = await eventually(
+        lambda: application.get(ip, 8603, "x"), lambda one: "UnknownExtension" in one.text, "the reason", WITHIN_SECONDS
+    )
+    assert (answer.status, "spec.extension.type" in answer.text) == (503, True)
 
 
 # --- conditions ---------------------------------------------------------------------------------------------------

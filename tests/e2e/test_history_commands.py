@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from shared.nats.config import scratch_text
 from shared.nats.connection import NatsSettings, connect
 from shared.nats.server import start_server
 from tests.builders import applied, at, egress, mes, mesh, service_key, settings
+from tests.conftest import take_port
 
 pytestmark = pytest.mark.e2e
 
@@ -60,10 +61,10 @@ async def write_store(directory: Path, port: int) -> None:
         await server.stop()
 
 
-@pytest.fixture
-def store(tmp_path: Path, free_port: Callable[[], int]) -> Path:
-    directory = tmp_path / "store"
-    asyncio.run(write_store(directory, free_port()))
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("history") / "store"
+    asyncio.run(write_store(directory, take_port()))
     return directory
 
 

@@ -115,6 +115,7 @@ class World:
         self.zone.apply(*(self.reachable(name, form) for name in NAMES), origin=origin)
         self.zone.become(self.dataplane(), "redirect")
         self.zone.show()
+        self.zone.answered()
         self.zone.settled([self.zone.service(name, origin).cluster for name in NAMES])
         sidecar = self.zone.envoys["seeds-sidecar"]
         names = [f"outbound/127.0.0.1:{port}" for port in self.ports.values()]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,8 @@ async def test_poison_of_global_stops_every_reader_and_no_traffic(system: Living
         await system.kill("west-zone")
         await system.start("west-zone")
         await _stands(system, "west", str(unknown))
-        assert await system.addresses("west") == before
+        kept = partial(system.addresses, "west")
+        await eventually(kept, lambda now: now == before, "the addresses of before", WITHIN_SECONDS)
         assert await _metric(system, "west", 'zonal_halted{what="event"} 1.0')
         await system.kill("global")
         await system.start("global")
@@ -229,8 +231,8 @@ async def test_what_is_no_event_ends_no_control_plane(system: Living) -> None:
     for _ in range(2):
         await system.kill("global")
         await system.start("global")
-    listed = await system.api("GET", "/halted")
-    assert [one["what"] for one in listed["items"]] == ["global"]
+    look = partial(_stops, system, None)
+    await eventually(look, lambda seen: seen == ["global"], "global stands still", WITHIN_SECONDS)
     assert "behind" in {row["name"] for row in (await system.api("GET", "/meshexternalservices"))["items"]}
     async with system.client() as client:
         refused = await client.put("/meshes/late", json={"type": "Mesh", "name": "late"})

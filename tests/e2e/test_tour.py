@@ -8,12 +8,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.xds.envoys import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -114,14 +115,6 @@ def facts(playground: Path) -> dict[tuple[str, str], str]:
     return {(one["zone"], one["what"]): one["value"] for one in found}
 
 
-def until(check: Callable[[], bool]) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + STOP_SECONDS
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 def test_the_night_was_taken_back(playground: Path) -> None:
     """What the night shift wrote is gone, and the undo says whose event it took back."""
     name = told(playground, "get", "mes", "payments")["spec"]["tls"]["verification"]["serverName"]
@@ -135,9 +128,13 @@ def test_the_night_was_taken_back(playground: Path) -> None:
 def test_the_external_service_is_the_seeds_and_ready(playground: Path) -> None:
     """The README shows the page's own YAML; every zone gives it its names."""
     assert files() == {"httpbin.yaml": (ROOT / "tests/e2e/seeds/legacy-httpbin-universal.yaml").read_text()}
-    code, text = zonal(playground, "get", "externalservices")
-    assert code == 0
-    assert [text.count(one) for one in ("httpbin.mesh", "httpbin.org", "Ready=True")] == [2, 2, 2]
+
+    def counted() -> list[int]:
+        code, text = zonal(playground, "get", "externalservices")
+        assert code == 0
+        return [text.count(one) for one in ("httpbin.mesh", "httpbin.org", "Ready=True")]
+
+    eventually(lambda: counted() == [2, 2, 2], "it is ready in both zones", STOP_SECONDS)
 
 
 def test_what_was_deleted_comes_back_with_its_address_and_its_names(playground: Path) -> None:
@@ -146,16 +143,19 @@ def test_what_was_deleted_comes_back_with_its_address_and_its_names(playground: 
     assert len(before) == 8
     assert zonal(playground, "delete", "mes", "payments")[0] == 0
     n = told(playground, "events", "--kind", "ResourceDeleted", "--name", "payments")["items"][-1]["n"]
-    until(lambda: len(told(playground, "show", str(n))["effects"]) == 8)
+    eventually(lambda: len(told(playground, "show", str(n))["effects"]) == 8, "what follows", STOP_SECONDS)
     assert zonal(playground, "undo", str(n))[0] == 2
     (result,) = told(playground, "undo", str(n), "--yes")["results"]
-    until(lambda: len(facts(playground)) == 8)
-    assert facts(playground) == before
+    eventually(lambda: facts(playground) == before, "all that was", STOP_SECONDS)
     assert told(playground, "get", "mes", "payments")["spec"] == resource
     again = told(playground, "show", str(result["version"]))
     assert [one["moment"] for one in again["causes"]] == [str(n)]
-    groups = [group for zone in again["served"] for group in zone["groups"]]
-    assert sorted(len(group["proxies"]) for group in groups) == [1, 1, 1, 1]
+
+    def served() -> list[int]:
+        zones = told(playground, "show", str(result["version"]))["served"]
+        return sorted(len(group["proxies"]) for zone in zones for group in zone["groups"])
+
+    eventually(lambda: served() == [1, 1, 1, 1], "what each proxy was served", STOP_SECONDS)
     assert told(playground, "undo", str(result["version"]), "--yes")["results"][0]["outcome"] == "deleted"
     assert zonal(playground, "undo", str(n), "--yes")[0] == 0
     fact = told(playground, "events", "--zone", "east", "--kind", "Vip")["items"][-1]["n"]
