@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -154,6 +155,11 @@ BY_NAME: dict[str, tuple[Any, ...]] = {
 _DURATION_WORDS = ("timeout", "interval", "duration", "time", "jitter")
 
 
+@cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
 class Maker:
     """Makes values of types; the same seed makes the same ones. services: names that exist."""
 
@@ -174,7 +180,7 @@ class Maker:
             values |= {"kind": "MeshExternalService", "name": self._random.choice(self._services), "labels": Map()}
         if kind is SpiffeMatch:
             values["value"] = self._random.choice(SPIFFE_IDS)
-        for name, hint in get_type_hints(kind, include_extras=True).items():
+        for name, hint in _hints(kind).items():
             if name in kind.__struct_fields__ and name not in values:
                 values[name] = self._value(hint, name)
         return kind(**values)
