@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
 from shared.demo import application
 from shared.demo.looking import eventually
@@ -18,6 +20,7 @@ from shared.demo.narration import Narrator
 from shared.demo.processes import Process
 from shared.demo.story import Story
 from shared.demo.system import System
+from shared.events.event import GLOBAL
 
 WITHIN_SECONDS = 30.0
 STOP_SECONDS = 60.0
@@ -30,10 +33,13 @@ class Living(System):
         super().__init__(directory, base_port)
         self._starts: dict[str, Callable[[], Awaitable[Any]]] = {}
         self._proxies: set[str] = set()
+        self._commands: asyncio.subprocess.Process | None = None
+        self._turn = asyncio.Lock()
 
     async def __aexit__(self, *details: object) -> None:
         # Nobody uses the proxies any more: what a graceful stop drains is not waited for.
         await asyncio.gather(*(self.kill(name) for name in self._proxies & {*self._named}))
+        await self._no_commands()
         await super().__aexit__(*details)
         await eventually(self._left, lambda found: found == [], "no process to be left", WITHIN_SECONDS)
 
@@ -60,6 +66,34 @@ class Living(System):
         start = super()._nats
         self._starts[name] = lambda: start(name, *arguments, **placed)
         await start(name, *arguments, **placed)
+
+    async def cli(self, *arguments: str, at: str = GLOBAL) -> tuple[int, str, str]:
+        """As it is, but in a process that stays for the next command: half a second of processor each."""
+        assert at == GLOBAL or not self.placement.hosts, "all is one host"
+        async with self._turn:
+            if self._commands is None:
+                self._commands = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "tests.e2e.commands"),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    env=self.deployment.environment(),
+                    limit=1 << 26,
+                )
+            stdin, stdout = self._commands.stdin, self._commands.stdout
+            assert stdin is not None
+            assert stdout is not None
+            try:
+                stdin.write(msgspec.json.encode(arguments) + b"\n")
+                return msgspec.json.decode(await stdout.readline(), type=tuple[int, str, str])
+            except BaseException:  # the next command must not get the answer of this one
+                await self._no_commands()
+                raise
+
+    async def _no_commands(self) -> None:
+        if self._commands is not None:
+            self._commands.kill()
+            await self._commands.wait()
+            self._commands = None
 
     def pid(self, name: str) -> int:
         """Process id of a running process."""

@@ -172,7 +172,7 @@ class Maker:
         made: T = self._struct(kind, {"name": name, "mesh": "default", "labels": Map(), **fixed})
         return made
 
-    def _struct(self, kind: type[Any], fixed: dict[str, Any]) -> Any:
+    def _struct(self, kind: Any, fixed: dict[str, Any]) -> Any:
         if kind is TargetRef:
             return TargetRef(kind="MeshExternalService", name=self._random.choice(self._services))
         values = dict(fixed)
