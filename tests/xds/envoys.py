@@ -92,7 +92,7 @@ class Envoy:
     def admin(self, path: str) -> str:
         """An answer of the admin interface, "" while there is none."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=10) as answer:
                 return answer.read().decode()  # type: ignore[no-any-return]
         except (urllib.error.URLError, OSError):
             return ""
