@@ -22,6 +22,7 @@ import pytest
 
 from shared.keys import deployment
 from tests.e2e.living import left_behind
+from tests.xds.envoys import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -164,4 +165,4 @@ def test_up_stays_and_is_taken_up_again(tmp_path: Path) -> None:
         assert all(vip and names for vip, names in before.values())
     with up(tmp_path) as said:
         assert "taking up the deployment" in said
-        assert given(tmp_path) == before
+        eventually(lambda: given(tmp_path) == before, "the same VIPs and names", STOP_SECONDS)
