@@ -25,6 +25,7 @@ RECONNECT_WAIT_SECONDS = 0.1
 CONNECT_TIMEOUT_SECONDS = 2
 ATTEMPT_TIMEOUT_SECONDS = 3.0
 REQUEST_TIMEOUT_SECONDS = 2.0
+CLOSE_SECONDS = 2.0
 
 MessageCallback: TypeAlias = Callable[[Msg], Awaitable[None]]
 
@@ -164,7 +165,7 @@ class Connection:
     async def close(self) -> None:
         """Close at once."""
         with contextlib.suppress(TimeoutError, errors.Error, OSError):
-            await self.client.close()
+            await _end(self.client)
 
     async def __aenter__(self) -> Self:
         return self
@@ -260,7 +261,13 @@ async def _establish(
             await asyncio.wait((connecting,), timeout=RECONNECT_WAIT_SECONDS)
         if not client.is_connected:
             with contextlib.suppress(Exception):
-                await client.close()
+                await _end(client)
+
+
+async def _end(client: Client) -> None:
+    # nats-py waits for ever for the end of a connection whose TLS had only begun.
+    async with asyncio.timeout(CLOSE_SECONDS):
+        await client.close()
 
 
 def _tls_context(settings: NatsSettings) -> ssl.SSLContext:

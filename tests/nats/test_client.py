@@ -9,9 +9,12 @@ import pytest
 from nats import errors
 from nats.aio.msg import Msg
 
-from shared.nats.client import published
-from shared.nats.connection import connect
-from tests.nats.world import running_single, running_world, until
+from shared.events.log import LogUnavailable
+from shared.nats import connection
+from shared.nats.client import Client, published
+from shared.nats.connection import NatsSettings, connect
+from tests.conftest import take_port
+from tests.nats.world import WAIT_SECONDS, running_single, running_world, until
 
 
 def test_a_message_is_written_as_the_protocol_says() -> None:
@@ -34,6 +37,25 @@ def test_a_header_cannot_bring_another(value: str) -> None:
     """A value with an end of line is refused: ids of events come from other sites."""
     with pytest.raises(errors.BadHeaderError):
         published("a", "_IN.1", b"", {"Nats-Msg-Id": value})
+
+
+class Unending(Client):
+    """A connection whose end never comes, as one whose TLS had only begun."""
+
+    async def close(self) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.anyio
+async def test_an_attempt_that_does_not_end_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever connects is told in time that nobody is there, although the client would wait for ever."""
+    monkeypatch.setattr(connection, "Client", Unending)
+    monkeypatch.setattr(connection, "CLOSE_SECONDS", 0.05)
+    async with asyncio.timeout(WAIT_SECONDS):
+        with pytest.raises(LogUnavailable):
+            await connect(NatsSettings(url=f"nats://127.0.0.1:{take_port()}"), timeout_seconds=0.3)
+        async with asyncio.timeout(WAIT_SECONDS / 2):
+            await connection.Connection(Unending()).close()
 
 
 @pytest.mark.anyio
