@@ -27,8 +27,8 @@ from tests.xds.envoys import eventually
 pytestmark = pytest.mark.e2e
 
 BASE_PORT = 25700
-DEMO_SECONDS = 120
-STOP_SECONDS = 30
+DEMO_SECONDS = 300
+STOP_SECONDS = 90
 INTERRUPTED = 130
 
 
@@ -130,7 +130,7 @@ def ask(directory: Path, command: str) -> str:
         env={**os.environ, deployment.CONTEXT_VARIABLE: str(directory / "context.yaml")},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEMO_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,16 @@ import pytest
 
 from shared.demo import namespaces
 from shared.demo.namespaces import Namespaces, Unavailable
+from tests.xds.envoys import eventually
 
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 BASE_PORT = 27100 + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 """Only names the namespaces: their ports are their own."""
-DEMO_SECONDS = 150
-"""A third of it on an idle machine; others may share the cores."""
-STOP_SECONDS = 30
+DEMO_SECONDS = 300
+"""A sixth of it on an idle machine; others may share the cores."""
+STOP_SECONDS = 90
 INTERRUPTED = 130
 
 
@@ -132,9 +132,7 @@ def test_an_interrupted_demo(nothing_left: None, tmp_path: Path, number: signal.
         assert demo.returncode == INTERRUPTED
         return
     assert traces()["ip netns list"], "kill -9 leaves the namespaces"
-    deadline = time.monotonic() + STOP_SECONDS
-    while processes_of(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    eventually(lambda: not processes_of(tmp_path), "the processes of the demo to end", STOP_SECONDS)
     after = Namespaces(BASE_PORT)
     after.open()
     after.close()
@@ -169,9 +167,8 @@ def test_somebody_elses_run_is_left_alone(nothing_left: None) -> None:
     first.open()
     try:
         inside = subprocess.Popen(first.argv("east", ["sleep", "60"]))
-        deadline = time.monotonic() + STOP_SECONDS
-        while inside.pid not in namespaces._pids(f"zonal-{BASE_PORT}-east") and time.monotonic() < deadline:
-            time.sleep(0.01)
+        place = f"zonal-{BASE_PORT}-east"
+        eventually(lambda: inside.pid in namespaces._pids(place), "somebody in the namespace", STOP_SECONDS)
         with pytest.raises(Unavailable, match="choose another --base-port"):
             Namespaces(BASE_PORT).open()
     finally:

@@ -18,5 +18,5 @@ def test_external_services_are_reached_in_every_way(netns_prefix: list[str]) -> 
     if netns_prefix:
         pytest.skip("needs a second user in the namespace: the redirect excludes the proxy's own")
     command = ["unshare", "-n", "-m", sys.executable, "-m", "tests.e2e.legacy"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -18,5 +18,5 @@ def test_undeclared_destinations_are_reached_as_policies_say(netns_prefix: list[
     if netns_prefix:
         pytest.skip("needs a second user in the namespace: the redirect excludes the proxy's own")
     command = ["unshare", "-n", sys.executable, "-m", "tests.e2e.undeclared"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -81,7 +81,7 @@ def test_every_command_of_the_tour_works(playground: Path, command: str) -> None
         env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=2 * STOP_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -96,7 +96,7 @@ def zonal(playground: Path, *words: str) -> tuple[int, str]:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=2 * STOP_SECONDS,
         check=False,
     )
     return done.returncode, done.stdout
