@@ -21,6 +21,7 @@ from shared.model.endpoint_policy import (
     MeshLoadBalancingStrategy,
 )
 from shared.model.header import HeaderMatch
+from shared.model.inbound import SERVICE_TAG
 from shared.model.log_policy import LogConf, LogItem, MeshAccessLog
 from shared.model.part import NO_LABELS, Labels, Part
 from shared.model.passthrough_policy import MeshPassthrough
@@ -290,11 +291,30 @@ class PermissionRule(Part, frozen=True, kw_only=True):
     default: PermissionConf
 
 
+class FromConf(Part, frozen=True, kw_only=True):
+    """What clients may."""
+
+    action: Literal["Allow", "Deny"]
+
+
+class FromItem(Part, frozen=True, kw_only=True):
+    """Clients, by what their certificates prove: their mesh, and in it their `kuma.io/service`."""
+
+    target_ref: TargetRef
+    default: FromConf
+
+    @property
+    def service(self) -> str:
+        """The `kuma.io/service` that is meant, "" for the whole mesh."""
+        return self.target_ref.name or self.target_ref.tags.get(SERVICE_TAG) or ""
+
+
 class PermissionSpec(Part, frozen=True, kw_only=True):
-    """`target_ref` is the MeshExternalService that is guarded (decision 20)."""
+    """`target_ref` is the service that is guarded (decision 20); `from_` is Kuma's older form of `rules`."""
 
     target_ref: TargetRef
     rules: tuple[PermissionRule, ...] = ()
+    from_: tuple[FromItem, ...] = msgspec.field(name="from", default=())
 
 
 class MeshTrafficPermission(Part, frozen=True, kw_only=True, tag_field="type", tag="MeshTrafficPermission"):

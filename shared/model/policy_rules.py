@@ -46,6 +46,7 @@ from shared.model.target_rules import (
     TO_OR_ROUTE_KINDS,
     WHOLE_MESH,
     WHOLE_PROXY_KINDS,
+    from_violations,
     to_violations,
     top_violations,
 )
@@ -332,8 +333,12 @@ def _permission(policy: MeshTrafficPermission) -> Found:
     yield from to_violations(ref, "spec.targetRef", GUARDED_KINDS)
     if ref.kind == "MeshService" and not ref.name:
         yield "spec.targetRef.name", "must be set when kind is MeshService"
-    if not policy.spec.rules:
+    if not policy.spec.rules and not policy.spec.from_:
         yield "spec", "at least one of 'from' or 'rules' has to be defined"
+    if policy.spec.rules and policy.spec.from_:
+        yield "spec.from", "field 'from' must be empty when 'rules' is defined"
+    for index, item in enumerate(policy.spec.from_):
+        yield from from_violations(item.target_ref, f"spec.from[{index}].targetRef")
     for index, rule in enumerate(policy.spec.rules):
         yield from _entries(rule.default, f"spec.rules[{index}].default")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shared.model.inbound import SERVICE_TAG
+from shared.model.part import Labels
 from shared.model.target import TargetRef
 from shared.model.value_rules import REQUIRED, Found
 
@@ -13,6 +15,7 @@ TO_OR_ROUTE_KINDS = TO_KINDS | {"MeshHTTPRoute"}
 SERVICE_KINDS = frozenset({"MeshExternalService"})
 GUARDED_KINDS = SERVICE_KINDS | {"MeshService"}
 """MeshService means the legacy ExternalServices of a `kuma.io/service`."""
+FROM_KINDS = WHOLE_MESH | {"MeshSubset", "MeshService"}
 GATEWAY_BACKENDS = SERVICE_KINDS | {"MeshService", "MeshServiceSubset"}
 """Where a gateway's routes may lead: MeshService is the value of a `kuma.io/service`, in the mesh or outside it."""
 WHOLE_PROXY_KINDS = frozenset({"Mesh", "MeshSubset", "Dataplane"})
@@ -63,6 +66,41 @@ def to_violations(ref: TargetRef, path: str, kinds: frozenset[str] = TO_KINDS) -
         yield from _absent(ref, path, ("labels", ref.labels))
     elif bool(ref.name) == bool(ref.labels):
         yield path, "either labels or name must be specified"
+
+
+def from_violations(ref: TargetRef, path: str) -> Found:
+    """Which clients: their certificates prove a `kuma.io/service` and nothing else."""
+    if ref.kind not in FROM_KINDS:
+        yield f"{path}.kind", unsupported(ref.kind)
+        return
+    yield from _absent(
+        ref,
+        path,
+        ("namespace", ref.namespace),
+        ("mesh", ref.mesh),
+        ("sectionName", ref.section_name),
+        ("labels", ref.labels),
+        ("proxyTypes", ref.proxy_types),
+    )
+    if ref.kind == "Mesh" and ref.name:
+        yield f"{path}.name", "using name with kind Mesh is not yet supported"
+    if ref.kind == "MeshSubset":
+        yield from _absent(ref, path, ("name", ref.name))
+        yield from only_service_tag(ref.tags, f"{path}.tags")
+    else:
+        yield from _absent(ref, path, ("tags", ref.tags))
+    if ref.kind == "MeshService" and not ref.name:
+        yield f"{path}.name", "must be set when kind is MeshService"
+
+
+def only_service_tag(tags: Labels, path: str) -> Found:
+    """Tags of a client that can be told from its identity, each with a value."""
+    for tag, value in sorted(tags.items()):
+        if not value:
+            yield f'{path}["{tag}"]', "tag value must be non-empty"
+        if tag != SERVICE_TAG:
+            # A workload's certificate proves its service and nothing else.
+            yield f'{path}["{tag}"]', f"only {SERVICE_TAG} can be told from a client's identity"
 
 
 def unsupported(kind: str) -> str:

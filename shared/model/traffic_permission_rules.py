@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from shared.model.gateway import TagSelector
 from shared.model.inbound import SERVICE_TAG
+from shared.model.target_rules import only_service_tag
 from shared.model.traffic_permission import TrafficPermission
 from shared.model.value_rules import Found
 
@@ -35,9 +36,4 @@ def _selectors(path: str, selectors: Sequence[TagSelector]) -> Found:
             yield where, "must have at least one tag"
         elif SERVICE_TAG not in selector.match:
             yield where, f'mandatory tag "{SERVICE_TAG}" is missing'
-        for tag, value in sorted(selector.match.items()):
-            if not value:
-                yield f'{where}["{tag}"]', "tag value must be non-empty"
-            if tag != SERVICE_TAG:
-                # A workload's certificate proves its service and nothing else.
-                yield f'{where}["{tag}"]', f"only {SERVICE_TAG} can be told from a client's identity"
+        yield from only_service_tag(selector.match, where)

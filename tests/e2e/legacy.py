@@ -244,10 +244,16 @@ def originated(world: World, *, direct: bool) -> None:
 
 
 def permissions(world: World, *, direct: bool) -> None:
-    """A MeshTrafficPermission on the service: HTTP answers 403, TCP closes; other services stay open."""
-    for service in ("httpbin", "mutual"):
-        allow = {"allow": [{"spiffeID": {"type": "Exact", "value": "spiffe://default/nobody"}}]}
-        spec = {"targetRef": {"kind": "MeshService", "name": service}, "rules": [{"default": allow}]}
+    """A MeshTrafficPermission on the service, in both of its forms: HTTP answers 403, TCP closes; others stay open."""
+    allow = {"allow": [{"spiffeID": {"type": "Exact", "value": "spiffe://default/nobody"}}]}
+    web = {"targetRef": {"kind": "MeshService", "name": "web"}, "default": {"action": "Deny"}}
+    everybody = {"targetRef": {"kind": "Mesh"}, "default": {"action": "Allow"}}
+    forms: dict[str, dict[str, Any]] = {
+        "httpbin": {"rules": [{"default": allow}]},
+        "mutual": {"from": [everybody, web]},
+    }
+    for service, form in forms.items():
+        spec = {"targetRef": {"kind": "MeshService", "name": service}, **form}
         world.zone.apply(json.dumps({"type": "MeshTrafficPermission", "name": service, "spec": spec}))
     world.show(("merged.mesh", 80), direct=direct)
     for host, port in (("httpbin.mesh", 80), ("127.0.0.1", OUTBOUND)):

@@ -190,6 +190,31 @@ def test_permissions_guard_external_services_only() -> None:
     ]
 
 
+def test_permissions_in_their_older_form_name_clients_by_service() -> None:
+    """`from` with Kuma's sentences; what a certificate does not prove is refused rather than believed."""
+    rules = "rules: [{default: {allow: [{spiffeID: {type: Exact, value: spiffe://default/web}}]}}]"
+
+    def told(*clients: str, more: str = "") -> list[tuple[str, str]]:
+        items = ", ".join(f"{{targetRef: {{{one}}}, default: {{action: Allow}}}}" for one in clients)
+        return judged("MeshTrafficPermission", f"{{targetRef: {{kind: MeshService, name: a}}, from: [{items}]{more}}}")
+
+    tagged = "kind: MeshSubset, tags: {kuma.io/service: web}"
+    assert told("kind: Mesh", "kind: MeshService, name: web", tagged, "kind: MeshSubset") == []
+    assert told() == [("spec", "at least one of 'from' or 'rules' has to be defined")]
+    assert told("kind: Mesh", more=f", {rules}") == [
+        ("spec.from", "field 'from' must be empty when 'rules' is defined")
+    ]
+    assert told("kind: Mesh", "kind: MeshServiceSubset, name: web", "kind: MeshService", "kind: Mesh, name: web") == [
+        ("spec.from[1].targetRef.kind", "value 'MeshServiceSubset' is not supported"),
+        ("spec.from[2].targetRef.name", "must be set when kind is MeshService"),
+        ("spec.from[3].targetRef.name", "using name with kind Mesh is not yet supported"),
+    ]
+    assert told('kind: MeshSubset, tags: {version: v1, kuma.io/service: ""}') == [
+        ('spec.from[0].targetRef.tags["kuma.io/service"]', "tag value must be non-empty"),
+        ('spec.from[0].targetRef.tags["version"]', "only kuma.io/service can be told from a client's identity"),
+    ]
+
+
 def test_unknown_fields_are_refused() -> None:
     """Decision 14: what would have no effect on external traffic is refused with its path."""
     parsed = read("MeshTimeout", "{from: [], to: []}")

@@ -40,6 +40,7 @@ from shared.model.resource import Dataplane, ResourceKey
 from shared.model.route_policy import HttpRouteConf, HttpRouteItem, TcpRouteConf
 from shared.model.target import TargetRef
 from shared.model.traffic_permission import TrafficPermission
+from zone_cp.view.callers import callers
 from zone_cp.view.routing import HttpRouting, Origin, TcpRouting, http_routing, tcp_routing
 from zone_cp.view.sources import joined
 
@@ -80,8 +81,8 @@ class Guard(msgspec.Struct, frozen=True):
 
     to: TargetRef
     zone: str
-    deny: tuple[SpiffeMatch, ...]
-    allow: tuple[SpiffeMatch, ...]
+    deny: frozenset[SpiffeMatch]
+    allow: frozenset[SpiffeMatch]
     source: EventRef
 
 
@@ -297,14 +298,8 @@ def is_route(rule: Rule) -> bool:
 
 
 def _guard(policy: MeshTrafficPermission, stored: Stored) -> Guard:
-    confs = [rule.default for rule in policy.spec.rules]
-    return Guard(
-        to=policy.spec.target_ref,
-        zone=stored.key.zone,
-        deny=tuple(entry.spiffe_id for conf in confs for entry in conf.deny or ()),
-        allow=tuple(entry.spiffe_id for conf in confs for entry in conf.allow or ()),
-        source=stored.last,
-    )
+    deny, allow = callers(policy)
+    return Guard(to=policy.spec.target_ref, zone=stored.key.zone, deny=deny, allow=allow, source=stored.last)
 
 
 def spelled(one: SpiffeMatch) -> tuple[str, str]:
