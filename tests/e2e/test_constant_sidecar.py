@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from functools import partial
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 
 from shared.demo import application
 from shared.demo.looking import eventually
-from shared.demo.placement import ZONES
+from shared.demo.placement import ZONES, Loopback
 from tests.conftest import take_port
 from tests.e2e.living import WITHIN_SECONDS, Living
 
@@ -28,11 +29,19 @@ RATIO = 1.15
 """Of a sidecar's memory with and without the services: ten thousand of them would double it many times over."""
 
 
+class Wide(Loopback):
+    """Room for more VIPs than the demo needs."""
+
+    def vip_range(self, zone: str) -> IPv4Network:
+        return IPv4Network(f"127.{200 + ZONES.index(zone)}.0.0/17")
+
+
 class Redirected(Living):
     """The demo, with one more sidecar in a zone: connections to VIPs arrive at its original-destination listener."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, BASE_PORT)
+        self.placement = Wide(BASE_PORT)
         self.port, self.pinned, self.admin_port, self.dns = take_port(), take_port(), take_port(), take_port()
 
     def prepare(self) -> None:
