@@ -58,13 +58,13 @@ setup: $(VENV)/.dev $(VENV)/.project ## install everything into .venv, run nothi
 # --- running --------------------------------------------------------------------------------------------------
 
 demo: $(VENV)/.runtime $(VENV)/.project ## one command, two zones: the story, every step checked
-	$(VENV)/bin/zonal demo $(ARGS)
+	@$(VENV)/bin/zonal demo $(ARGS)
 
 demo-netns: $(VENV)/.runtime $(VENV)/.project ## the same in network namespaces, with the real VIP range (root)
-	$(VENV)/bin/zonal demo --netns $(ARGS)
+	@$(VENV)/bin/zonal demo --netns $(ARGS)
 
 up: $(VENV)/.runtime $(VENV)/.project ## start the demo's system and keep it running for play
-	$(VENV)/bin/zonal up $(ARGS)
+	@$(VENV)/bin/zonal up $(ARGS)
 
 # --- proving --------------------------------------------------------------------------------------------------
 
