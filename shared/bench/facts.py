@@ -1,7 +1,8 @@
-"""What it costs to know how far every proxy is with every change: messages written by the zone, to both streams.
+"""What it costs to know how far every proxy is with every change: messages written by the zone, to all its streams.
 
-`python -m shared.bench.facts` plays changes, and proxies that ACK at once, against the hub, the marks and the progress
-of a zone, without any network. A zone that wrote a fact for each proxy and change would write `pushes` messages.
+`python -m shared.bench.facts` plays changes, and proxies that ACK at once, against the hub, the marks, the records and
+the progress of a zone, without any network. A zone that wrote a fact for each proxy and change would write `pushes`
+messages.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ class _Zone:
         self._empty: Any = importlib.import_module("zone_cp.view.project").empty_view
         self.stream = _Counted()
         self.hub = self._ads.Hub()
-        self.marks = importlib.import_module("zone_cp.marks").Marks(self.stream, self.hub, lambda: ("hub", "own"))
+        records = importlib.import_module("zone_cp.took").Records(self.stream)
+        marks = importlib.import_module("zone_cp.marks").Marks
+        self.marks = marks(self.stream, self.hub, lambda: ("hub", "own"), records)
         self.hub.on_moved, self.hub.on_advanced = self.marks.moved, self.marks.advanced
         self.progress = importlib.import_module("zone_cp.progress").ZoneProgress(
             ZONE, self.hub, self.stream, state=self.state, plan=_Nothing(), kept=_Nothing()
