@@ -29,7 +29,7 @@ def top_violations(ref: TargetRef | None, kinds: frozenset[str] = TOP_KINDS) -> 
     if ref.kind not in kinds:
         yield f"{path}.kind", unsupported(ref.kind)
         return
-    yield from _absent(ref, path, ("namespace", ref.namespace), ("mesh", ref.mesh), ("sectionName", ref.section_name))
+    yield from _of_no_place(ref, path)
     if ref.kind == "Mesh" and ref.name:
         yield f"{path}.name", "using name with kind Mesh is not yet supported"
     if ref.kind in ("MeshService", "MeshServiceSubset", "MeshGateway") and not ref.name:
@@ -51,15 +51,8 @@ def to_violations(ref: TargetRef, path: str, kinds: frozenset[str] = TO_KINDS) -
     if ref.kind not in kinds:
         yield f"{path}.kind", unsupported(ref.kind)
         return
-    yield from _absent(
-        ref,
-        path,
-        ("namespace", ref.namespace),
-        ("mesh", ref.mesh),
-        ("sectionName", ref.section_name),
-        ("tags", ref.tags),
-        ("proxyTypes", ref.proxy_types),
-    )
+    yield from _of_no_place(ref, path)
+    yield from _absent(ref, path, ("tags", ref.tags), ("proxyTypes", ref.proxy_types))
     if ref.kind == "Mesh":
         if ref.name:
             yield f"{path}.name", "using name with kind Mesh is not yet supported"
@@ -73,15 +66,8 @@ def from_violations(ref: TargetRef, path: str) -> Found:
     if ref.kind not in FROM_KINDS:
         yield f"{path}.kind", unsupported(ref.kind)
         return
-    yield from _absent(
-        ref,
-        path,
-        ("namespace", ref.namespace),
-        ("mesh", ref.mesh),
-        ("sectionName", ref.section_name),
-        ("labels", ref.labels),
-        ("proxyTypes", ref.proxy_types),
-    )
+    yield from _of_no_place(ref, path)
+    yield from _absent(ref, path, ("labels", ref.labels), ("proxyTypes", ref.proxy_types))
     if ref.kind == "Mesh" and ref.name:
         yield f"{path}.name", "using name with kind Mesh is not yet supported"
     if ref.kind == "MeshSubset":
@@ -106,6 +92,11 @@ def only_service_tag(tags: Labels, path: str) -> Found:
 def unsupported(kind: str) -> str:
     """Why a kind is refused."""
     return f"value '{kind}' is not supported" if kind else REQUIRED
+
+
+def _of_no_place(ref: TargetRef, path: str) -> Found:
+    """What would say where it is, which nothing here needs."""
+    yield from _absent(ref, path, ("namespace", ref.namespace), ("mesh", ref.mesh), ("sectionName", ref.section_name))
 
 
 def _absent(ref: TargetRef, path: str, *given: tuple[str, object]) -> Found:
