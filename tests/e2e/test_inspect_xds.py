@@ -58,34 +58,28 @@ async def test_every_envoy_has_what_its_zone_says_it_holds(tmp_path: Path) -> No
             assert "refused" not in told.split("\n", 2)[2], told
             await _served(system, zone, proxy)
         for proxy in proxies:
-            await _served_as_global_knows(system, zone, proxy)
+            await _served(system, zone, proxy, on_global=True)
         await _served_offline(system, tmp_path, zone, proxies)
         assert (await zonal(system, zone, "inspect", "xds", "nobody"))[0] != 0
         await _csds(system, zone, proxies)
 
 
-async def _served(system: Living, zone: str, proxy: str) -> None:
-    """What is replayed from the log is what the proxy was given, keys and certificates included, by its digest."""
-    async with system.client(zone) as client:
+async def _served(system: Living, zone: str, proxy: str, *, on_global: bool = False) -> None:
+    """What is replayed from the log is what the proxy was given, keys and certificates included, by its digest: over
+    HTTP and by the command; on global by the records that come up from the zone.
+    """
+    plane = None if on_global else zone
+    named = {"zone": zone} if on_global else {}
+    async with system.client(plane) as client:
 
         async def verdict() -> str:
-            found = await client.get("/history/replay", params={"proxy": proxy, "kind": "Cluster"})
+            found = await client.get("/history/replay", params={**named, "proxy": proxy, "kind": "Cluster"})
             return str(found.json()["served"]["verdict"])
 
         # Records are written about once a second.
         await eventually(verdict, lambda said: said == "served", "a record of what was served", SECONDS)
-    code, told = await zonal(system, zone, "replay", "--proxy", proxy, "-o", "json")
-    assert code == 0
-    assert json.loads(told)["served"]["verdict"] == "served"
-
-
-async def _served_as_global_knows(system: Living, zone: str, proxy: str) -> None:
-    """The same on global, where the zone's records come up: over HTTP and by the command."""
-    async with asyncio.timeout(SECONDS), system.client() as client:
-        asked = {"zone": zone, "proxy": proxy, "kind": "Cluster"}
-        while (await client.get("/history/replay", params=asked)).json()["served"]["verdict"] != "served":  # noqa: ASYNC110
-            await asyncio.sleep(0.2)
-    code, told = await zonal(system, None, "replay", "--zone", zone, "--proxy", proxy, "-o", "json")
+    options = [f"--{name}={value}" for name, value in named.items()]
+    code, told = await zonal(system, plane, "replay", *options, "--proxy", proxy, "-o", "json")
     assert code == 0
     assert json.loads(told)["served"]["verdict"] == "served"
 
